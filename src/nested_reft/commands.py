@@ -1,0 +1,226 @@
+"""The jobs behind the sub-commands: read files, call one function of a room, write files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from nested_reft.config import Config, ConfigError, GeneratedProblems, HubModel, parse
+from nested_reft.config.jobs import DataSettings, EvaluateSettings, ModelSettings, ThroughputSettings, TrainSettings
+from nested_reft.manifest import build_manifest, write_json
+from nested_reft.progress import Progress, clock
+
+Options = argparse.Namespace
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors whose text is one line for the user; all others are faults of ours and keep their traceback."""
+    from nested_reft.report.records import ReportError
+    from nested_reft.tasks.records import DataError
+
+    errors: tuple[type[Exception], ...] = (ConfigError, DataError, ReportError)
+    if "nested_reft.training.trainer" in sys.modules:
+        from nested_reft.training.trainer import NumericalError
+
+        errors += (NumericalError,)
+    return errors
+
+
+def data(options: Options) -> None:
+    """Problems of one data set or benchmark, and where they came from."""
+    from nested_reft.tasks.records import write_problems
+
+    settings = parse(DataSettings, options.settings, "--settings")
+    if isinstance(settings.problems, GeneratedProblems):
+        from nested_reft.tasks.problems import generate_problems
+
+        problems = generate_problems(settings.problems, settings.role, settings.name)
+        provenance: dict[str, Any] = {"origin": "generated", "rows_kept": len(problems)}
+    else:
+        from nested_reft.tasks.hub import load_problems, mirror_from_environment
+
+        problems, provenance = load_problems(settings.problems, mirror_from_environment())
+    write_problems(options.output, problems)
+    write_json(options.provenance, {"name": settings.name, "role": settings.role, **provenance})
+    dropped = provenance.get("rows_dropped_empty", 0)
+    Progress(f"data {settings.role} {settings.name}").log(
+        f"{len(problems)} problems from {provenance['origin']}; {dropped} rows dropped for an empty question or answer"
+    )
+
+
+def model(options: Options) -> None:
+    """One pre-trained model, made here or fetched, and where it came from."""
+    settings = parse(ModelSettings, options.settings, "--settings")
+    shutil.rmtree(options.output, ignore_errors=True)  # of an attempt that was cut off
+    if isinstance(settings.model, HubModel):
+        from nested_reft.tasks.hub import fetch_model, mirror_from_environment
+
+        provenance = fetch_model(settings.model, mirror_from_environment(), options.output)
+    else:
+        provenance = _pretrain(settings, options)
+    write_json(options.provenance, {"name": settings.size, "role": "model", **provenance})
+
+
+def _pretrain(settings: ModelSettings, options: Options) -> dict[str, Any]:
+    import time
+
+    import torch
+
+    from nested_reft.config import ScratchModel
+    from nested_reft.tasks.policy import save_policy, select_device
+    from nested_reft.training.pretrain import pretrain
+
+    torch.set_num_threads(options.threads)
+    assert isinstance(settings.model, ScratchModel), "the caller fetches the others"
+    if settings.pretraining is None:
+        raise ConfigError("pretraining: is missing, and the model has 'source: scratch'")
+    progress = Progress(f"pretrain {settings.size}")
+    started, last = time.perf_counter(), settings.model.pretraining_steps
+
+    def report(step: int, loss: float) -> None:
+        if step % 25 == 0 or step == last:
+            seconds = time.perf_counter() - started
+            progress.step(f"step {step}/{last}  loss {loss:.3f}  {clock(seconds / step * (last - step))} left")
+
+    policy = pretrain(
+        settings.model, settings.pretraining, settings.prompt, settings.size, select_device(settings.device), report
+    )
+    save_policy(policy, options.output)
+    parameters = sum(parameter.numel() for parameter in policy.model.parameters())
+    return build_manifest(
+        options.settings, origin="pretrained", parameters=parameters, wall_seconds=time.perf_counter() - started
+    )
+
+
+def check(options: Options) -> None:
+    """Sum up the sources of an experiment; training starts when this file stands."""
+    from nested_reft.tasks.records import DataError
+
+    sources = []
+    for path in options.provenance:
+        try:
+            source = json.loads(path.read_text(encoding="utf-8"))
+            sources.append({key: source.get(key) for key in ("role", "name", "origin", "rows_kept", "resolved_revision")})
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); delete it to make it anew") from None
+    for source in sources:
+        rows = f"  {source['rows_kept']} problems" if source["rows_kept"] is not None else ""
+        Progress("check").log(f"{source['role']}  {source['name']}  {source['origin']}{rows}")
+    write_json(options.output, sources)
+
+
+def train(options: Options) -> None:
+    """One run: final policy, metrics of every step, manifest. The checkpoint goes once they stand."""
+    import torch
+
+    from nested_reft.tasks.policy import load_policy, save_policy, select_device
+    from nested_reft.tasks.records import read_problems
+    from nested_reft.training.checkpoint import remove_checkpoint
+    from nested_reft.training.trainer import train as run_training
+    from nested_reft.training.trainer import write_metrics
+
+    settings = parse(TrainSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    problems = read_problems(options.problems)
+    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.training.dtype)
+    folder = options.checkpoints / settings.key
+    progress = Progress(f"train {settings.run.path}")
+
+    def report(row: dict[str, Any], seconds_left: float) -> None:
+        progress.step(
+            f"step {row['step']}/{settings.training.steps}  reward {row['reward']:.3f}  "
+            f"{row['tokens_per_s']:,.0f} tokens/s (rollout {row['rollout_tokens_per_s']:,.0f})  "
+            f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
+        )
+
+    done = run_training(settings, policy, problems, folder, report, progress.log)
+    shutil.rmtree(options.output, ignore_errors=True)
+    save_policy(policy, options.output)
+    write_metrics(options.metrics, done.metrics)
+    write_json(options.manifest, build_manifest(options.settings, wall_seconds=done.seconds))
+    remove_checkpoint(folder)
+
+
+def evaluate(options: Options) -> None:
+    """One policy on one benchmark."""
+    import torch
+
+    from nested_reft.evaluation.evaluate import evaluate as run_evaluation
+    from nested_reft.tasks import grading
+    from nested_reft.tasks.policy import load_policy, select_device
+    from nested_reft.tasks.records import read_problems
+
+    settings = parse(EvaluateSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    problems = read_problems(options.problems)
+    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.dtype)
+    record = run_evaluation(settings, policy, problems)
+    write_json(options.output, record)
+    items = record["items"]
+    greedy = sum(item["greedy"] for item in items) / len(items)
+    sampled = sum(sum(item["sampled"]) / len(item["sampled"]) for item in items) / len(items)
+    where = settings.run.path if settings.run else f"{settings.size}, pre-trained"
+    Progress(f"evaluate {where} on {settings.benchmark}").log(
+        f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record['seconds']:.1f} s  "
+        f"{grading.timeouts()} answers not graded in time"
+    )
+
+
+def throughput(options: Options) -> None:
+    """Rollout speed of one size at one skip."""
+    import torch
+
+    from nested_reft.evaluation.throughput import measure_throughput
+    from nested_reft.tasks.policy import load_policy, select_device
+    from nested_reft.tasks.records import read_problems
+
+    settings = parse(ThroughputSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    problems = read_problems(options.problems)
+    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.dtype)
+    record = measure_throughput(settings, policy, problems)
+    write_json(options.output, record)
+    progress = Progress(f"throughput {settings.size} skip{settings.skip}")
+    for pair in record["pairs"]:
+        nested, full = pair["nested_tokens_per_s"], pair["baseline_tokens_per_s"]
+        progress.log(f"{nested:,.0f} tokens/s, full model {full:,.0f}: {nested / full:.3f}")
+
+
+def collect(options: Options) -> None:
+    """Tidy tables from all result files."""
+    from nested_reft.report.collect import collect as run_collect
+
+    run_collect(options.root, parse(Config, options.settings, "--settings"))
+
+
+def tables(options: Options) -> None:
+    """Tables for people from the tidy ones."""
+    from nested_reft.report.tables import write_tables
+
+    write_tables(options.root, parse(Config, options.settings, "--settings"))
+
+
+def claims(options: Options) -> None:
+    """The claims table from the tidy ones."""
+    from nested_reft.report.claims import write_claims
+
+    write_claims(options.root, parse(Config, options.settings, "--settings"), options.config_file)
+
+
+def figure(options: Options) -> None:
+    """One figure from the tidy tables."""
+    from nested_reft.report.figures import draw
+
+    draw(options.name, options.root, parse(Config, options.settings, "--settings"))
+
+
+def summary(options: Options) -> None:
+    """The verdicts, and where the results are, on standard output."""
+    from nested_reft.report.collect import read_table
+    from nested_reft.report.summary import summary as make_summary
+
+    print(make_summary(read_table(Path(options.root), "claims"), options.root))

@@ -1,0 +1,126 @@
+"""What each rule hands to its sub-command: only what the job's result depends on, as canonical JSON.
+
+Snakemake compares this text with that of the last run, so a changed setting reruns the jobs that it concerns and no
+others; its hash names the run's checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nested_reft.config.experiment import Config, CorrectionParams, Evaluation, Prompt, Run, Throughput, Training
+from nested_reft.config.sources import Model, Pretraining, Problems
+from nested_reft.config.strict import Strict, settings_hash
+
+
+class DataSettings(Strict):
+    """One set of problems; generated ones depend on the role, so that train and test share no numbers."""
+
+    name: str
+    role: Literal["train", "test"]
+    problems: Problems
+
+
+class ModelSettings(Strict):
+    """One pre-trained model: made here, or fetched."""
+
+    size: str
+    model: Model
+    pretraining: Pretraining | None
+    prompt: Prompt
+    device: str
+
+
+class TrainSettings(Strict):
+    """One run of the run table."""
+
+    run: Run
+    training: Training
+    params: CorrectionParams
+    prompt: Prompt
+    device: str
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the run depends on; checkpoints of other settings are not continued."""
+        return settings_hash(self.canonical_json())
+
+
+class EvaluateSettings(Strict):
+    """One policy on one benchmark; `run` is None for a pre-trained model."""
+
+    size: str
+    run: Run | None
+    benchmark: str
+    evaluation: Evaluation
+    prompt: Prompt
+    dtype: str
+    device: str
+
+
+class ThroughputSettings(Strict):
+    """Rollout speed of one size at one skip setting, against the same model at skip 0."""
+
+    size: str
+    skip: int
+    throughput: Throughput
+    prompt: Prompt
+    border: int
+    temperature: float
+    max_prompt_tokens: int
+    dtype: str
+    device: str
+
+
+def data_settings(config: Config, role: Literal["train", "test"], name: str) -> DataSettings:
+    problems = (config.datasets if role == "train" else config.benchmarks)[name]
+    return DataSettings(name=name, role=role, problems=problems)
+
+
+def model_settings(config: Config, size: str) -> ModelSettings:
+    model = config.sizes[size]
+    scratch = model.source == "scratch"
+    return ModelSettings(
+        size=size,
+        model=model,
+        pretraining=config.pretraining if scratch else None,
+        prompt=config.prompt,
+        device=config.device if scratch else "cpu",
+    )
+
+
+def train_settings(config: Config, run: Run) -> TrainSettings:
+    return TrainSettings(
+        run=run,
+        training=config.training,
+        params=config.corrections[run.correction],
+        prompt=config.prompt,
+        device=config.device,
+    )
+
+
+def evaluate_settings(config: Config, size: str, run: Run | None, benchmark: str) -> EvaluateSettings:
+    return EvaluateSettings(
+        size=size,
+        run=run,
+        benchmark=benchmark,
+        evaluation=config.evaluation,
+        prompt=config.prompt,
+        dtype=config.training.dtype,
+        device=config.device,
+    )
+
+
+def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSettings:
+    training = config.training
+    return ThroughputSettings(
+        size=size,
+        skip=skip,
+        throughput=config.throughput,
+        prompt=config.prompt,
+        border=training.border,
+        temperature=training.temperature,
+        max_prompt_tokens=training.max_prompt_tokens,
+        dtype=training.dtype,
+        device=config.device,
+    )

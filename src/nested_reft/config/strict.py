@@ -1,0 +1,44 @@
+"""The base of every settings class: frozen, strict about keys, and hashed by its canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nested_reft.config.errors import explain
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message is one line for the user."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def canonical_json(self) -> str:
+        """The settings as JSON with sorted keys: what a rule hands to its sub-command, and what is hashed."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+
+
+def settings_hash(canonical: str) -> str:
+    """First 16 hex digits of the SHA-256 of a canonical JSON text."""
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+T = TypeVar("T", bound=Strict)
+
+
+def parse(model: type[T], settings: Mapping[str, Any] | str, where: str) -> T:
+    """Check a mapping (or its JSON text) against `model`; `where` names the source in the error."""
+    try:
+        if isinstance(settings, str):
+            return model.model_validate_json(settings)
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, model)}") from None

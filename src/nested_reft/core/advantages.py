@@ -1,0 +1,30 @@
+"""Group-relative advantages: how much better a completion is than the others for the same problem."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BASELINES = ("group_mean", "leave_one_out")
+
+
+def group_advantages(rewards: Tensor, *, baseline: str = "group_mean", scale_by_std: bool = True) -> Tensor:
+    """Advantages (P, G) of rewards (P, G), one row a problem.
+
+    `group_mean` subtracts the mean of the whole group (GRPO, Shao et al. 2024), which includes the sample itself and
+    shrinks the expected gradient by 1 - 1/G; `leave_one_out` subtracts the mean of the other G - 1 (RLOO, Ahmadian et
+    al. 2024), which leaves it unbiased. `scale_by_std` divides by the group's sample standard deviation plus 1e-4.
+    A group of equal rewards has advantages 0. Raises ValueError for fewer than two completions a problem.
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got '{baseline}'")
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"rewards must be (problems, completions >= 2), got {tuple(rewards.shape)}")
+    group = rewards.shape[1]
+    mean = rewards.mean(dim=1, keepdim=True)
+    if baseline == "leave_one_out":
+        mean = (rewards.sum(dim=1, keepdim=True) - rewards) / (group - 1)
+    advantages = rewards - mean
+    if scale_by_std:
+        advantages = advantages / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    return torch.where((rewards == rewards[:, :1]).all(dim=1, keepdim=True), 0.0, advantages)

@@ -1,0 +1,97 @@
+"""Accuracy of one policy on one benchmark: greedy, and sampled with several completions a problem."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nested_reft.config import PRETRAINED, Evaluation
+from nested_reft.config.jobs import EvaluateSettings
+from nested_reft.core.rollout import Rollout, sample_completions
+from nested_reft.seeding import derive_seed
+from nested_reft.tasks.grading import grade
+from nested_reft.tasks.policy import Policy
+from nested_reft.tasks.prompts import encode_prompts, left_pad
+from nested_reft.tasks.records import Problem
+
+EXAMPLES = 3  # completions that are kept as text, for people to read
+
+
+def evaluate(settings: EvaluateSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
+    """The evaluation record: one item a problem, in the benchmark's order, with each completion's grade.
+
+    The random numbers depend on the benchmark and the evaluation seed alone, so that all runs are compared on the
+    same draws.
+    """
+    evaluation = settings.evaluation
+    started = time.perf_counter()
+    encoded = encode_prompts(
+        [problem.question for problem in problems], settings.prompt, policy.tokenizer, evaluation.max_prompt_tokens
+    )
+    items: list[dict[str, Any]] = []
+    examples: list[dict[str, Any]] = []
+    for first in range(0, len(problems), evaluation.batch_problems):
+        batch = problems[first : first + evaluation.batch_problems]
+        prompts = encoded[first : first + evaluation.batch_problems]
+        generator = torch.Generator(policy.model.device).manual_seed(
+            derive_seed("evaluate", settings.benchmark, evaluation.seed, first)
+        )
+        greedy = _responses(policy, prompts, evaluation, group_size=1, temperature=0.0, generator=None)
+        sampled = _responses(
+            policy, prompts, evaluation, group_size=evaluation.samples_per_problem,
+            temperature=evaluation.temperature, generator=generator,
+        )  # fmt: skip
+        for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
+            right = grade(greedy_texts[0], problem.answer)
+            items.append(
+                {
+                    "id": problem.id,
+                    "greedy": right,
+                    "sampled": [grade(text, problem.answer) for text in sampled_texts],
+                }
+            )
+            if len(examples) < EXAMPLES:
+                examples.append(
+                    {"question": problem.question, "gold": problem.answer, "response": greedy_texts[0], "right": right}
+                )
+    run = settings.run
+    return {
+        "size": settings.size,
+        "dataset": run.dataset if run else None,
+        "correction": run.correction if run else PRETRAINED,
+        "skip": run.skip if run else 0,
+        "seed": run.seed if run else None,
+        "benchmark": settings.benchmark,
+        "items": items,
+        "completions": examples,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _responses(
+    policy: Policy,
+    prompts: Sequence[list[int]],
+    evaluation: Evaluation,
+    *,
+    group_size: int,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> list[list[str]]:
+    """The texts of `group_size` completions for each prompt."""
+    prompt_ids, prompt_mask = left_pad(prompts, policy.pad_id)
+    rollout: Rollout = sample_completions(
+        policy.model,
+        prompt_ids.to(policy.model.device),
+        prompt_mask.to(policy.model.device),
+        group_size=group_size,
+        max_new_tokens=evaluation.max_new_tokens,
+        temperature=temperature,
+        end_ids=policy.end_ids,
+        pad_id=policy.pad_id,
+        generator=generator,
+    )
+    texts = policy.responses(rollout)
+    return [texts[row : row + group_size] for row in range(0, len(texts), group_size)]

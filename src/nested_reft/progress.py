@@ -1,0 +1,31 @@
+"""Progress lines: every one into the log (standard error), one now and then onto the terminal (standard output)."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """Reports one job; the terminal hears from it at most every `interval` seconds, since many jobs share it."""
+
+    def __init__(self, label: str, interval: float = 10.0) -> None:
+        self._label = label
+        self._interval = interval
+        self._last = time.monotonic()
+
+    def log(self, text: str) -> None:
+        """A line for the log alone."""
+        print(f"{self._label}  {text}", file=sys.stderr, flush=True)
+
+    def step(self, text: str) -> None:
+        """A line for the log, and for the terminal if it has not heard for a while."""
+        self.log(text)
+        if time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            print(f"{self._label}  {text}", flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, such as 1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,126 @@
+"""Figures of accuracy: every benchmark and model with every seed, and the difference from the baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nested_reft.config import BASELINE_CORRECTION, Config
+from nested_reft.config import PRETRAINED as PRETRAINED_MODEL
+from nested_reft.report.collect import nested_skips
+from nested_reft.report.effects import benchmark_means, parity, seed_differences
+from nested_reft.report.statistics import equivalence, t_interval
+from nested_reft.report.style import (
+    BASELINE,
+    LOOKS,
+    PRETRAINED,
+    Look,
+    dodge,
+    legend,
+    line_only,
+    marker_only,
+    not_run,
+    panels,
+)
+
+
+def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
+    """Headline accuracy against skip: rows are sizes (and data sets), columns benchmarks and, last, their mean."""
+    metric = config.evaluation.headline
+    columns = [*config.benchmarks, *(["mean"] if len(config.benchmarks) > 1 else [])]
+    skips = nested_skips(config)
+    places = {skip: place for place, skip in enumerate([0, *skips])}
+    offsets = dict(zip(config.corrections, dodge(len(config.corrections), 0.75), strict=True))
+    scores = pd.concat([runs[runs["metric"] == metric], benchmark_means(runs, config, metric).assign(benchmark="mean")])
+    several = len(config.datasets) > 1
+    rows = [(size, dataset) for dataset in config.datasets for size in config.sizes]
+    figure, axes = panels(len(rows), len(columns), (1.55, 1.75), sharex=True, sharey="row")
+    for row, (size, dataset) in zip(axes, rows, strict=True):
+        row[0].set_ylabel(f"{size}, {dataset}\naccuracy (%)" if several else f"{size}\naccuracy (%)")
+        for axis, benchmark in zip(row, columns, strict=True):
+            if axis in axes[0]:
+                axis.set_title(benchmark, fontweight="bold" if benchmark == "mean" else "normal")
+            axis.set_xticks(list(places.values()), [str(skip) for skip in places])
+            axis.set_xlim(-0.6, len(skips) + 0.6)
+            panel = scores[(scores["size"] == size) & (scores["benchmark"] == benchmark)]
+            start = panel.loc[panel["correction"] == PRETRAINED_MODEL, "value"].to_numpy(dtype=np.float64)
+            if len(start):
+                axis.axhline(100 * start[0], color=PRETRAINED.color, linestyle=PRETRAINED.linestyle, lw=1.2)
+            tuned = panel[panel["dataset"] == dataset]
+            baseline = _values(tuned, BASELINE_CORRECTION, 0)
+            if len(baseline):
+                axis.axhline(baseline.mean(), color=BASELINE.color, linestyle=BASELINE.linestyle, lw=0.8)
+            if tuned.empty:
+                not_run(axis)
+            _cell(axis, 0.0, baseline, BASELINE)
+            for correction in config.corrections:
+                for skip in skips:
+                    x = places[skip] + offsets[correction]
+                    _cell(axis, x, _values(tuned, correction, skip), LOOKS[correction])
+    entries = [("baseline ReFT", BASELINE), *((name, marker_only(LOOKS[name])) for name in config.corrections)]
+    legend(figure, [*entries, ("pre-trained", line_only(PRETRAINED))])
+    figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
+    return figure
+
+
+def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
+    """Nested minus baseline accuracy with its interval against the margin: rows are data sets, columns sizes."""
+    metric, margin = config.evaluation.headline, config.evaluation.parity_margin
+    found, by_seed = parity(runs, config, metric), seed_differences(runs, config, metric)
+    names, skips = list(config.corrections), nested_skips(config)
+    places = {(name, skip): j * (len(names) + 1) + i for j, skip in enumerate(skips) for i, name in enumerate(names)}
+    figure, axes = panels(
+        len(config.datasets),
+        len(config.sizes),
+        (3.0, 0.16 * max(places.values(), default=1) + 0.8),
+        sharex=True,
+        sharey=True,
+    )
+    for row, dataset in zip(axes, config.datasets, strict=True):
+        for axis, size in zip(row, config.sizes, strict=True):
+            axis.set_title(size if len(config.datasets) == 1 else f"{size}, {dataset}")
+            axis.axvspan(-100 * margin, 100 * margin, color="#E8EEF2", lw=0)
+            axis.axvline(0, color=BASELINE.color, lw=0.8)
+            axis.grid(False)
+            for (name, skip), y in places.items():
+                interval, look = found[size, dataset, name, skip], LOOKS[name]
+                if interval is None:
+                    axis.text(0, y, "not run", ha="center", va="center", fontsize=7, color=PRETRAINED.color)
+                    continue
+                seeds = by_seed[size, dataset, name, skip]
+                if seeds is not None:
+                    axis.scatter(100 * seeds, np.full(len(seeds), y + 0.3), s=5, color=look.color, alpha=0.6, lw=0)
+                same = equivalence(interval.low, interval.high, margin) == "equivalent"
+                if interval.exists:
+                    axis.hlines(y, 100 * interval.low, 100 * interval.high, color=look.color)
+                axis.plot(
+                    100 * interval.estimate,
+                    y,
+                    marker=look.marker,
+                    color=look.color,
+                    mfc=look.color if same else "white",
+                )
+    first = axes[0, 0]
+    first.set_yticks(list(places.values()), [f"{name}, {skip} %" for name, skip in places])
+    first.set_ylim(max(places.values(), default=0) + 0.8, -0.8)
+    figure.supxlabel(f"{metric} accuracy, nested minus baseline (points)", fontsize=8)
+    return figure
+
+
+def _values(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
+    """Accuracies in percent (seeds,) of one model."""
+    chosen = table[(table["correction"] == correction) & (table["skip"] == skip)]
+    return 100 * chosen["value"].to_numpy(dtype=np.float64)
+
+
+def _cell(axis: Axes, x: float, values: np.ndarray, look: Look) -> None:
+    """Every seed as a small point beside the mean's marker, and a bar for the t interval where there is one."""
+    if not len(values):
+        return
+    axis.scatter(np.full(len(values), x + 0.12), values, s=5, color=look.color, alpha=0.6, lw=0)
+    interval = t_interval(values)
+    if interval.exists:
+        axis.vlines(x, interval.low, interval.high, color=look.color, lw=0.8, alpha=0.7)
+    axis.plot(x, interval.estimate, marker=look.marker, color=look.color, markersize=3.5, ls="")

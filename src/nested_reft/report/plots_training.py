@@ -1,0 +1,117 @@
+"""Figures of training: the reward as it goes, and how far the behaviour policy is from the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from nested_reft.config import BASELINE_CORRECTION, Config
+from nested_reft.report.collect import nested_skips
+from nested_reft.report.style import BASELINE, LOOKS, Look, dodge, legend, line_only, marker_only, not_run, panels
+
+
+def reward(training: pd.DataFrame, config: Config) -> Figure:
+    """Reward against step: rows are sizes (and data sets), columns skips; mean over seeds, band from least to most."""
+    window = smoothing_window(config.training.steps)
+    cells, skips = _rows(config), nested_skips(config)
+    figure, axes = panels(len(cells), max(len(skips), 1), (2.0, 1.6), sharex=True, sharey="row")
+    for row, (title, size, dataset) in zip(axes, cells, strict=True):
+        chosen = training[(training["size"] == size) & (training["dataset"] == dataset)]
+        row[0].set_ylabel(f"{title}\nreward")
+        for axis, skip in zip(row, skips, strict=False):
+            if axis in axes[0]:
+                axis.set_title(f"skip {skip} %")
+            series = [(chosen[(chosen["correction"] == name) & (chosen["skip"] == skip)], LOOKS[name])
+                      for name in config.corrections]  # fmt: skip
+            series.append((chosen[(chosen["correction"] == BASELINE_CORRECTION) & (chosen["skip"] == 0)], BASELINE))
+            if all(table.empty for table, _ in series):
+                not_run(axis)
+            for table, look in series:
+                if not table.empty:
+                    _curve(axis, table, window, look)
+    entries = [("baseline ReFT", BASELINE), *((name, LOOKS[name]) for name in config.corrections)]
+    legend(figure, [(label, line_only(look)) for label, look in entries])
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    smoothed = f" (moving mean of {window} steps)" if window > 1 else ""
+    figure.supxlabel(f"training step{smoothed}", fontsize=8)
+    return figure
+
+
+def smoothing_window(steps: int) -> int:
+    """Steps in the moving mean of the reward curves: an odd number near a tenth of the run, 1 for short runs."""
+    return max(1, steps // 10 // 2 * 2 + 1)
+
+
+def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
+    """KL (k3), effective sample size and the spread of the ratios pi/b against skip; means over a run's steps."""
+    cells, skips = _rows(config), [0, *nested_skips(config)]
+    quantiles = ["ratio_q01", "ratio_q05", "ratio_q50", "ratio_q95", "ratio_q99"]
+    wanted = ["kl_k3", "ess", *quantiles]
+    by_run = training.groupby(["size", "dataset", "correction", "skip", "seed"], as_index=False)[wanted].mean()
+    figure, axes = panels(len(cells), 3, (2.2, 1.7), sharex=True, sharey="col")
+    for axis, quantity in zip(
+        axes[0], ("KL(b ‖ π), k3, nats a token", "effective sample size", "token ratio π/b"), strict=True
+    ):
+        axis.set_title(quantity)
+    offsets = dict(zip(config.corrections, dodge(len(config.corrections), 0.6), strict=True))
+    places = {skip: place for place, skip in enumerate(skips)}
+    for row, (title, size, dataset) in zip(axes, cells, strict=True):
+        chosen = by_run[(by_run["size"] == size) & (by_run["dataset"] == dataset)]
+        row[0].set_ylabel(title)
+        for axis in row:
+            axis.set_xticks(range(len(skips)), [str(skip) for skip in skips])
+            if chosen.empty:
+                not_run(axis)
+        for skip, correction, seeds in _by_cell(chosen):
+            nested = skip != 0
+            look = LOOKS[correction] if nested else BASELINE
+            x = places[skip] + (offsets[correction] if nested else 0.0)
+            for axis, column in zip(row, ("kl_k3", "ess"), strict=False):
+                axis.scatter(np.full(len(seeds), x), seeds[column], s=7, color=look.color, alpha=0.45, lw=0)
+                axis.plot(x, seeds[column].mean(), color=look.color, marker=look.marker, ls="")
+            q01, q05, q50, q95, q99 = seeds[quantiles].mean()
+            row[2].vlines(x, q01, q99, color=look.color, lw=1)
+            row[2].vlines(x, q05, q95, color=look.color, lw=3.5, alpha=0.5)
+            row[2].plot(x, q50, color=look.color, marker=look.marker, ls="")
+    for axis in axes[:, 2]:
+        _ratio_scale(axis)
+    entries = [("baseline ReFT", BASELINE), *((name, LOOKS[name]) for name in config.corrections)]
+    legend(figure, [(label, marker_only(look)) for label, look in entries])
+    figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
+    return figure
+
+
+def _rows(config: Config) -> list[tuple[str, str, str]]:
+    """(title, size, data set) of each row of panels; the data set is named where there is a choice."""
+    several = len(config.datasets) > 1
+    return [(f"{s}, {d}" if several else s, s, d) for d in config.datasets for s in config.sizes]
+
+
+def _curve(axis: Axes, table: pd.DataFrame, window: int, look: Look) -> None:
+    by_seed = table.pivot(index="step", columns="seed", values="reward")
+    smooth = by_seed.rolling(window, center=True, min_periods=1).mean()
+    axis.fill_between(smooth.index, smooth.min(axis=1), smooth.max(axis=1), color=look.color, alpha=0.13, lw=0)
+    axis.plot(smooth.index, smooth.mean(axis=1), color=look.color, linestyle=look.linestyle)
+
+
+def _by_cell(table: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    for skip, at_skip in table.groupby("skip", sort=False):
+        for correction, seeds in at_skip.groupby("correction", sort=False):
+            yield int(str(skip)), str(correction), seeds
+
+
+def _ratio_scale(axis: Axes) -> None:
+    """Ratios are symmetric about 1 on a log scale; ticks at powers of two (or ten) read better than exponents."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    base = 2 if high / low < 100 else 10
+    first, last = np.floor(np.log(low) / np.log(base)), np.ceil(np.log(high) / np.log(base))
+    axis.yaxis.set_major_locator(FixedLocator(list(float(base) ** np.arange(first, last + 1))))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_ylim(low, high)

@@ -1,0 +1,109 @@
+"""One look for all figures: colours, markers, sizes and the panel grid.
+
+A correction has the same colour, marker and line in every figure. The colours are those of Okabe and Ito (2008) and
+Tol (2021), told apart by colour-blind readers; markers and lines tell them apart in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+
+class Look(NamedTuple):
+    """How one kind of run is drawn."""
+
+    color: str
+    marker: str
+    linestyle: str | tuple[float, tuple[float, ...]]
+
+
+LOOKS: dict[str, Look] = {
+    "base": Look("#0072B2", "o", "-"),
+    "unit": Look("#D55E00", "s", "--"),
+    "retrace": Look("#009E73", "^", "-."),
+    "retrace_trace": Look("#56B4E9", "v", (0, (3, 1, 1, 1, 1, 1))),
+    "is_token": Look("#CC79A7", "D", "--"),
+    "is_sequence": Look("#882255", "d", "-."),
+    "tis_token": Look("#E69F00", "P", "--"),
+    "tis_sequence": Look("#999933", "X", "-."),
+    "mask_token": Look("#44AA99", "<", "--"),
+    "mask_sequence": Look("#117733", ">", "-."),
+    "gspo": Look("#332288", "h", (0, (5, 1))),
+    "topr": Look("#AA4499", "p", (0, (1, 1))),
+}
+BASELINE = Look("#222222", "D", (0, (6, 2)))
+PRETRAINED = Look("#8A8A8A", "X", ":")
+IDEAL = Look("#8A8A8A", "", "--")
+
+DPI = 200
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same figure on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.5,
+    "svg.hashsalt": "nested-reft",  # ids in the SVG do not change from run to run
+}
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], **share: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns panels of `size` (width, height) inches each; axes as (rows, columns)."""
+    width, height = columns * size[0] + 0.5, rows * size[1] + 0.6
+    figure = Figure(figsize=(max(width, 4.2), height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
+    """One legend above all panels."""
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.linestyle, label=label)
+        for label, look in entries
+    ]
+    columns = min(
+        len(handles), int(figure.get_figwidth() / 1.25)
+    )  # as many as fit; a legend wider than its figure is cut off
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.5, handlelength=2.6)
+
+
+def marker_only(look: Look) -> Look:
+    """The look of something drawn as points."""
+    return look._replace(linestyle="")
+
+
+def line_only(look: Look) -> Look:
+    """The look of something drawn as a line."""
+    return look._replace(marker="")
+
+
+def not_run(axes: Axes) -> None:
+    """Say in an empty panel that there is nothing to draw."""
+    axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=PRETRAINED.color)
+
+
+def dodge(count: int, width: float) -> np.ndarray:
+    """Offsets (count,) that set `count` series side by side within `width`, centred on 0."""
+    return (np.arange(count) - (count - 1) / 2) * (width / max(count, 1))

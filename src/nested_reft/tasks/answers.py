@@ -1,0 +1,181 @@
+"""Reads one answer: its plain text, the number it is, or the parts of a list, tuple, set or interval.
+
+Standard library only. A decimal stands for a rounded value, so `Number` keeps how many places were written.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+# A longer answer is compared as text only: no maths answer of the benchmarks is half as long.
+MAX_CHARS = 2_000
+# A decimal of at least this many significant digits may stand for the exact value that rounds to it (1/3 = 0.333333).
+ROUNDED_DIGITS = 6
+
+_UNICODE = str.maketrans(
+    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
+     "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "²": "^2", "³": "^3", "°": r"^\circ ",
+     "（": "(", "）": ")", "，": ",", "％": "%", "\u00a0": " ", "\t": " ", "\n": " "}
+)  # fmt: skip
+_SPELLINGS = [
+    (re.compile(r"\\\\(?=[A-Za-z])"), r"\\"),  # a command whose backslash was escaped twice
+    (re.compile(r"\\!\s*|\\(?:left|right|big|Big|bigg|Bigg)(?![A-Za-z])|\\displaystyle(?![A-Za-z])"), ""),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\{\s*,\s*\}"), ","),
+    (re.compile(r'\\?["“”]'), ""),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"!="), r"\\ne "),
+    (re.compile(r"[:=]="), "="),
+    (re.compile(r"(?<=[0-9])\.(?![0-9.])"), ""),  # 5. and -1./3
+    (re.compile(r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~"), " "),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"\\(?:leq|leqslant)(?![A-Za-z])"), r"\\le"),
+    (re.compile(r"\\(?:geq|geqslant)(?![A-Za-z])"), r"\\ge"),
+    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
+    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
+    (re.compile(r"\\\$|\$|(?<!\\)\\[\[\]()]"), ""),
+    (re.compile(r"\\?%|\s*\b(?:percentage|percent|pct)\b\.?|\\text\s*\{\s*percent\s*\}"), "%"),
+    (re.compile(r"\\(?:text[a-z]*|mbox)\s*\{\s*(?:,?\s*and|,?\s*or)\s*\}|\b(?:and|or)\b"), ","),
+]
+_OPTION = re.compile(r"^(?:\\(?:text|math)[a-z]*\s*\{\s*)?\(?\b[A-J]\)(?:\s*\})?\s*(?=\S)")
+_WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal|bb)|operatorname)\s*\{([^{}]*)\}")
+_WRAPPED_UNIT = re.compile(
+    r"(?<=[0-9a-zA-Z}).%])\s*\\(?:text[a-z]*|mbox|mathrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?[0-9]\}?)?\s*$"
+)
+_DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)(?:\s*[CF]\b)?\s*$")
+# Units of two letters and more. A single letter after a number may be a variable: 5m is not 5.
+_UNIT = re.compile(
+    r"(?<=[0-9}])\s*(?:sq(?:uare)?\.?\s+|cubic\s+)?(?:[cmk]m|[mk]g|m[ls]|ft|lbs?|mph|km/h|m/s|units?|inch(?:es)?|feet"
+    r"|foot|yards?|miles?|(?:kilo|centi|milli)?met(?:er|re)s?|(?:kilo)?grams?|lit(?:er|re)s?|pounds?|ounces?|degrees?"
+    r"|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|euros?|yuan|usd)"
+    r"(?:\s*\^\s*\{?[0-9]\}?)?\s*\.?\s*$",
+    re.IGNORECASE,
+)
+# A plain number and then words, as in "15 red apples": what is counted is no part of the answer.
+_COUNTED = re.compile(r"^([-+]?[$€£]?[0-9][0-9,.]*)(?:\s+[A-Za-z][a-z]+){1,6}\.?$")
+_MATHS_WORD = re.compile(r"\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|times|over|base|or|and|to)\b", re.IGNORECASE)
+
+_INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
+_DECIMAL = re.compile(
+    rf"([-+]*)\s*[€£]?\s*({_INTEGER})?(?:\.([0-9]*))?"
+    r"(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*([-+]?[0-9]{1,3})\s*\}|([0-9]))|[eE]([-+]?[0-9]{1,3}))?\s*(%?)"
+)
+_FRACTION = re.compile(
+    r"([-+]?)\s*(?:([0-9]+)\s*(?=\\frac|\s[0-9]))?\s*"
+    r"(?:\\frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|(-?[0-9]+)\s*/\s*([0-9]+))\s*(%?)"
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A rational number as written: `places` is the count of decimals, None where it is exact (3, 1/3)."""
+
+    value: Fraction
+    places: int | None = None
+    percent: bool = False
+
+    @property
+    def rounded(self) -> bool:
+        """Whether it has digits enough to stand for a value that it is not equal to."""
+        return self.places is not None and abs(self.value) * 10**self.places >= 10 ** (ROUNDED_DIGITS - 1)
+
+    def rounds_from(self, exact: Fraction) -> bool:
+        """Whether this decimal, written with enough digits, is `exact` rounded or cut off."""
+        return self.places is not None and self.rounded and abs(exact - self.value) * 10**self.places < 1
+
+
+def same_number(a: Number, b: Number) -> bool:
+    """Exactly equal, or one the rounded form of the other; where one alone has a per cent sign, 10% is 10 and 0.1."""
+    if a.percent != b.percent:
+        marked, other = (a, b) if a.percent else (b, a)
+        as_parts = Number(marked.value / 100, None if marked.places is None else marked.places + 2)
+        return _same(Number(marked.value, marked.places), other) or _same(as_parts, other)
+    return _same(a, b)
+
+
+def _same(a: Number, b: Number) -> bool:
+    if a.value == b.value:
+        return True
+    coarse, fine = (a, b) if b.places is None or (a.places is not None and a.places <= b.places) else (b, a)
+    return coarse.places != fine.places and coarse.rounds_from(fine.value)
+
+
+def clean(text: str) -> str:
+    """The answer in one spelling: no dollar signs, spacing commands, units, option letters or final full stop."""
+    text = " ".join(text.translate(_UNICODE).split())
+    for pattern, replacement in _SPELLINGS:
+        if pattern.search(text):
+            text = pattern.sub(replacement, text)
+    text = text.strip().rstrip("\\").strip()
+    text = text.removesuffix(".").strip().strip("*").strip()
+    if whole := _WRAPPER.fullmatch(text):
+        text = whole[1].strip()
+    for unit in (_WRAPPED_UNIT, _DEGREES, _UNIT):
+        if shorter := unit.sub("", text).strip():
+            text = shorter
+    if (counted := _COUNTED.match(text)) and not _MATHS_WORD.search(text):
+        text = counted[1].rstrip(",.")
+    return _OPTION.sub("", text)
+
+
+def as_text(text: str) -> str:
+    """A cleaned answer as a key for comparison: wrappers opened, spaces dropped (never between digits)."""
+    text = _WRAPPER.sub(r"\1", text)
+    text = re.sub(r"_\{(\w)\}", r"_\1", re.sub(r"\^\{(\w)\}", r"^\1", text))
+    text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
+    return text.casefold() if re.fullmatch(r"[A-Za-z]{2,}", text) else text
+
+
+def as_number(text: str) -> Number | None:
+    """The number that a cleaned answer is: an integer, decimal, fraction, mixed number or a times 10^n."""
+    if len(text) > 100 or not re.search(r"[0-9]", text):
+        return None
+    text = text.strip("{} ") if re.fullmatch(r"\{[^{}]*\}", text) else text
+    if match := _DECIMAL.fullmatch(text):
+        signs, whole, decimals, *exponents, percent = match.groups()
+        if whole is None and not decimals:
+            return None
+        digits = re.sub(r"[, ]", "", whole or "0")
+        exponent = int(next((e for e in exponents if e), "0"))
+        value = Fraction(int(digits + (decimals or "")), 10 ** len(decimals or "")) * Fraction(10) ** exponent
+        places = len(decimals or "") - exponent
+        return Number(-value if signs.count("-") % 2 else value, places if places > 0 else None, bool(percent))
+    if match := _FRACTION.fullmatch(text):
+        sign, whole, *parts, percent = match.groups()
+        top, bottom = (int(part) for part in parts if part is not None)
+        if bottom == 0 or (whole and top < 0):
+            return None
+        value = Fraction(int(whole or 0)) + Fraction(top, bottom)
+        return Number(-value if sign == "-" else value, None, bool(percent))
+    return None
+
+
+def split_top(text: str, separators: str = ",;") -> list[str]:
+    """The parts of a text between separators that stand outside all brackets; [] where brackets do not close."""
+    parts, depth, start = [], 0, 0
+    for position, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth < 0:
+                return []
+        elif character in separators and depth == 0:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    return [part for part in [*parts, text[start:].strip()] if part] if depth == 0 else []
+
+
+def brackets(text: str) -> tuple[str, str, str] | None:
+    """Opening bracket, inside and closing bracket, where one pair encloses the whole of a cleaned answer."""
+    for opening, closing in ((r"\{", r"\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("{", "}")):
+        if not (text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)):
+            continue
+        inside = text[len(opening) : -len(closing)]
+        if split_top(inside):
+            return opening, inside.strip(), closing
+    return None

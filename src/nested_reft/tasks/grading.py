@@ -1,0 +1,236 @@
+"""Grades a response against a gold answer: the verifiable reward.
+
+The final answer is found in the response (`extraction`), brought to one spelling and compared: numbers, options, words,
+lists, tuples and intervals here, in exact rational arithmetic; what needs algebra by math-verify in a worker process
+(`symbolic`), which is killed at a time limit. The text of a model is never run as code.
+
+Where benchmarks differ, this follows the stricter convention, for a false accept teaches a policy to be wrong:
+- a decimal equals an exact value only with six significant digits or more, and is never compared by relative error;
+- units after a number are dropped, but single letters are variables: `5 cm` is 5, `5m` is not;
+- where one side alone has a per cent sign, `10%` is both 10 and 0.1;
+- lists and sets have no order, tuples and intervals do; `(0, 1)` is not `[0, 1]`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from nested_reft.tasks import symbolic
+from nested_reft.tasks.answers import (
+    MAX_CHARS,
+    Number,
+    as_number,
+    as_text,
+    brackets,
+    clean,
+    same_number,
+    split_top,
+)
+from nested_reft.tasks.extraction import choice, chosen, final_answer
+
+logger = logging.getLogger(__name__)
+_cut_off = Counter[str]()
+
+# Seconds for all parts of one answer together; one formula has symbolic.TIME_LIMIT.
+SECONDS = 10.0
+# Deeper nesting than any answer has; it bounds the recursion on hostile text.
+_MAX_DEPTH = 6
+# Two lists are matched by trying every pair.
+_MAX_PARTS = 64
+_NAME = r"(?:\\?[A-Za-z]+'*(?:_\s*(?:\w|\{[^{}]*\}|\\[a-z]+))?)"
+_LEFT_NAME = re.compile(
+    rf"\s*{_NAME}(?:\s*\([^()=]*\))?\s*|\s*\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\)\s*|\s*\\frac\{{[A-Z]+\}}\{{[A-Z]+\}}\s*"
+)
+_APPROX = re.compile(r"\\approx(?![A-Za-z])")
+_MEMBER = re.compile(rf"^\s*{_NAME}\s*\\in(?![A-Za-z])\s*")
+_BASED = re.compile(r"[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
+_ALGEBRA = re.compile(r"[0-9+*/^_=<>|!\\-]")
+
+
+def grade(response: str, gold: str) -> bool:
+    """Whether the response's final answer equals the gold answer.
+
+    `response` is a model's text of any length, or a bare answer; `gold` a bare answer, or a solution that holds one.
+    Never raises on account of either text. RuntimeError: the worker process cannot be started at all, which is a
+    fault of the installation that must not be counted as wrong answers.
+    """
+    expected = final_answer(gold)
+    if expected is None:
+        return False
+    option = choice(gold) or choice(expected)
+    if option and (letter := chosen(response)):
+        return letter == option
+    found = final_answer(response)
+    if found is None:
+        return False
+    try:
+        return _equal(clean(found[: MAX_CHARS + 1]), clean(expected[: MAX_CHARS + 1]), _Bound())
+    except _TooLongError:
+        _cut_off["answers"] += 1
+        logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", found, expected)
+        return False
+
+
+def timeouts() -> int:
+    """How many answers this process has counted as wrong because their comparison was cut off at a time limit."""
+    return _cut_off["answers"]
+
+
+class _TooLongError(Exception):
+    """Ends the comparison of an answer that takes too long."""
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """How deep in an answer a comparison is, and the worker's seconds for all parts so far."""
+
+    depth: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    def deeper(self) -> _Bound:
+        return replace(self, depth=self.depth + 1)
+
+
+def _equal(found: str, expected: str, bound: _Bound) -> bool:
+    if not found or not expected:
+        return False
+    if as_text(found) == as_text(expected):
+        return True
+    if bound.depth > _MAX_DEPTH or max(len(found), len(expected)) > MAX_CHARS:
+        return False
+    a, b = as_number(found), as_number(expected)
+    if a and b:
+        return same_number(a, b)
+    if (a or b) and (as_decimal_comma := _decimal_comma(found if b else expected)):
+        return same_number(as_decimal_comma, a or b)  # type: ignore[arg-type]
+    for rule in (_equal_approximations, _equal_brackets, _equal_lists, _equal_assignments):
+        verdict = rule(found, expected, bound)
+        if verdict is not None:
+            return verdict
+    if not (_ALGEBRA.search(found) or _ALGEBRA.search(expected)):
+        return False  # two different words, or products of letters
+    if _BASED.fullmatch(found) or _BASED.fullmatch(expected):
+        return False  # 52_8 is neither 52 nor 42
+    number = a or b
+    answer = symbolic.equivalent(
+        _fraction(a) if a else found,
+        _fraction(b) if b else expected,
+        number.places if number and number.rounded else None,
+    )
+    bound.seconds.append(answer.seconds)
+    if answer.equal is None or sum(bound.seconds) > SECONDS:
+        raise _TooLongError
+    return answer.equal
+
+
+def _fraction(number: Number) -> str:
+    """The number for the LaTeX grammar, which would read 1e-10 as 1 e - 10."""
+    return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
+
+
+def _decimal_comma(text: str) -> Number | None:
+    """`1,22` as 1.22: tried only against a number, never in a list."""
+    return as_number(text.replace(",", ".")) if re.fullmatch(r"-?[0-9]+,[0-9]+", text) else None
+
+
+def _equal_approximations(found: str, expected: str, bound: _Bound) -> bool | None:
+    """`1/3 \\approx 0.33` is 0.33 where the gold answer is a decimal, else 1/3."""
+    exact, *approximate = _APPROX.split(found)
+    if not approximate:
+        return None
+    number = as_number(expected)
+    rounded = bool(number and number.places is not None) or _LEFT_NAME.fullmatch(exact)
+    return _equal((approximate[-1] if rounded else exact).strip(), expected, bound.deeper())
+
+
+def _equal_brackets(found: str, expected: str, bound: _Bound) -> bool | None:
+    """Tuples, sets, intervals, and an expression in needless brackets; None where neither side is enclosed."""
+    a, b = brackets(found), brackets(expected)
+    if a is None and b is None:
+        return None
+    parts_a, parts_b = _parts(a[1] if a else found), _parts(b[1] if b else expected)
+    for side, parts, other in ((a, parts_a, expected), (b, parts_b, found)):
+        if side and len(parts) == 1 and side[0] in "({":  # grouping only: (5), {5}
+            inner = (parts[0], expected) if side is a else (other, parts[0])
+            return _equal(*inner, bound.deeper())
+    if len(parts_a) != len(parts_b):
+        return False if len(parts_a) > 1 and len(parts_b) > 1 else None
+    kind_a, kind_b = (a[0] + a[2] if a else ""), (b[0] + b[2] if b else "")
+    if {kind_a, kind_b} <= {r"\{\}", "{}", ""}:
+        return _matched(parts_a, parts_b, bound)
+    if kind_a == kind_b or "" in (kind_a, kind_b) or "{}" in (kind_a, kind_b):
+        return _in_order(parts_a, parts_b, bound)
+    return False
+
+
+def _equal_lists(found: str, expected: str, bound: _Bound) -> bool | None:
+    """Lists, unions of intervals and plus-minus pairs; None where neither side is one."""
+    a, b = _parts(found), _parts(expected)
+    if len(a) < 2 and len(b) < 2:
+        return None
+    if len(b) == 1:  # one value in several forms: 1/2, or 0.5
+        return all(_equal(part, expected, bound.deeper()) for part in a)
+    if len(a) != len(b):
+        return False
+    # x = 1, y = 2 against 1, 2: the names gave the order.
+    ordered = all(map(_is_assignment, a)) != all(map(_is_assignment, b))
+    return _in_order(a, b, bound) if ordered else _matched(a, b, bound)
+
+
+def _parts(text: str) -> list[str]:
+    text = text.replace(r"\cup", ";") if re.search(r"\\cup(?![A-Za-z])", text) else text
+    parts = []
+    for part in split_top(text):
+        if part.count(r"\pm") == 1:
+            parts += [part.replace(r"\pm", sign).strip().removeprefix("+").strip() for sign in "+-"]
+        else:
+            parts.append(part)
+    return parts
+
+
+def _equal_assignments(found: str, expected: str, bound: _Bound) -> bool | None:
+    """`x = 5` against `5`, `k = 2/2 = 1`, `x \\in [0, 1]`; None where there is nothing to drop."""
+    bare_found, bare_expected = _MEMBER.sub("", found), _MEMBER.sub("", expected)
+    if bare_found != found or bare_expected != expected:
+        return _equal(bare_found, bare_expected, bound.deeper())
+    a, b = _sides(found), _sides(expected)
+    if len(a) > 1 and len(b) > 1:
+        if _is_assignment(found) and _is_assignment(expected) and as_text(a[0]) == as_text(b[0]):
+            return _equal(a[-1], b[-1], bound.deeper())
+        return None
+    if len(a) > 1:  # x + y = 7 says 7, as in math-verify
+        return _equal(a[-1], expected, bound.deeper())
+    if len(b) > 1:  # but 7 does not say x + y = 7
+        return _is_assignment(expected) and _equal(found, b[-1], bound.deeper())
+    return None
+
+
+def _sides(text: str) -> list[str]:
+    """What an equation's signs separate, those within brackets (\\sum_{k=0}) left alone."""
+    return split_top(text, "=") or [text]
+
+
+def _is_assignment(text: str) -> bool:
+    sides = _sides(text)
+    return len(sides) > 1 and _LEFT_NAME.fullmatch(sides[0]) is not None
+
+
+def _in_order(a: Sequence[str], b: Sequence[str], bound: _Bound) -> bool:
+    return all(_equal(x, y, bound.deeper()) for x, y in zip(a, b, strict=True))
+
+
+def _matched(a: Sequence[str], b: Sequence[str], bound: _Bound) -> bool:
+    """Whether the parts can be paired off; equality is taken as transitive, so the first partner will do."""
+    if len(a) > _MAX_PARTS:
+        return False
+    left = list(b)
+    for part in a:
+        partner = next((i for i, other in enumerate(left) if _equal(part, other, bound.deeper())), None)
+        if partner is None:
+            return False
+        del left[partner]
+    return True

@@ -1,0 +1,64 @@
+"""A policy on disk: a causal language model and its tokenizer, loaded and saved in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from nested_reft.core.rollout import Rollout
+from nested_reft.tasks.records import DataError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with what sampling from it needs: the tokens that end a completion and the one that pads."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: tuple[int, ...]
+    pad_id: int
+
+    def responses(self, rollout: Rollout) -> list[str]:
+        """The text of each completion, without special tokens."""
+        rows = [tokens[keep].tolist() for tokens, keep in zip(rollout.tokens.cpu(), rollout.mask.cpu(), strict=True)]
+        return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+
+def select_device(name: str) -> torch.device:
+    """The device of that name; DataError where a GPU was asked for and there is none: never a silent CPU run."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DataError(
+            "device: 'cuda' was asked for, but torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, "
+            "or set `device: cpu` in the config"
+        )
+    return torch.device(name)
+
+
+def load_policy(path: Path, *, device: torch.device, dtype: str = "float32") -> Policy:
+    """The policy in a folder written by `save_policy` or downloaded from the hub; DataError names the folder."""
+    try:
+        # Not AutoTokenizer: for some model types (qwen2 is one) it takes the type's own class, which pre-tokenizes by
+        # rules of its own instead of those that tokenizer.json holds.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, dtype=getattr(torch, dtype), use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be loaded as a model ({first}); delete the folder to make it anew") from None
+    ends = model.generation_config.eos_token_id
+    end_ids = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    end_ids.discard(None)
+    if not end_ids:
+        raise DataError(f"{path}: neither generation_config.json nor the tokenizer names an end-of-sequence token")
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+    return Policy(model.to(device).eval(), tokenizer, tuple(sorted(end_ids)), pad_id)
+
+
+def save_policy(policy: Policy, path: Path) -> None:
+    """Write model (safetensors) and tokenizer into the folder `path`."""
+    policy.model.save_pretrained(path)
+    policy.tokenizer.save_pretrained(path)

@@ -1,0 +1,127 @@
+"""Symbolic equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
+
+math-verify's own time limit is an alarm signal, which works on the main thread only and cannot stop a computation
+inside C code; killing a process can. The worker starts at the first question, answers one line with one line, serves
+every thread, and is replaced after a time-out. It imports sympy; this module does not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+# Seconds for one question. Ordinary answers take milliseconds.
+TIME_LIMIT = 3.0
+# Seconds for importing sympy on a busy machine.
+START_LIMIT = 120.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two formulas are equal, None where the worker was cut off, and the seconds it took."""
+
+    equal: bool | None
+    seconds: float
+
+
+class _Worker:
+    """The process, and the lock that lets one thread at a time use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, found: str, expected: str, places: int | None) -> Verdict:
+        with self._lock:
+            # A worker that died between two questions (killed for memory, say) is replaced once.
+            for _ in range(2):
+                process = self._process or self._start()
+                asked = time.monotonic()
+                reply, late = self._exchange(process, json.dumps([found, expected, places]) + "\n", TIME_LIMIT)
+                if reply:
+                    return Verdict(reply.strip() == "true", time.monotonic() - asked)
+                self._stop()
+                if late:
+                    break
+            return Verdict(None, TIME_LIMIT)
+
+    def _start(self) -> subprocess.Popen[str]:
+        # Run by its path: it needs nothing of this package, and -P keeps the working directory off its path.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("grading_worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="ascii",
+        )
+        ready, _ = self._exchange(self._process, "", START_LIMIT)
+        if not ready:
+            self._stop()
+            raise RuntimeError("the grading worker does not start (its error is above); is math-verify installed?")
+        return self._process
+
+    @staticmethod
+    def _exchange(process: subprocess.Popen[str], line: str, seconds: float) -> tuple[str, bool]:
+        """The reply, empty where there is none, and whether the time ran out."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            return process.stdout.readline(), late.is_set()
+        except OSError:
+            return "", late.is_set()
+        finally:
+            timer.cancel()
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # unsent text in the buffer, and nobody to read it
+                    pipe.close()
+
+
+_worker = _Worker()
+
+
+def _forget_worker() -> None:
+    global _worker
+    _worker = _Worker()
+
+
+# A forked child must not write into its parent's pipes.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_worker)
+atexit.register(lambda: _worker._stop())
+
+
+@lru_cache(maxsize=8192)  # the completions of one problem repeat a few answers
+def equivalent(found: str, expected: str, places: int | None = None) -> Verdict:
+    """Whether two formulas in LaTeX are equal; not so where either cannot be read.
+
+    With `places`, one of them is a decimal of so many places, which may be the other one rounded or cut off.
+    """
+    return _worker.ask(found, expected, places)

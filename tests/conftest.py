@@ -1,0 +1,20 @@
+"""Fixtures that more than one room's tests use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nested_reft.tasks.hub import MIRROR_VARIABLE
+
+
+@pytest.fixture(scope="session")
+def data_mirror() -> Path:
+    """The folder of real data sets; a test that asks for it is skipped where there is none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get(MIRROR_VARIABLE) or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {MIRROR_VARIABLE} is not set, and {beside} does not exist")
+    return folder

@@ -1,0 +1,196 @@
+"""Verdicts: every rule, and every outcome from made-up results."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from synthetic import Effects, make_config, write_results
+
+from nested_reft.config import Config
+from nested_reft.report.claims import (
+    COLUMNS,
+    has_learned,
+    is_faster,
+    is_on_par,
+    judge,
+    rises,
+    verdict,
+    write_claims,
+)
+from nested_reft.report.collect import collect, read_table
+from nested_reft.report.effects import parity
+from nested_reft.report.statistics import Interval
+from nested_reft.report.summary import summary
+
+CONFIG = make_config(sizes=1, benchmarks=1, skips=(10, 20), corrections=("base", "unit", "retrace"), steps=2)
+
+
+def interval(estimate: float, low: float, high: float) -> Interval:
+    return Interval(estimate, low, high, 3, 0.95, "t")
+
+
+NO_NOISE = Effects()
+NO_INTERVAL = interval(1.5, math.nan, math.nan)
+
+
+def report(root: Path, config: Config = CONFIG, effects: Effects = NO_NOISE) -> dict[str, dict[str, object]]:
+    write_results(root, config, effects)
+    return claim(root, config)
+
+
+def claim(root: Path, config: Config = CONFIG) -> dict[str, dict[str, object]]:
+    collect(root, config)
+    write_claims(root, config)
+    return {str(row["id"]): row for row in read_table(root, "claims").to_dict("records")}
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ([True, True], "supported"),
+        ([True, False], "partly"),
+        ([True, None], "partly"),
+        ([False, False], "not"),
+        ([False, None], "not"),
+        ([None, None], "not run"),
+        ([], "not run"),
+    ],
+)
+def test_verdict_over_cells(passes: list[bool | None], expected: str) -> None:
+    assert verdict(passes) == expected
+
+
+def test_rules_of_a_cell() -> None:
+    assert is_faster(interval(1.1, 1.01, 1.2))
+    assert not is_faster(interval(1.1, 1.0, 1.2))
+    assert is_on_par(interval(0.0, -0.05, 0.05), margin=0.05)
+    assert not is_on_par(interval(0.0, -0.06, 0.05), margin=0.05)
+    assert has_learned(interval(0.10, 0.01, 0.2))
+    assert not has_learned(interval(0.09, 0.08, 0.1))
+    assert not has_learned(interval(0.20, -0.01, 0.4))
+
+
+def test_a_cell_without_interval_is_not_judged() -> None:
+    cells = {("a",): NO_INTERVAL, ("b",): None, ("c",): interval(2, 1.5, 2.5)}
+    assert judge(cells, is_faster) == [None, None, True]
+
+
+def test_rises_within_each_size() -> None:
+    config = make_config(sizes=1, skips=(10, 20))
+    up = {("small", 10): interval(1.1, 1, 1.2), ("small", 20): interval(1.2, 1.1, 1.3)}
+    assert rises(up, config)
+    assert not rises({("small", 10): up["small", 20], ("small", 20): up["small", 10]}, config)
+
+
+def test_everything_supported(tmp_path: Path) -> None:
+    claims = report(tmp_path)
+    assert {name: row["verdict"] for name, row in claims.items()} == {
+        "C1": "supported", "C2": "supported", "C3": "not run", "C4": "not run", "C5-base": "supported",
+        "C5-unit": "supported", "C5-retrace": "supported", "C6": "supported",
+    }  # fmt: skip
+    assert {row["paper"] for row in claims.values()} == {"not available to us"}
+    assert claims["C1"]["figure"] == "figures/throughput.png"
+    assert claims["C1"]["command"] == "snakemake --cores all results/laptop/figures/throughput.png"
+    # Skip 10 of 10 layers: speed-up 1 + 0.8 * 0.1, the same in every pair.
+    assert claims["C1"]["low"] == pytest.approx(1.08)
+    assert "worst (small, skip 10 %): 1.08×" in str(claims["C1"]["measured"])
+    # Learned 0.25, of which the answers of 50 problems x 4 samples show exactly 0.25.
+    assert claims["C6"]["low"] == pytest.approx(0.25)
+    assert "training jobs share the machine" in str(claims["C2"]["measured"])
+    header = (tmp_path / "tables" / "claims.csv").read_text().splitlines()[0]
+    assert header.split(",") == COLUMNS
+
+
+def test_nothing_supported(tmp_path: Path) -> None:
+    effects = Effects(rollout_gain=-0.5, step_gain=-0.2, learned=0.05, cost=2.0)
+    claims = report(tmp_path, effects=effects)
+    assert {claims[name]["verdict"] for name in ("C1", "C2", "C5-base", "C5-unit", "C5-retrace", "C6")} == {"not"}
+    # At skip 20 the loss is 0.4, all the baseline has above 0.05.
+    assert "worst (small, stories, skip 20 %): -40.0 [-40.0, -40.0]" in str(claims["C5-unit"]["measured"])
+    assert "2 worse for certain" in str(claims["C5-unit"]["measured"])
+
+
+def test_parity_at_the_smaller_skip_only_is_partly(tmp_path: Path) -> None:
+    claims = report(tmp_path, effects=Effects(cost=0.4))  # loses 0.04 at skip 10, 0.08 at skip 20; margin 0.05
+    assert claims["C5-base"]["verdict"] == "partly"
+    assert str(claims["C5-base"]["measured"]).startswith("1 of 2 pass")
+    assert claims["C5-base"]["low"] == pytest.approx(-0.08)
+
+
+def test_faster_at_one_size_only_is_partly(tmp_path: Path) -> None:
+    config = make_config(sizes=2, benchmarks=1, skips=(10, 20), corrections=("base",), steps=2)
+    write_results(tmp_path, config)
+    slow = tmp_path / "throughput/large/skip10.json"
+    slow.write_text(slow.read_text().replace("9720.0", "8000.0"))
+    claims = claim(tmp_path, config)
+    assert claims["C1"]["verdict"] == "partly"
+    assert "worst (large, skip 10 %): 0.89×" in str(claims["C1"]["measured"])
+
+
+def test_faster_everywhere_but_not_rising_is_partly(tmp_path: Path) -> None:
+    write_results(tmp_path, CONFIG)
+    path = tmp_path / "throughput/small/skip20.json"
+    path.write_text(path.read_text().replace("10440.0", "9500.0"))
+    row = claim(tmp_path)["C1"]
+    assert row["verdict"] == "partly"
+    assert str(row["measured"]).startswith("2 of 2 pass")
+    assert "does not rise" in str(row["measured"])
+
+
+def test_one_seed_gives_estimates_and_no_verdict(tmp_path: Path) -> None:
+    claims = report(tmp_path, make_config(sizes=1, benchmarks=1, skips=(10,), seeds=(1,), steps=2))
+    assert claims["C1"]["verdict"] == "supported"  # pairs, not seeds
+    for name in ("C2", "C5-base", "C6"):
+        assert claims[name]["verdict"] == "not run"
+        assert "one seed, so no interval" in str(claims[name]["measured"])
+        assert math.isnan(float(str(claims[name]["low"])))
+
+
+def test_nothing_run(tmp_path: Path) -> None:
+    claims = claim(tmp_path)
+    assert {row["verdict"] for row in claims.values()} == {"not run"}
+    assert claims["C2"]["measured"] == "not run"
+
+
+def test_a_correction_outside_the_config_is_not_run(tmp_path: Path) -> None:
+    claims = report(tmp_path, make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=2))
+    assert claims["C5-base"]["verdict"] == "supported"
+    assert claims["C5-retrace"]["verdict"] == "not run"
+
+
+def test_a_missing_benchmark_leaves_the_run_out(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), steps=2)
+    write_results(tmp_path, config)
+    for seed in config.seeds:
+        (tmp_path / f"evaluations/small/stories/base/skip10/seed{seed}/steps.json").unlink()
+    assert claim(tmp_path, config)["C5-base"]["verdict"] == "not run"
+
+
+def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=2)
+    write_results(tmp_path, config, Effects(noise=0.02))
+    (tmp_path / "evaluations/small/stories/base/skip0/seed2/heldout.json").unlink()
+    claim(tmp_path, config)
+    runs = read_table(tmp_path, "runs").query("metric == 'sampled' and correction == 'base'")
+    values = runs.set_index(["skip", "seed"])["value"]
+    found = parity(runs, config, "sampled")["small", "stories", "base", 10]
+    assert found is not None
+    assert found.n == 2
+    assert found.estimate == pytest.approx((values[10, 1] - values[0, 1] + values[10, 3] - values[0, 3]) / 2)
+
+
+def test_command_names_the_config_file(tmp_path: Path) -> None:
+    collect(tmp_path, CONFIG)
+    write_claims(tmp_path, CONFIG, config_file="config/smoke.yaml")
+    command = read_table(tmp_path, "claims")["command"][0]
+    assert command == "snakemake --cores all results/laptop/figures/throughput.png --configfile config/smoke.yaml"
+
+
+def test_summary_has_a_line_a_claim(tmp_path: Path) -> None:
+    report(tmp_path)
+    lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
+    assert len(lines) == 1 + 8 + 2
+    assert lines[1].split()[:2] == ["C1", "supported"]
+    assert lines[-2] == f"Figures: {tmp_path / 'figures'}"

@@ -1,0 +1,176 @@
+"""Collecting result files into tidy tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import Effects, make_config, write, write_results
+
+from nested_reft.config import Config
+from nested_reft.report.collect import TABLES, collect, read_table
+from nested_reft.report.records import ReportError
+
+EVALUATION = "evaluations/small/stories/base/skip0/seed1/heldout.json"
+METRICS = "runs/small/stories/base/skip0/seed1/metrics.jsonl"
+
+
+@pytest.fixture
+def tiny() -> Config:
+    return make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3)
+
+
+@pytest.fixture
+def root(tmp_path: Path, tiny: Config) -> Path:
+    write_results(tmp_path, tiny)
+    return tmp_path
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_runs_are_tidy_and_in_the_configs_order(collected: Path, small: Config) -> None:
+    runs = read_table(collected, "runs")
+    first = (collected / "tables" / "runs.csv").read_text().splitlines()
+    assert first[0] == "size,dataset,correction,skip,seed,benchmark,metric,value,n"
+    assert first[1] == "small,,pretrained,0,,heldout,greedy,0.4,50"
+    # Per size: the pre-trained model, then 3 seeds of baseline and 3 corrections x 2 skips; 2 benchmarks x 2 metrics.
+    assert len(runs) == 2 * (1 + 3 * (1 + 3 * 2)) * 2 * 2
+    assert list(runs["size"].unique()) == ["small", "large"]
+    models = runs[["correction", "skip"]].drop_duplicates().itertuples(index=False, name=None)
+    assert list(models) == [("pretrained", 0), ("base", 0)] + [
+        (correction, skip) for correction in ("base", "unit", "retrace") for skip in (10, 20)
+    ]
+
+
+def test_skips_and_seeds_are_ordered_as_numbers(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(20, 6), corrections=("base",), seeds=(10, 9), steps=1)
+    write_results(tmp_path, config)
+    collect(tmp_path, config)
+    training = read_table(tmp_path, "training")
+    assert list(zip(training["skip"], training["seed"], strict=True)) == [
+        (0, 9), (0, 10), (6, 9), (6, 10), (20, 9), (20, 10)
+    ]  # fmt: skip
+    assert list(read_table(tmp_path, "throughput")["skip"]) == [0, 6, 20]
+
+
+def test_accuracies_are_shares_of_right_answers(root: Path, tiny: Config) -> None:
+    edit(
+        root / EVALUATION,
+        items=[{"id": f"heldout-{i}", "greedy": i == 0, "sampled": [True, i == 0, False, False]} for i in range(50)],
+    )
+    collect(root, tiny)
+    runs = read_table(root, "runs")
+    cell = runs[(runs["correction"] == "base") & (runs["seed"] == 1) & (runs["benchmark"] == "heldout")]
+    values = cell[cell["skip"] == 0].set_index("metric")["value"]
+    assert values["greedy"] == pytest.approx(1 / 50)
+    assert values["sampled"] == pytest.approx((0.5 + 49 * 0.25) / 50)
+
+
+def test_training_has_one_row_a_step(root: Path, tiny: Config) -> None:
+    collect(root, tiny)
+    training = read_table(root, "training")
+    assert len(training) == 4 * 3
+    assert training["run"][0] == "small/stories/base/skip0/seed1"
+    assert list(training["step"][:4]) == [1, 2, 3, 1]
+    assert set(training[training["skip"] == 10]["skipped_layers"]) == {"1"}
+
+
+def test_throughput_is_the_median_of_paired_ratios(root: Path, tiny: Config) -> None:
+    pairs = [
+        {"baseline_tokens_per_s": base, "nested_tokens_per_s": nested, "skipped_layers": [3]}
+        for base, nested in ((100.0, 110.0), (200.0, 240.0), (50.0, 75.0))
+    ]
+    edit(root / "throughput/small/skip10.json", pairs=pairs)
+    collect(root, tiny)
+    row = read_table(root, "throughput").set_index("skip").loc[10]
+    assert (row["speedup"], row["tokens_per_s"], row["n"]) == (1.2, 110.0, 3)
+    assert (row["speedup_low"], row["speedup_high"]) == (1.1, 1.5)
+    table = read_table(root, "throughput_pairs")
+    assert list(table[table["skip"] == 10]["speedup"]) == [1.1, 1.2, 1.5]
+
+
+def test_second_collection_is_byte_identical(root: Path, tiny: Config) -> None:
+    collect(root, tiny)
+    first = {name: (root / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+    collect(root, tiny)
+    assert first == {name: (root / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+
+
+def test_what_was_not_run_is_absent(root: Path, tiny: Config) -> None:
+    (root / EVALUATION).unlink()
+    (root / METRICS).unlink()
+    (root / "throughput/small/skip10.json").unlink()
+    collect(root, tiny)
+    assert len(read_table(root, "runs")) == (1 + 4) * 2 * 2 - 2
+    assert "small/stories/base/skip0/seed1" not in set(read_table(root, "training")["run"])
+    assert list(read_table(root, "throughput")["skip"]) == [0]
+
+
+def test_an_empty_folder_gives_empty_tables(tmp_path: Path, tiny: Config) -> None:
+    collect(tmp_path, tiny)
+    assert all(read_table(tmp_path, name).empty for name in TABLES)
+
+
+@pytest.mark.parametrize("text", ["NaN", "null", "Infinity"])
+def test_a_diagnostic_may_be_no_number(root: Path, tiny: Config, text: str) -> None:
+    path = root / METRICS
+    path.write_text(path.read_text().replace('"kl_k3": 0.0', f'"kl_k3": {text}'))
+    assert text in path.read_text()
+    collect(root, tiny)
+
+
+def test_a_data_set_called_null_is_a_name(tmp_path: Path, tiny: Config) -> None:
+    problems = tiny.datasets["stories"]
+    config = tiny.model_copy(update={"datasets": {"null": problems}})
+    write_results(tmp_path, config)
+    collect(tmp_path, config)
+    assert set(read_table(tmp_path, "runs")["dataset"]) == {"", "null"}
+
+
+def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> None:
+    write(root / EVALUATION, '{"size": "small", ')
+    with pytest.raises(ReportError) as error:
+        collect(root, tiny)
+    assert str(root / EVALUATION) in str(error.value)
+    assert "delete this file" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "reason"),
+    [
+        (EVALUATION, {"seed": 2}, "seed is 2, its path says 1"),
+        (EVALUATION, {"items": []}, "items"),
+        (EVALUATION, {"items": [{"id": "x", "greedy": 1, "sampled": [True]}]}, "items.0.greedy"),
+        (EVALUATION, {"items": [{"id": "x", "greedy": True, "sampled": [True]}]}, "holds other problems of 'heldout'"),
+        ("throughput/small/skip10.json", {"pairs": []}, "pairs"),
+        ("throughput/small/skip10.json", {"size": "huge"}, "size is 'huge'"),
+    ],
+)
+def test_a_foreign_file_is_refused(
+    root: Path, tiny: Config, file: str, changes: dict[str, object], reason: str
+) -> None:
+    edit(root / file, **changes)
+    with pytest.raises(ReportError) as error:
+        collect(root, tiny)
+    assert str(root / file) in str(error.value)
+    assert reason in str(error.value)
+
+
+def test_a_run_cut_short_is_refused(root: Path, tiny: Config) -> None:
+    lines = (root / METRICS).read_text().splitlines()
+    write(root / METRICS, "\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ReportError, match="steps are not 1 to 3"):
+        collect(root, tiny)
+    write(root / METRICS, "\n".join([lines[0], '{"step": 2}']) + "\n")
+    with pytest.raises(ReportError, match="line 2: reward: Field required"):
+        collect(root, tiny)
+
+
+def test_effects_reach_the_tables(tmp_path: Path, tiny: Config) -> None:
+    write_results(tmp_path, tiny, Effects(rollout_gain=2.0))
+    collect(tmp_path, tiny)
+    assert read_table(tmp_path, "throughput").set_index("skip")["speedup"][10] == pytest.approx(1.2)

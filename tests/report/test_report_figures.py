@@ -1,0 +1,149 @@
+"""Figures: what is drawn is what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgb
+from synthetic import make_config
+
+from nested_reft.config import CORRECTIONS, Config
+from nested_reft.report.collect import collect, read_table
+from nested_reft.report.figures import FIGURES, draw
+from nested_reft.report.plots_accuracy import accuracy, parity_plot
+from nested_reft.report.plots_speed import PARTS, throughput, time
+from nested_reft.report.plots_training import off_policyness, reward, smoothing_window
+from nested_reft.report.style import BASELINE, LOOKS, RC
+
+
+def texts(axis) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+def points(axis) -> np.ndarray:
+    """All scattered points (n, 2) of a panel."""
+    scattered = [c for c in axis.collections if isinstance(c, PathCollection)]
+    return np.concatenate([np.asarray(c.get_offsets()) for c in scattered])
+
+
+def test_throughput_draws_medians_pairs_and_ideal(collected: Path, small: Config) -> None:
+    summary, pairs = read_table(collected, "throughput"), read_table(collected, "throughput_pairs")
+    figure = throughput(summary, pairs, small)
+    assert [axis.get_title() for axis in figure.axes] == ["small", "large"]
+    for axis in figure.axes:
+        table = summary[summary["size"] == axis.get_title()]
+        _, ideal, measured = axis.lines
+        assert list(ideal.get_ydata()) == list(table["ideal_speedup"])
+        assert list(measured.get_xdata()) == [0, 10, 20]
+        assert list(measured.get_ydata()) == list(table["speedup"])
+        expected = pairs[pairs["size"] == axis.get_title()]["speedup"]
+        assert sorted(points(axis)[:, 1]) == sorted(expected)
+        assert f"measured {table['speedup'].iloc[-1]:.2f}×" in texts(axis)
+
+
+def test_time_bars_are_mean_seconds(collected: Path, small: Config) -> None:
+    training = read_table(collected, "training")
+    for axis in time(training, small).axes:
+        chosen = training[training["size"] == axis.get_title()]
+        bars = iter(axis.patches)
+        for part in PARTS:
+            means = chosen.groupby("skip")[f"{part}_seconds"].mean()
+            assert [bar.get_height() for _, bar in zip(range(3), bars, strict=False)] == pytest.approx(list(means))
+        assert texts(axis)[0] == "1×"
+        assert len(texts(axis)) == 3
+
+
+def test_reward_lines_are_means_over_seeds(collected: Path, small: Config) -> None:
+    training = read_table(collected, "training")
+    figure = reward(training, small)
+    assert len(figure.axes) == 2 * 2  # sizes x skips
+    assert smoothing_window(small.training.steps) == 1
+    chosen = training[(training["size"] == "small") & (training["skip"] == 10)]
+    for line, correction in zip(figure.axes[0].lines, small.corrections, strict=False):
+        expected = chosen[chosen["correction"] == correction].groupby("step")["reward"].mean()
+        assert list(line.get_ydata()) == pytest.approx(list(expected))
+        assert to_rgb(line.get_color()) == to_rgb(LOOKS[correction].color)
+    baseline = training[(training["size"] == "small") & (training["skip"] == 0)]
+    assert list(figure.axes[0].lines[-1].get_ydata()) == pytest.approx(list(baseline.groupby("step")["reward"].mean()))
+
+
+@pytest.mark.parametrize(("steps", "window"), [(4, 1), (10, 1), (20, 3), (40, 5), (100, 11)])
+def test_smoothing_window_is_odd_and_about_a_tenth(steps: int, window: int) -> None:
+    assert smoothing_window(steps) == window
+
+
+def test_off_policyness_draws_every_seed_and_the_mean(collected: Path, small: Config) -> None:
+    training = read_table(collected, "training")
+    axis = off_policyness(training, small).axes[0]
+    assert len(points(axis)) == 3 * (1 + 3 * 2)
+    by_skip = training[training["size"] == "small"].groupby("skip")["kl_k3"].mean()
+    drawn = sorted(float(line.get_ydata()[0]) for line in axis.lines)
+    assert drawn == pytest.approx(sorted([by_skip[0], *[by_skip[10]] * 3, *[by_skip[20]] * 3]))
+
+
+def test_accuracy_draws_every_seed_mean_and_reference(collected: Path, small: Config) -> None:
+    runs = read_table(collected, "runs")
+    figure = accuracy(runs, small)
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["heldout", "steps", "mean"]
+    for benchmark, axis in zip(("heldout", "steps"), figure.axes[:2], strict=True):
+        chosen = runs[(runs["size"] == "small") & (runs["benchmark"] == benchmark) & (runs["metric"] == "sampled")]
+        tuned = chosen[chosen["correction"] != "pretrained"]
+        assert sorted(points(axis)[:, 1]) == pytest.approx(sorted(100 * tuned["value"]))
+        start, baseline = axis.lines[:2]
+        assert start.get_ydata()[0] == pytest.approx(
+            100 * chosen.loc[chosen["correction"] == "pretrained", "value"].item()
+        )
+        assert baseline.get_ydata()[0] == pytest.approx(100 * tuned.loc[tuned["skip"] == 0, "value"].mean())
+    # The mean panel: each seed's mean over benchmarks.
+    both = runs[(runs["size"] == "small") & (runs["metric"] == "sampled") & (runs["correction"] != "pretrained")]
+    means = both.groupby(["correction", "skip", "seed"])["value"].mean()
+    assert sorted(points(figure.axes[2])[:, 1]) == pytest.approx(sorted(100 * means))
+
+
+def test_parity_markers_are_filled_where_equivalent(collected: Path, small: Config) -> None:
+    runs = read_table(collected, "runs")
+    generous = small.model_copy(update={"evaluation": small.evaluation.model_copy(update={"parity_margin": 0.9})})
+    strict = small.model_copy(update={"evaluation": small.evaluation.model_copy(update={"parity_margin": 1e-6})})
+    for config, hollow in ((generous, False), (strict, True)):
+        axis = parity_plot(runs, config).axes[0]
+        markers = axis.lines[1:]  # the first line marks 0
+        assert len(markers) == 6
+        assert all((line.get_markerfacecolor() == "white") == hollow for line in markers)
+        assert len(points(axis)) == 6 * 3
+
+
+def test_nothing_run_is_said_in_every_panel(tmp_path: Path, small: Config) -> None:
+    collect(tmp_path, small)
+    for spec in FIGURES.values():
+        figure = spec.function(*(read_table(tmp_path, name) for name in spec.tables), small)
+        assert all("not run" in texts(axis) for axis in figure.axes)
+
+
+@pytest.mark.parametrize("datasets", [1, 2])
+def test_panels_follow_the_data_sets(tmp_path: Path, datasets: int) -> None:
+    config = make_config(datasets=datasets, benchmarks=1)
+    collect(tmp_path, config)
+    assert len(time(read_table(tmp_path, "training"), config).axes) == 2 * datasets
+    assert len(accuracy(read_table(tmp_path, "runs"), config).axes) == 2 * datasets
+
+
+def test_every_correction_looks_its_own() -> None:
+    assert set(LOOKS) == set(CORRECTIONS)
+    looks = [*LOOKS.values(), BASELINE]
+    assert len({look.color for look in looks}) == len(looks)
+    assert len({LOOKS[name].marker for name in CORRECTIONS}) == len(CORRECTIONS)
+
+
+def test_files_are_the_same_twice(collected: Path, small: Config) -> None:
+    before = dict(mpl.rcParams)
+    draw("throughput", collected, small)
+    stem = collected / "figures" / "throughput"
+    first = [stem.with_suffix(suffix).read_bytes() for suffix in (".png", ".svg")]
+    draw("throughput", collected, small)
+    assert [stem.with_suffix(suffix).read_bytes() for suffix in (".png", ".svg")] == first
+    assert dict(mpl.rcParams) == before  # the style does not leak
+    assert set(RC) <= set(before)

@@ -1,0 +1,120 @@
+"""The tables that people read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic import Effects, make_config, write_results
+
+from nested_reft.config import Config
+from nested_reft.report.claims import write_claims
+from nested_reft.report.collect import collect, read_table
+from nested_reft.report.tables import accuracy_table, equivalence_table, markdown, speedup_table, write_tables
+
+NAMES = ("accuracy_sampled", "accuracy_greedy", "speedup", "equivalence")
+
+
+def tables(root: Path, config: Config) -> dict[str, str]:
+    collect(root, config)
+    write_claims(root, config)
+    write_tables(root, config)
+    return {path.name: path.read_text() for path in (root / "tables").iterdir()}
+
+
+def test_accuracy_cells_are_percent_with_a_half_width(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), steps=1)
+    write_results(tmp_path, config, Effects(cost=0.0))
+    tables(tmp_path, config)
+    table = accuracy_table(read_table(tmp_path, "runs"), config, "sampled").set_index("model")
+    # Benchmarks score 0.08 apart; without noise every seed is the same, so the half-width is 0.
+    assert list(table.loc["pre-trained", ["heldout", "steps", "mean", "IQM"]]) == ["40.0", "32.0", "36.0", "36.0"]
+    assert list(table.loc["baseline ReFT", ["heldout", "steps", "mean"]]) == ["65.0 ± 0.0", "57.0 ± 0.0", "61.0 ± 0.0"]
+    assert table.loc["base, skip 10 %", "mean"] == "61.0 ± 0.0"
+
+
+def test_half_width_is_the_t_interval_over_seeds(collected: Path, small: Config) -> None:
+    runs = read_table(collected, "runs")
+    chosen = runs.query("size == 'small' and correction == 'unit' and skip == 20 and metric == 'greedy'")
+    values = chosen[chosen["benchmark"] == "steps"]["value"]
+    table = accuracy_table(runs, small, "greedy").set_index(["size", "model"])
+    expected = f"{100 * values.mean():.1f} ± {100 * 4.302653 * values.std() / 3**0.5:.1f}"
+    assert table.loc[("small", "unit, skip 20 %"), "steps"] == expected
+
+
+def test_what_was_not_run_says_so(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base", "unit"), steps=1)
+    write_results(tmp_path, config)
+    for seed in config.seeds:
+        (tmp_path / f"evaluations/small/stories/unit/skip10/seed{seed}/steps.json").unlink()
+    (tmp_path / "throughput/small/skip10.json").unlink()
+    tables(tmp_path, config)
+    runs = read_table(tmp_path, "runs")
+    row = accuracy_table(runs, config, "sampled").set_index("model").loc["unit, skip 10 %"]
+    assert row["heldout"] != "not run"
+    assert list(row[["steps", "mean", "IQM"]]) == ["not run"] * 3
+    parity = equivalence_table(runs, config).set_index("correction")
+    assert parity.loc["unit", "verdict"] == "not run"
+    assert parity.loc["unit", "difference"] == "not run"
+    assert parity.loc["base", "verdict"] == "equivalent"
+    speed = speedup_table(read_table(tmp_path, "throughput"), read_table(tmp_path, "training"), config)
+    assert list(speed.set_index("skip %").loc["10", ["rollout tokens/s", "rollout speed-up"]]) == ["not run"] * 2
+    assert speed.set_index("skip %").loc["10", "step speed-up, stories"].startswith("1.02")
+
+
+def test_an_empty_experiment_is_all_not_run(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
+    tables(tmp_path, config)
+    assert set(accuracy_table(read_table(tmp_path, "runs"), config, "greedy")["heldout"]) == {"not run"}
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), seeds=(1,), steps=1)
+    write_results(tmp_path, config)
+    texts = tables(tmp_path, config)
+    row = equivalence_table(read_table(tmp_path, "runs"), config).iloc[0]
+    assert (row["low"], row["seeds"], row["verdict"]) == ("", "1", "no interval")
+    assert "±" not in texts["accuracy_sampled.csv"]
+
+
+def test_equivalence_is_grouped_by_data_set(tmp_path: Path) -> None:
+    config = make_config(sizes=2, datasets=2, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
+    write_results(tmp_path, config)
+    texts = tables(tmp_path, config)
+    table = equivalence_table(read_table(tmp_path, "runs"), config)
+    assert list(zip(table["dataset"], table["size"], strict=True)) == [
+        ("stories", "small"), ("stories", "large"), ("svamp", "small"), ("svamp", "large")
+    ]  # fmt: skip
+    sections = [line for line in texts["accuracy_sampled.md"].splitlines() if line.startswith("## ")]
+    assert sections == ["## Fine-tuning on stories", "## Fine-tuning on svamp"]
+
+
+def test_second_writing_is_byte_identical(tmp_path: Path) -> None:
+    config = make_config(sizes=1, steps=2)
+    write_results(tmp_path, config, Effects(noise=0.02))
+    first = tables(tmp_path, config)
+    assert {f"{name}.{kind}" for name in (*NAMES, "claims") for kind in ("csv", "md")} <= first.keys()
+    assert tables(tmp_path, config) == first
+
+
+def test_markdown_does_not_round_texts() -> None:
+    table = markdown(pd.DataFrame({"value": ["1.10", "2.00"]}))
+    assert [line.strip("| ") for line in table.splitlines()] == ["value", ":--------", "1.10", "2.00"]
+
+
+def test_claims_page_links_figures_and_states_the_rules(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), steps=1)
+    write_results(tmp_path, config)
+    page = tables(tmp_path, config)["claims.md"]
+    assert "[throughput](../figures/throughput.png)" in page
+    assert "`snakemake --cores all results/laptop/figures/parity.png`" in page
+    assert "within ± 5 points (C5)" in page
+
+
+@pytest.mark.parametrize("metric", ["sampled", "greedy"])
+def test_the_headline_metric_is_named(tmp_path: Path, metric: str) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
+    evaluation = config.evaluation.model_copy(update={"headline": metric})
+    config = config.model_copy(update={"evaluation": evaluation})
+    assert f"# Accuracy, {metric} (headline metric)" in tables(tmp_path, config)[f"accuracy_{metric}.md"]

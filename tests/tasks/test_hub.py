@@ -1,0 +1,261 @@
+"""Data sets from the mirror and the hub; the hub itself is replaced, for there may be no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+
+from nested_reft.config import HubModel, HubProblems
+from nested_reft.tasks import hub
+from nested_reft.tasks.records import DataError
+
+
+def source(repo: str = "o/d", split: str = "test", question: Any = "question", **keys: Any) -> HubProblems:
+    settings = {"source": "hub", "repo": repo, "split": split, "question": question, "answer": "answer", **keys}
+    return HubProblems.model_validate(settings)
+
+
+def write_lines(folder: Path, *rows: Any, name: str = "test.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+GSM8K = {"name": "main", "answer_pattern": r"####\s*(.+)"}
+REAL = [
+    (source("ChilleD/SVAMP", "train", ["Body", "Question"], answer="Answer"), 700, 0),
+    (source("ChilleD/SVAMP", "test", ["Body", "Question"], answer="Answer"), 300, 0),
+    (source("openai/gsm8k", "train", **GSM8K), 7473, 0),
+    (source("openai/gsm8k", "test", **GSM8K), 1319, 0),
+    (source("hiyouga/math12k", "train", "problem"), 11998, 2),
+    (source("hiyouga/math12k", "test", "problem"), 500, 0),
+    (source("HuggingFaceH4/MATH-500", "test", "problem"), 500, 0),
+    (source("HuggingFaceH4/aime_2024", "train", "problem"), 30, 0),
+    (source("math-ai/amc23"), 40, 0),
+    (source("math-ai/minervamath"), 272, 0),
+    (source("math-ai/olympiadbench"), 675, 0),
+]
+
+
+@pytest.mark.parametrize(("settings", "kept", "dropped"), REAL, ids=lambda value: getattr(value, "repo", str(value)))
+def test_real_data_sets_load_whole(data_mirror: Path, settings: HubProblems, kept: int, dropped: int) -> None:
+    problems, provenance = hub.load_problems(settings, data_mirror)
+    assert len(problems) == kept == provenance["rows_kept"]
+    assert provenance["rows_dropped_empty"] == dropped
+    assert provenance["rows_read"] == kept + dropped
+    assert len({problem.id for problem in problems}) == kept
+    assert all(problem.question and problem.answer for problem in problems)
+    assert provenance["origin"] == "mirror"
+    assert provenance["resolved_revision"] is None
+
+
+def real(mirror: Path, repo: str, split: str) -> dict[str, tuple[str, str]]:
+    settings = next(settings for settings, _, _ in REAL if (settings.repo, settings.split) == (repo, split))
+    return {problem.id: (problem.question, problem.answer) for problem in hub.load_problems(settings, mirror)[0]}
+
+
+def test_empty_answers_of_math12k_are_dropped_and_ids_stay_row_numbers(data_mirror: Path) -> None:
+    ids = real(data_mirror, "hiyouga/math12k", "train").keys()
+    assert {f"train-{row}" for row in range(12000)} - ids == {"train-1165", "train-8125"}
+
+
+def test_answers_have_the_form_the_grader_takes(data_mirror: Path) -> None:
+    assert real(data_mirror, "math-ai/amc23", "test")["test-0"][1] == "27"
+    answers = [answer for _, answer in real(data_mirror, "HuggingFaceH4/aime_2024", "train").values()]
+    assert all(len(answer) == 3 and answer.isdigit() for answer in answers)
+    assert "025" in answers
+    assert real(data_mirror, "openai/gsm8k", "test")["test-0"][1] == "18"
+
+
+def test_svamp_question_is_body_and_question(data_mirror: Path) -> None:
+    question, answer = real(data_mirror, "ChilleD/SVAMP", "test")["test-0"]
+    assert question.startswith("Mary is baking a cake.")
+    assert question.endswith("5 cups of flour. How many more cups of sugar than cups of salt does she need to add now?")
+    assert answer == "1"
+
+
+def test_cells_become_text(tmp_path: Path) -> None:
+    cells = [27.0, 0.5, "025", 7, ["\\frac{1}{2}", "3"], [4.0], " x ", None, "", " ", [], [""], float("nan")]
+    write_lines(tmp_path / "o/d", *({"question": "q", "answer": cell} for cell in cells))
+    problems, provenance = hub.load_problems(source(), tmp_path)
+    assert [problem.answer for problem in problems] == ["27", "0.5", "025", "7", "\\frac{1}{2}, 3", "4", "x"]
+    assert provenance["rows_dropped_empty"] == 6
+
+
+def test_new_olympiadbench_shape_in_parquet(tmp_path: Path) -> None:
+    folder = tmp_path / "math-ai/olympiadbench"
+    folder.mkdir(parents=True)
+    table = datasets.Dataset.from_dict(
+        {"question": ["p", "q", "r"], "final_answer": [["2"], ["$(1,2)$", "$(2,1)$"], []], "answer_type": ["a"] * 3}
+    )
+    table.to_parquet(str(folder / "test-00000-of-00001.parquet"))
+    problems, provenance = hub.load_problems(source("math-ai/olympiadbench", answer="final_answer"), tmp_path)
+    assert [problem.answer for problem in problems] == ["2", "$(1,2)$, $(2,1)$"]
+    assert provenance["rows_dropped_empty"] == 1
+
+
+def test_shards_are_read_in_order_and_all_needed(tmp_path: Path) -> None:
+    folder = tmp_path / "o/d/main"
+    folder.mkdir(parents=True)
+    for shard in (1, 0):
+        rows = datasets.Dataset.from_dict({"question": [f"q{shard}"], "answer": [str(shard)]})
+        rows.to_parquet(str(folder / f"test-0000{shard}-of-00002.parquet"))
+    problems, provenance = hub.load_problems(source(name="main"), tmp_path)
+    assert [(p.id, p.answer) for p in problems] == [("test-0", "0"), ("test-1", "1")]
+    assert list(provenance["files"]) == [f"o/d/main/test-0000{shard}-of-00002.parquet" for shard in (0, 1)]
+    (folder / "test-00000-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="holds 1 of the 2 parquet shards"):
+        hub.load_problems(source(name="main"), tmp_path)
+
+
+def test_text_that_looks_like_a_date_stays_text(tmp_path: Path) -> None:
+    write_lines(tmp_path / "o/d", {"question": "2020-01-01", "answer": "2020-01-01T10:00:00"})
+    [problem] = hub.load_problems(source(), tmp_path)[0]
+    assert (problem.question, problem.answer) == ("2020-01-01", "2020-01-01T10:00:00")
+
+
+def test_limit_counts_kept_problems(tmp_path: Path) -> None:
+    write_lines(tmp_path / "o/d", *({"question": "q", "answer": answer} for answer in ["", "1", "2", "3"]))
+    problems, provenance = hub.load_problems(source(limit=2), tmp_path)
+    assert [problem.id for problem in problems] == ["test-1", "test-2"]
+    assert (provenance["rows_read"], provenance["rows_kept"], provenance["rows_dropped_empty"]) == (3, 2, 1)
+
+
+def test_checksum_is_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "o/d").mkdir(parents=True)
+    (tmp_path / "o/d/test.jsonl").write_text('{"question": "q", "answer": "1"}\n')
+    digest = hub.load_problems(source(), tmp_path)[1]["files"]["o/d/test.jsonl"]
+    assert digest == "a35feb60d28ead141397667b83ccc6e7f4ab2cc8441d360d47a989de9eed708f"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"answer": "anser"}, "no column 'anser', did you mean 'answer'.*columns: question, answer"),
+        ({"question": ["question", "body"]}, "no column 'body'"),
+        ({"answer_pattern": "(["}, r"answer_pattern '\(\[' is no regular expression"),
+        ({"answer_pattern": "####"}, "needs a group"),
+        ({"answer_pattern": "####(.*)"}, r"o/d, split test, row 0: answer_pattern '####\(\.\*\)' is not found in '1'"),
+        ({"split": "tset"}, r"tset\.jsonl.*no such file.*did you mean 'test'.*put it there"),
+        ({"name": "main"}, r"o/d/main/test\.jsonl"),
+        ({"repo": "o/absent"}, r"o/absent/test\.jsonl"),
+    ],
+)
+def test_wrong_settings_are_one_clear_error(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    write_lines(tmp_path / "o/d", {"question": "q", "answer": "1"})
+    with pytest.raises(DataError, match=message):
+        hub.load_problems(source(**keys), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("test.jsonl", b"", "is empty"),
+        ("test.jsonl", '{"question": "é", "answer": "1"}'.encode("latin-1"), "not UTF-8"),
+        ("test.jsonl", b'{"question": "q", "answer": "1"}\n{"question": "q",', "line 2: is not JSON"),
+        ("test.jsonl", b"[1, 2]\n", "line 1: is not an object"),
+        ("test.jsonl", b"[" * 100_000, "line 1: is not JSON"),
+        ("test.jsonl", b'{"question": "q", "answer": {"a": 1}}\n', "row 0: column 'answer' holds neither"),
+        ("test.jsonl", b'{"question": "q", "answer": true}\n', "row 0: column 'answer' holds neither"),
+        ("test.jsonl", b'{"question": "q", "answer": ""}\n', "none of the 1 rows"),
+        ("test.parquet", b"", "not a readable parquet file"),
+        ("test.parquet", b"PAR1 cut off", "not a readable parquet file"),
+    ],
+)
+def test_damaged_files_are_one_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / "o/d").mkdir(parents=True)
+    (tmp_path / "o/d" / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"o/d.*{message}"):
+        hub.load_problems(source(), tmp_path)
+
+
+def test_mirror_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(hub.MIRROR_VARIABLE, raising=False)
+    assert hub.mirror_from_environment() is None
+    monkeypatch.setenv(hub.MIRROR_VARIABLE, str(tmp_path))
+    assert hub.mirror_from_environment() == tmp_path
+    monkeypatch.setenv(hub.MIRROR_VARIABLE, str(tmp_path / "absent"))
+    with pytest.raises(DataError, match=r"NESTED_REFT_DATA_MIRROR=.*absent: no such folder"):
+        hub.mirror_from_environment()
+
+
+MODEL = HubModel(source="hub", repo="o/m", revision="v1", layers=2)
+
+# --- the hub ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (errors.GatedRepoError, "hf auth login"),
+        (errors.RepositoryNotFoundError, "correct `repo`"),
+        (errors.RevisionNotFoundError, "correct `revision`"),
+        (errors.OfflineModeIsEnabled, "NESTED_REFT_DATA_MIRROR"),
+        (ConnectionError, "check the network"),
+    ],
+)
+def test_hub_errors_name_repository_revision_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Any, remedy: str
+) -> None:
+    is_answer = issubclass(error, errors.HfHubHTTPError)
+    answer: Any = SimpleNamespace(headers={}, request=None)
+    raised = error("refused", response=answer) if is_answer else error("no route")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
+    with pytest.raises(DataError, match=f"dataset o/d, revision v1: .*{remedy}"):
+        hub.load_problems(source(revision="v1"), None)
+    with pytest.raises(DataError, match=f"model o/m, revision v1: .*{remedy}"):
+        hub.fetch_model(MODEL, None, tmp_path)
+
+
+def test_hub_rows_are_loaded_at_the_resolved_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, calls = "a" * 40, []
+
+    def info(self: Any, repo: str, **keys: Any) -> Any:
+        assert (repo, keys["revision"], keys["repo_type"]) == ("o/d", "main", "dataset")
+        return type("Info", (), {"sha": commit})
+
+    def load(*args: Any, **keys: Any) -> Any:
+        calls.append((args, keys))
+        return datasets.Dataset.from_dict({"question": ["q"], "answer": [27.0]})
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", info)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    problems, provenance = hub.load_problems(source(name="main"), None)
+    assert calls == [(("o/d", "main"), {"split": "test", "revision": commit})]
+    assert problems[0].answer == "27"
+    assert provenance == {
+        "repo": "o/d", "name": "main", "split": "test", "requested_revision": "main", "resolved_revision": commit,
+        "origin": "hub", "files": {}, "rows_read": 1, "rows_kept": 1, "rows_dropped_empty": 0,
+    }  # fmt: skip
+
+
+def test_unknown_split_of_the_hub_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise ValueError("Unknown split \"test\". Should be one of ['train'].")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: type("Info", (), {"sha": "a" * 40}))
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=r"o/d, split test: Unknown split.*train"):
+        hub.load_problems(source(), None)
+
+
+def test_offline_mode_ends_at_once_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # What HF_HUB_OFFLINE=1 sets; nothing is replaced here.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"dataset o/absent, revision main: .*NESTED_REFT_DATA_MIRROR"):
+        hub.load_problems(source("o/absent"), None)
+    with pytest.raises(DataError, match=r"model o/m, revision v1: .*NESTED_REFT_DATA_MIRROR"):
+        hub.fetch_model(MODEL, None, tmp_path / "model")
