@@ -103,6 +103,7 @@ class Config(Strict):
 
     experiment: Name
     device: Literal["cpu", "cuda"] = "cpu"
+    threads_per_job: Positive = 1
     sizes: dict[Name, Model] = Field(min_length=1)
     datasets: dict[Name, Problems] = Field(min_length=1)
     benchmarks: dict[Name, Problems] = Field(min_length=1)

@@ -26,7 +26,6 @@ RUNS = ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", 
 TRAINING = ["run", "size", "dataset", "correction", "skip", "seed", *StepRecord.model_fields]
 THROUGHPUT = ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"]
 THROUGHPUT_PAIRS = ["size", "skip", "pair", "baseline_tokens_per_s", "nested_tokens_per_s", "speedup", "skipped_layers"]
-TABLES = ("runs", "training", "throughput", "throughput_pairs")
 
 _TEXT = {"run", "size", "dataset", "correction", "benchmark", "metric", "skipped_layers"}
 _TEXT |= {"id", "claim", "paper", "measured", "verdict", "figure", "command"}

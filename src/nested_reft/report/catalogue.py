@@ -1,0 +1,73 @@
+"""The report's tables and figures by name: which tables a figure needs, who draws it, what its caption says.
+
+Imports nothing, so that the workflow can read it without loading the plotting libraries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+TIDY_TABLES = ("runs", "training", "throughput", "throughput_pairs")  # CSV, one fact a row
+PRESENTATION_TABLES = ("accuracy_sampled", "accuracy_greedy", "speedup", "equivalence")  # CSV and Markdown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`module` of this package draws the figure from `tables`; `category` sorts it in the report."""
+
+    module: str
+    category: str
+    tables: tuple[str, ...]
+    caption: str
+
+
+FIGURES: dict[str, Entry] = {
+    "throughput": Entry(
+        "plots_speed",
+        "Speed",
+        ("throughput", "throughput_pairs"),
+        "Rollout speed-up (tokens/s of the nested over the full model) against the share of layers skipped. Faint "
+        "points: interleaved pairs, timed alone on the machine. Line: median; bars: 95 % bootstrap interval over "
+        "pairs. Dashed: the ideal, the cost of all layers over that of the layers kept, embedding and LM head "
+        "counted. Skip 0 pairs the full model with itself and shows the noise.",
+    ),
+    "time": Entry(
+        "plots_speed",
+        "Speed",
+        ("training",),
+        "Where a training step's time goes: mean seconds over steps, seeds and corrections. Above each bar: "
+        "end-to-end tokens/s over the baseline's (geometric mean over seeds). Training jobs share the machine, so "
+        "these times are noisy; the throughput figure is the one measured alone.",
+    ),
+    "reward": Entry(
+        "plots_training",
+        "Training",
+        ("training",),
+        "Reward of the training rollouts, moving mean over about a tenth of the steps. Line: mean over seeds; band: "
+        "from the lowest to the highest seed. The nested runs' rewards are the behaviour model's, not the target's.",
+    ),
+    "off_policyness": Entry(
+        "plots_training",
+        "Off-policyness",
+        ("training",),
+        "How far the behaviour policy b is from the target π: k3 estimate of the KL divergence, effective sample size "
+        "(1 is on-policy), and the token ratios π/b before clipping (marker: median; thick: 5 to 95 %; thin: 1 to "
+        "99 %). Means over a run's steps; faint points: seeds; markers: mean over seeds.",
+    ),
+    "accuracy": Entry(
+        "plots_accuracy",
+        "Accuracy",
+        ("runs",),
+        "Accuracy on held-out problems in the headline metric. Small points: seeds; markers: mean over seeds; bars: "
+        "95 % Student-t interval over seeds. Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model.",
+    ),
+    "parity": Entry(
+        "plots_accuracy",
+        "Accuracy",
+        ("runs",),
+        "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric, paired by seed on "
+        "identical problems. Small points: seeds. Bars: 95 % Student-t interval over seeds. Filled: "
+        "equivalent, that is the whole interval lies within the shaded margin; hollow: not shown to be.",
+    ),
+}

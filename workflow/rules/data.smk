@@ -1,0 +1,33 @@
+# Problems to fine-tune on (train) and benchmarks (test): generated, or from the hub or its mirror.
+rule data:
+    input:
+        SOURCES["data"],
+    output:
+        problems=f"{RESULTS}/data/{{role}}/{{problems}}.jsonl",
+        provenance=f"{RESULTS}/data/{{role}}/{{problems}}.json",
+    log:
+        f"{RESULTS}/logs/data/{{role}}/{{problems}}.log",
+    params:
+        settings=lambda wildcards: jobs.data_settings(CONFIG, wildcards.role, wildcards.problems).canonical_json(),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    message:
+        "Problems: {wildcards.problems} ({wildcards.role})"
+    shell:
+        "{PYTHON} -m nested_reft data --settings {params.settings:q} --output {output.problems}"
+        " --provenance {output.provenance} 2> {log}"
+
+
+# One small file that stands once all sources are there: no training starts before bad input has been found.
+rule check:
+    input:
+        checked_sources(),
+    output:
+        f"{RESULTS}/data/checked.json",
+    log:
+        f"{RESULTS}/logs/data/checked.log",
+    message:
+        "All data sets and fetched models are there"
+    shell:
+        "{PYTHON} -m nested_reft check --output {output} {input} 2> {log}"

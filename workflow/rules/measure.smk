@@ -1,0 +1,27 @@
+# Rollout throughput. The job takes all cores, so that nothing else runs beside it, and computes with its usual threads.
+rule throughput:
+    input:
+        SOURCES["throughput"],
+        checked=ancient(f"{RESULTS}/data/checked.json"),
+        policy=f"{RESULTS}/models/{{size}}",
+        problems=f"{RESULTS}/data/train/{DATASETS['train'][0]}.jsonl",
+    output:
+        f"{RESULTS}/throughput/{{size}}/skip{{skip}}.json",
+    log:
+        f"{RESULTS}/logs/throughput/{{size}}/skip{{skip}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/throughput/{{size}}/skip{{skip}}.tsv"
+    params:
+        settings=lambda wildcards: jobs.throughput_settings(
+            CONFIG, wildcards.size, int(wildcards.skip)
+        ).canonical_json(),
+        compute_threads=CONFIG.threads_per_job,
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=3000,
+        gpu=GPUS,
+    message:
+        "Throughput, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
+    shell:
+        "{PYTHON} -m nested_reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
+        " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"

@@ -1,0 +1,29 @@
+# Reinforced fine-tuning: one run of the run table. The baseline ReFT is the row with skip 0.
+rule train:
+    input:
+        SOURCES["train"],
+        checked=ancient(f"{RESULTS}/data/checked.json"),
+        policy=f"{RESULTS}/models/{{size}}",
+        problems=f"{RESULTS}/data/train/{{dataset}}.jsonl",
+    output:
+        policy=directory(f"{RESULTS}/runs/{RUN_PATH}/policy"),
+        metrics=f"{RESULTS}/runs/{RUN_PATH}/metrics.jsonl",
+        manifest=f"{RESULTS}/runs/{RUN_PATH}/manifest.json",
+    log:
+        f"{RESULTS}/logs/train/{RUN_PATH}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{RUN_PATH}.tsv"
+    params:
+        settings=lambda wildcards: jobs.train_settings(CONFIG, run_of(wildcards)).canonical_json(),
+        # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
+        checkpoints=f"{RESULTS}/checkpoints",
+    threads: CONFIG.threads_per_job
+    resources:
+        mem_mb=3000,
+        gpu=GPUS,
+    message:
+        "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, skip {wildcards.skip} %, seed {wildcards.seed}"
+    shell:
+        "{PYTHON} -m nested_reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
+        " --problems {input.problems} --checkpoints {params.checkpoints} --output {output.policy}"
+        " --metrics {output.metrics} --manifest {output.manifest} 2> {log}"
