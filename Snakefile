@@ -4,6 +4,6 @@ include: "workflow/Snakefile"
 
 # An included file cannot name the default target, so the file that Snakemake was started with does.
 rule default:
+    default_target: True
     input:
         rules.all.input,
-    default_target: True

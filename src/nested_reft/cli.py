@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
     add("train", "one reinforced fine-tuning run", jobs.train, "TrainSettings",
         ("policy", "problems", "checkpoints", "output", "metrics", "manifest"))  # fmt: skip
-    add("evaluate", "one policy on one benchmark", jobs.evaluate, "EvaluateSettings", ("policy", "problems", "output"))
+    evaluate = add("evaluate", "one policy on some benchmarks", jobs.evaluate, "EvaluateSettings", ("policy",))
+    for file in ("problems", "output"):
+        evaluate.add_argument(f"--{file}", required=True, nargs="+", type=Path, metavar="PATH", help="one a benchmark")
     add("throughput", "rollout speed of nested views, in pairs", jobs.throughput, "ThroughputSettings",
         ("policy", "problems", "output"))  # fmt: skip
     add("collect", "collect all results into tidy tables", jobs.collect, "Config", ("root",))

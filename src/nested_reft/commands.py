@@ -104,7 +104,9 @@ def check(options: Options) -> None:
     for path in options.provenance:
         try:
             source = json.loads(path.read_text(encoding="utf-8"))
-            sources.append({key: source.get(key) for key in ("role", "name", "origin", "rows_kept", "resolved_revision")})
+            sources.append(
+                {key: source.get(key) for key in ("role", "name", "origin", "rows_kept", "resolved_revision")}
+            )
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error}); delete it to make it anew") from None
     for source in sources:
@@ -146,7 +148,7 @@ def train(options: Options) -> None:
 
 
 def evaluate(options: Options) -> None:
-    """One policy on one benchmark."""
+    """One policy on some benchmarks."""
     import torch
 
     from nested_reft.evaluation.evaluate import evaluate as run_evaluation
@@ -156,18 +158,18 @@ def evaluate(options: Options) -> None:
 
     settings = parse(EvaluateSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
-    problems = read_problems(options.problems)
     policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.dtype)
-    record = run_evaluation(settings, policy, problems)
-    write_json(options.output, record)
-    items = record["items"]
-    greedy = sum(item["greedy"] for item in items) / len(items)
-    sampled = sum(sum(item["sampled"]) / len(item["sampled"]) for item in items) / len(items)
     where = settings.run.path if settings.run else f"{settings.size}, pre-trained"
-    Progress(f"evaluate {where} on {settings.benchmark}").log(
-        f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record['seconds']:.1f} s  "
-        f"{grading.timeouts()} answers not graded in time"
-    )
+    for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
+        record = run_evaluation(settings, policy, benchmark, read_problems(problems))
+        write_json(output, record)
+        items = record["items"]
+        greedy = sum(item["greedy"] for item in items) / len(items)
+        sampled = sum(sum(item["sampled"]) / len(item["sampled"]) for item in items) / len(items)
+        Progress(f"evaluate {where} on {benchmark}").step(
+            f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record['seconds']:.1f} s  "
+            f"{grading.timeouts()} answers not graded in time"
+        )
 
 
 def throughput(options: Options) -> None:

@@ -12,8 +12,8 @@ from matplotlib.colors import to_rgb
 from synthetic import make_config
 
 from nested_reft.config import CORRECTIONS, Config
-from nested_reft.report.collect import collect, read_table
 from nested_reft.report.catalogue import FIGURES
+from nested_reft.report.collect import collect, read_table
 from nested_reft.report.figures import DRAW, draw
 from nested_reft.report.plots_accuracy import accuracy, parity_plot
 from nested_reft.report.plots_speed import PARTS, throughput, time

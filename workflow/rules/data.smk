@@ -7,11 +7,13 @@ rule data:
         provenance=f"{RESULTS}/data/{{role}}/{{problems}}.json",
     log:
         f"{RESULTS}/logs/data/{{role}}/{{problems}}.log",
-    params:
-        settings=lambda wildcards: jobs.data_settings(CONFIG, wildcards.role, wildcards.problems).canonical_json(),
     threads: 1
     resources:
         mem_mb=2000,
+    params:
+        settings=lambda wildcards: jobs.data_settings(
+            CONFIG, wildcards.role, wildcards.problems
+        ).canonical_json(),
     message:
         "Problems: {wildcards.problems} ({wildcards.role})"
     shell:

@@ -1,45 +1,35 @@
-# Accuracy on one benchmark, of the pre-trained models and of every run.
-rule evaluate_pretrained:
-    input:
-        SOURCES["evaluate"],
-        policy=f"{RESULTS}/models/{{size}}",
-        problems=f"{RESULTS}/data/test/{{benchmark}}.jsonl",
-    output:
-        f"{RESULTS}/evaluations/{{size}}/pretrained/{{benchmark}}.json",
-    log:
-        f"{RESULTS}/logs/evaluate/{{size}}/pretrained/{{benchmark}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{{size}}/pretrained/{{benchmark}}.tsv"
-    params:
-        settings=lambda wildcards: jobs.evaluate_settings(
-            CONFIG, wildcards.size, None, wildcards.benchmark
-        ).canonical_json(),
-    threads: CONFIG.threads_per_job
-    resources:
-        mem_mb=3000,
-        gpu=GPUS,
-    message:
-        "Evaluate on {wildcards.benchmark}: {wildcards.size}, pre-trained"
-    shell:
-        "{PYTHON} -m nested_reft evaluate --settings {params.settings:q} --threads {threads} --policy {input.policy}"
-        " --problems {input.problems} --output {output} 2> {log}"
+# Accuracy of the pre-trained models and of every run: a job for each policy and batch of benchmarks
+# (evaluation.benchmarks_per_job: 1 makes it a job for each benchmark).
+for number, batch in enumerate(benchmark_batches(CONFIG)):
 
-
-use rule evaluate_pretrained as evaluate with:
-    input:
-        SOURCES["evaluate"],
-        policy=f"{RESULTS}/runs/{RUN_PATH}/policy",
-        problems=f"{RESULTS}/data/test/{{benchmark}}.jsonl",
-    output:
-        f"{RESULTS}/evaluations/{RUN_PATH}/{{benchmark}}.json",
-    log:
-        f"{RESULTS}/logs/evaluate/{RUN_PATH}/{{benchmark}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{RUN_PATH}/{{benchmark}}.tsv"
-    params:
-        settings=lambda wildcards: jobs.evaluate_settings(
-            CONFIG, wildcards.size, run_of(wildcards), wildcards.benchmark
-        ).canonical_json(),
-    message:
-        "Evaluate on {wildcards.benchmark}: {wildcards.size}, {wildcards.dataset}, {wildcards.correction},"
-        " skip {wildcards.skip} %, seed {wildcards.seed}"
+    rule:
+        name:
+            f"evaluate_{'_'.join(batch)}"
+            if len(batch) < len(CONFIG.benchmarks)
+            else "evaluate"
+        input:
+            SOURCES["evaluate"],
+            policy=policy_folder,
+            problems=expand(f"{RESULTS}/data/test/{{benchmark}}.jsonl", benchmark=batch),
+        output:
+            expand(
+                f"{RESULTS}/evaluations/{{{{size}}}}/{{{{tuning}}}}/{{benchmark}}.json",
+                benchmark=batch,
+            ),
+        log:
+            f"{RESULTS}/logs/evaluate/{{size}}/{{tuning}}/{number}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/evaluate/{{size}}/{{tuning}}/{number}.tsv"
+        threads: CONFIG.threads_per_job
+        resources:
+            mem_mb=3000,
+            gpu=GPUS,
+        params:
+            settings=lambda wildcards, batch=batch: jobs.evaluate_settings(
+                CONFIG, wildcards.size, tuned_run(wildcards), batch
+            ).canonical_json(),
+        message:
+            f"Evaluate on {', '.join(batch)}: {{wildcards.size}} {{wildcards.tuning}}"
+        shell:
+            "{PYTHON} -m nested_reft evaluate --settings {params.settings:q} --threads {threads}"
+            " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"

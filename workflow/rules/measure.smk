@@ -11,15 +11,15 @@ rule throughput:
         f"{RESULTS}/logs/throughput/{{size}}/skip{{skip}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/throughput/{{size}}/skip{{skip}}.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=3000,
+        gpu=GPUS,
     params:
         settings=lambda wildcards: jobs.throughput_settings(
             CONFIG, wildcards.size, int(wildcards.skip)
         ).canonical_json(),
         compute_threads=CONFIG.threads_per_job,
-    threads: workflow.cores or 1
-    resources:
-        mem_mb=3000,
-        gpu=GPUS,
     message:
         "Throughput, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
     shell:

@@ -1,20 +1,28 @@
 # Pre-trained models: made here (`source: scratch`), or from the hub or its mirror.
 rule model:
     input:
-        lambda wildcards: SOURCES["pretrain"] if CONFIG.sizes[wildcards.size].source == "scratch" else [],
+        lambda wildcards: (
+            SOURCES["pretrain"]
+            if CONFIG.sizes[wildcards.size].source == "scratch"
+            else []
+        ),
     output:
         policy=directory(f"{RESULTS}/models/{{size}}"),
         provenance=f"{RESULTS}/models/{{size}}.json",
     log:
         f"{RESULTS}/logs/models/{{size}}.log",
-    params:
-        settings=lambda wildcards: jobs.model_settings(CONFIG, wildcards.size).canonical_json(),
+    # The longest jobs that others wait for.
+    priority: 10
     threads: CONFIG.threads_per_job
     resources:
         mem_mb=3000,
-        gpu=lambda wildcards: GPUS if CONFIG.sizes[wildcards.size].source == "scratch" else 0,
-    # The longest jobs that others wait for.
-    priority: 10
+        gpu=lambda wildcards: (
+            GPUS if CONFIG.sizes[wildcards.size].source == "scratch" else 0
+        ),
+    params:
+        settings=lambda wildcards: jobs.model_settings(
+            CONFIG, wildcards.size
+        ).canonical_json(),
     message:
         "Pre-trained model: {wildcards.size}"
     shell:

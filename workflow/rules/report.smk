@@ -22,7 +22,11 @@ rule presentation_tables:
         SOURCES["tables"],
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     output:
-        expand(f"{RESULTS}/tables/{{table}}.{{kind}}", table=PRESENTATION_TABLES, kind=["csv", "md"]),
+        expand(
+            f"{RESULTS}/tables/{{table}}.{{kind}}",
+            table=PRESENTATION_TABLES,
+            kind=["csv", "md"],
+        ),
     log:
         f"{RESULTS}/logs/report/tables.log",
     params:
@@ -36,7 +40,9 @@ rule presentation_tables:
 rule claims:
     input:
         SOURCES["claims"],
-        expand(f"{RESULTS}/tables/{{table}}.csv", table=["runs", "training", "throughput"]),
+        expand(
+            f"{RESULTS}/tables/{{table}}.csv", table=["runs", "training", "throughput"]
+        ),
     output:
         expand(f"{RESULTS}/tables/claims.{{kind}}", kind=["csv", "md"]),
     log:
@@ -54,7 +60,10 @@ rule figure:
     input:
         STYLE,
         lambda wildcards: source(f"report/{FIGURES[wildcards.figure].module}.py"),
-        lambda wildcards: [f"{RESULTS}/tables/{table}.csv" for table in FIGURES[wildcards.figure].tables],
+        lambda wildcards: [
+            f"{RESULTS}/tables/{table}.csv"
+            for table in FIGURES[wildcards.figure].tables
+        ],
     output:
         report(
             f"{RESULTS}/figures/{{figure}}.png",

@@ -13,14 +13,16 @@ rule train:
         f"{RESULTS}/logs/train/{RUN_PATH}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{RUN_PATH}.tsv"
-    params:
-        settings=lambda wildcards: jobs.train_settings(CONFIG, run_of(wildcards)).canonical_json(),
-        # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
-        checkpoints=f"{RESULTS}/checkpoints",
     threads: CONFIG.threads_per_job
     resources:
         mem_mb=3000,
         gpu=GPUS,
+    params:
+        settings=lambda wildcards: jobs.train_settings(
+            CONFIG, run_of(wildcards)
+        ).canonical_json(),
+        # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
+        checkpoints=f"{RESULTS}/checkpoints",
     message:
         "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, skip {wildcards.skip} %, seed {wildcards.seed}"
     shell:

@@ -31,7 +31,9 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
     if kind == "missing":
         return f"{key}: is missing"
     if kind == "literal_error":
-        return f"{key}: unknown value {item['input']!r}, {nearest(str(item['input']), _quoted(item['ctx']['expected']))}"
+        return (
+            f"{key}: unknown value {item['input']!r}, {nearest(str(item['input']), _quoted(item['ctx']['expected']))}"
+        )
     if kind == "union_tag_invalid":
         choices = _quoted(item["ctx"]["expected_tags"])
         return f"{key}.source: unknown value {item['ctx']['tag']!r}, {nearest(item['ctx']['tag'], choices)}"

@@ -75,13 +75,17 @@ class Training(Strict):
 
 
 class Evaluation(Strict):
-    """Greedy and sampled accuracy; `headline` says which of the two the claims are about."""
+    """Greedy and sampled accuracy; `headline` says which of the two the claims are about.
+
+    `benchmarks_per_job` above 1 spares small models the start-up of a process for each benchmark.
+    """
 
     samples_per_problem: Positive
     temperature: Annotated[float, Field(gt=0)] = 1.0
     max_new_tokens: Positive
     max_prompt_tokens: Positive = 1024
     batch_problems: Positive = 64
+    benchmarks_per_job: Positive = 1
     headline: Literal["greedy", "sampled"] = "sampled"
     parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     seed: int = 0
@@ -180,6 +184,12 @@ def run_table(config: Config) -> list[Run]:
         for correction, skip in cells
         for seed in config.seeds
     ]
+
+
+def benchmark_batches(config: Config) -> list[tuple[str, ...]]:
+    """The benchmarks in the order of the config, as many together as one evaluation job takes."""
+    names, size = list(config.benchmarks), config.evaluation.benchmarks_per_job
+    return [tuple(names[first : first + size]) for first in range(0, len(names), size)]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

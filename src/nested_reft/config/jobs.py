@@ -47,11 +47,11 @@ class TrainSettings(Strict):
 
 
 class EvaluateSettings(Strict):
-    """One policy on one benchmark; `run` is None for a pre-trained model."""
+    """One policy on some benchmarks; `run` is None for a pre-trained model."""
 
     size: str
     run: Run | None
-    benchmark: str
+    benchmarks: tuple[str, ...]
     evaluation: Evaluation
     prompt: Prompt
     dtype: str
@@ -99,11 +99,11 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
     )
 
 
-def evaluate_settings(config: Config, size: str, run: Run | None, benchmark: str) -> EvaluateSettings:
+def evaluate_settings(config: Config, size: str, run: Run | None, benchmarks: tuple[str, ...]) -> EvaluateSettings:
     return EvaluateSettings(
         size=size,
         run=run,
-        benchmark=benchmark,
+        benchmarks=benchmarks,
         evaluation=config.evaluation,
         prompt=config.prompt,
         dtype=config.training.dtype,

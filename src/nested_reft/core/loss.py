@@ -48,7 +48,9 @@ def policy_loss(
     For `base` the gradient flows through the weight: d rho = rho d log pi, inside the clip. For the others the weight
     is a constant beside d log pi. Both are the same gradient where rho is 1.
     """
-    weights = importance_weights(correction, logp_target, logp_behavior, mask, advantages=advantages, **params)  # (B, T)
+    weights = importance_weights(
+        correction, logp_target, logp_behavior, mask, advantages=advantages, **params
+    )  # (B, T)
     terms = weights if correction in THROUGH_RATIO else weights * logp_target  # (B, T)
     objective = torch.where(mask.bool(), terms * advantages.unsqueeze(1), 0.0)  # (B, T)
     loss = -(objective * scale).sum()

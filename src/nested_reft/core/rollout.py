@@ -49,9 +49,7 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def prefill(
-    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int
-) -> tuple[Tensor, Cache]:
+def prefill(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int) -> tuple[Tensor, Cache]:
     """Read each prompt once: logits of the next token (B, V) and the cache, both repeated for the G completions."""
     cache = DynamicCache(config=model.config)
     output = model(

@@ -20,7 +20,7 @@ from nested_reft.tasks.records import Problem
 EXAMPLES = 3  # completions that are kept as text, for people to read
 
 
-def evaluate(settings: EvaluateSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
+def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problems: Sequence[Problem]) -> dict[str, Any]:
     """The evaluation record: one item a problem, in the benchmark's order, with each completion's grade.
 
     The random numbers depend on the benchmark and the evaluation seed alone, so that all runs are compared on the
@@ -37,7 +37,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, problems: Sequence[Prob
         batch = problems[first : first + evaluation.batch_problems]
         prompts = encoded[first : first + evaluation.batch_problems]
         generator = torch.Generator(policy.model.device).manual_seed(
-            derive_seed("evaluate", settings.benchmark, evaluation.seed, first)
+            derive_seed("evaluate", benchmark, evaluation.seed, first)
         )
         greedy = _responses(policy, prompts, evaluation, group_size=1, temperature=0.0, generator=None)
         sampled = _responses(
@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, problems: Sequence[Prob
         "correction": run.correction if run else PRETRAINED,
         "skip": run.skip if run else 0,
         "seed": run.seed if run else None,
-        "benchmark": settings.benchmark,
+        "benchmark": benchmark,
         "items": items,
         "completions": examples,
         "seconds": time.perf_counter() - started,

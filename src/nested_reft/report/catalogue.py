@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 TIDY_TABLES = ("runs", "training", "throughput", "throughput_pairs")  # CSV, one fact a row
 PRESENTATION_TABLES = ("accuracy_sampled", "accuracy_greedy", "speedup", "equivalence")  # CSV and Markdown
 

@@ -37,7 +37,9 @@ def encode_prompts(
     """
     texts = [render_prompt(question, prompt, tokenizer) for question in questions]
     # A chat template writes the special tokens itself; adding them again would double the first.
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=prompt.style == "plain")["input_ids"] if texts else []
+    encoded: list[list[int]] = (
+        tokenizer(texts, add_special_tokens=prompt.style == "plain")["input_ids"] if texts else []
+    )
     for question, tokens in zip(questions, encoded, strict=True):
         if len(tokens) > max_prompt_tokens:
             raise DataError(

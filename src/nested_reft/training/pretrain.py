@@ -96,9 +96,7 @@ def pretrain(
     return Policy(model.eval(), tokenizer, (end,), tokenizer.pad_token_id)
 
 
-def _encode(
-    pretraining: Pretraining, prompt: Prompt, tokenizer: PreTrainedTokenizerFast, end: int
-) -> list[Example]:
+def _encode(pretraining: Pretraining, prompt: Prompt, tokenizer: PreTrainedTokenizerFast, end: int) -> list[Example]:
     stream = solved_examples(pretraining.problems, pretraining.wrong_fraction, f"pretraining-{pretraining.seed}")
     pairs = list(itertools.islice(stream, pretraining.problems.problems))
     prompts = encode_prompts([question for question, _ in pairs], prompt, tokenizer, MAX_TOKENS)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nested_reft.config import Training
+from nested_reft.config.jobs import TrainSettings
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import check_parameters
 from nested_reft.core.diagnostics import off_policy_diagnostics
@@ -24,7 +25,6 @@ from nested_reft.core.loss import policy_loss, token_scale
 from nested_reft.core.rollout import Rollout, completion_logp, sample_completions
 from nested_reft.core.skipping import decoder_layers, draw_skipped_layers, nested_view
 from nested_reft.seeding import derive_seed
-from nested_reft.config.jobs import TrainSettings
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, left_pad
