@@ -63,7 +63,8 @@ def _walk(location: tuple[Any, ...], root: type[BaseModel]) -> tuple[list[type[B
 
     Pydantic puts the tag of a discriminated union and the marker `[key]` into the location; the file has neither.
     """
-    models, keys, annotation = [root], [], root
+    models, keys = [root], list[str]()
+    annotation: Any = root
     for part in location:
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
@@ -81,7 +82,6 @@ def _walk(location: tuple[Any, ...], root: type[BaseModel]) -> tuple[list[type[B
             if models[-1] is not annotation:
                 models.append(annotation)
             field = next((f for name, f in annotation.model_fields.items() if part in (name, f.alias)), None)
-            # `rebuild_annotation` puts the discriminator's Annotated back; only the type is of use here.
             annotation = field.annotation if field else None
         elif get_origin(annotation) is dict:
             annotation = get_args(annotation)[1]

@@ -22,7 +22,7 @@ Correction = Literal[
 ]  # fmt: skip
 CORRECTIONS: tuple[str, ...] = get_args(Correction)
 # The baseline is not a trainer of its own: it is this correction at skip 0, where the ratio is 1.
-BASELINE_CORRECTION = "base"
+BASELINE_CORRECTION: Correction = "base"
 PRETRAINED = "pretrained"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
@@ -164,7 +164,7 @@ class Run(Strict):
 
     size: str
     dataset: str
-    correction: str
+    correction: Correction
     skip: int
     seed: int
 
@@ -175,7 +175,7 @@ class Run(Strict):
 
 def run_table(config: Config) -> list[Run]:
     """All training runs: one baseline (skip 0) and every correction at every other skip, per size, data and seed."""
-    cells = [(BASELINE_CORRECTION, 0)]
+    cells: list[tuple[Correction, int]] = [(BASELINE_CORRECTION, 0)]
     cells += [(correction, skip) for skip in sorted(config.skips) if skip for correction in config.corrections]
     return [
         Run(size=size, dataset=dataset, correction=correction, skip=skip, seed=seed)

@@ -32,7 +32,11 @@ class GeneratedProblems(Strict):
 
 
 class HubProblems(Strict):
-    """A data set of the Hugging Face hub (or of the data mirror), and which of its columns hold what."""
+    """A data set of the Hugging Face hub (or of the data mirror), and which of its columns hold what.
+
+    The columns of `question` are joined by a space. Of those of `answer` the first that the data has is used, for data
+    sets whose versions name it differently. `answer_pattern` is a regular expression whose first group is the answer.
+    """
 
     source: Literal["hub"]
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -40,11 +44,11 @@ class HubProblems(Strict):
     name: str | None = None
     split: str
     question: tuple[str, ...]
-    answer: str
+    answer: tuple[str, ...]
     answer_pattern: str | None = None
     limit: Positive | None = None
 
-    @field_validator("question", mode="before")
+    @field_validator("question", "answer", mode="before")
     @classmethod
     def _one_column_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

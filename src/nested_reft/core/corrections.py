@@ -71,7 +71,7 @@ def check_parameters(name: str, given: dict[str, float]) -> dict[str, float]:
 
 
 def check_pair(logp_target: Tensor, logp_behavior: Tensor, mask: Tensor) -> None:
-    """ValueError naming the argument if shapes disagree, no token is valid, or a valid log-probability is not finite."""
+    """ValueError naming the argument: shapes disagree, no token is valid, or a valid log-probability is not finite."""
     if logp_target.ndim != 2:
         raise ValueError(f"logp_target must be (B, T), got {tuple(logp_target.shape)}")
     for argument, tensor in (("logp_behavior", logp_behavior), ("mask", mask)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def nested_view(model: PreTrainedModel, skipped: Collection[int]) -> PreTrainedM
 
     config = copy.copy(model.config)
     for name, value in list(vars(config).items()):
-        # one entry a layer, such as which attention (full or sliding) it has; the model's forward reads them by position
+        # One entry a layer, such as which attention (full or sliding) it has; forward reads them by position.
         if name.endswith("layer_types") and isinstance(value, list | tuple):
             setattr(config, name, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
@@ -85,7 +86,7 @@ def nested_view(model: PreTrainedModel, skipped: Collection[int]) -> PreTrainedM
     return view
 
 
-def _shallow(module: nn.Module) -> nn.Module:
+def _shallow(module: nn.Module) -> Any:
     """A copy of the module object alone: same parameters, buffers and children, in dictionaries of its own."""
     twin = copy.copy(module)
     for registry in ("_parameters", "_buffers", "_modules"):
@@ -93,7 +94,7 @@ def _shallow(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _with_cache_index(module: nn.Module, position: int) -> nn.Module:
+def _with_cache_index(module: nn.Module, position: int) -> Any:
     """The layer under another index of the key-value cache; modules without an index are shared, not copied."""
     twin = _shallow(module)
     if hasattr(module, "layer_idx"):

@@ -89,7 +89,8 @@ def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple
             break
         where = f"{_where(settings)}, row {read}"
         question = " ".join(filter(None, (_text(row, column, where) for column in settings.question)))
-        answer = _text(row, settings.answer, where)
+        column = next((name for name in settings.answer if name in row), settings.answer[0])
+        answer = _text(row, column, where)
         if answer and pattern is not None:
             match = pattern.search(answer)
             if match is None:

@@ -51,7 +51,8 @@ def build_model(settings: ScratchModel, tokenizer: PreTrainedTokenizerFast, seed
         vocab_size=len(tokenizer), hidden_size=settings.width, intermediate_size=settings.feed_forward,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
         num_key_value_heads=settings.key_value_heads, max_position_embeddings=MAX_TOKENS, tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None, initializer_range=initializer_range,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        initializer_range=initializer_range,
     )  # fmt: skip
     return Qwen2ForCausalLM(config)
 
@@ -88,7 +89,7 @@ def pretrain(
         dropped = [layer for layer in droppable if rng.random() < pretraining.layer_drop]
         loss = _solution_loss(nested_view(model, dropped), tokens, targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

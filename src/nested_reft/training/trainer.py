@@ -174,7 +174,7 @@ def accumulate_gradient(
         loss, weight_metrics = policy_loss(
             logp, part.logp, part.mask, advantages[rows], scale[rows], correction=correction, params=params
         )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
         logps.append(logp.detach())
         weights.append(weight_metrics)
