@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -43,6 +44,8 @@ IDEAL = Look("#8A8A8A", "", "--")
 
 DPI = 200
 RC: dict[str, Any] = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper"),
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same figure on every machine
     "font.size": 8,
     "axes.titlesize": 8,

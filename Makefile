@@ -1,0 +1,57 @@
+# `make results` reproduces the experiment; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+# More options for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
+PIP_ARGS ?=
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
+
+.PHONY: help env results smoke paper test test-slow lint format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: $(VENV)/.installed  ## .venv with the locked dependencies and this package
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old; this needs Python 3.11 or newer. Name one: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+results: env  ## the default experiment, config/config.yaml
+	$(SNAKEMAKE)
+
+smoke: env  ## the smallest complete experiment, config/smoke.yaml
+	$(SNAKEMAKE) --configfile config/smoke.yaml
+
+paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
+	$(SNAKEMAKE) --configfile config/paper.yaml
+
+test: env  ## the fast tests
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: env  ## the others: whole DAGs
+	$(BIN)/python -m pytest -m slow
+
+lint: env  ## ruff, snakefmt, snakemake --lint, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+format: env  ## rewrite the sources in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+lock:  ## requirements.lock anew, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
+	$(PYTHON) tools/lock.py $(PIP_ARGS)
+
+clean:  ## all results, not the environment
+	rm -rf results/*/ .snakemake

@@ -1,0 +1,70 @@
+"""pyproject.toml, requirements.lock and environment.yml describe one environment."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def direct_requirements() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def conda() -> tuple[list[str], dict[str, str]]:
+    """The conda packages, and the pip packages with their versions."""
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    pairs = [line.split("==") for line in pip if not line.startswith("-")]
+    return [entry for entry in dependencies if isinstance(entry, str)], {canonicalize_name(n): v for n, v in pairs}
+
+
+def test_the_lock_satisfies_every_direct_requirement() -> None:
+    versions = locked()
+    for requirement in direct_requirements():
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not in requirements.lock; run `make lock`"
+        assert requirement.specifier.contains(version), f"{requirement} does not allow the locked {version}"
+
+
+def test_every_lock_entry_is_one_exact_version() -> None:
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line), line
+
+
+def test_conda_names_the_same_packages_at_the_same_versions() -> None:
+    versions, (_, pip) = locked(), conda()
+    assert set(pip) == {canonicalize_name(requirement.name) for requirement in direct_requirements()}
+    assert pip == {name: versions[name] for name in pip}
+
+
+def test_conda_python_is_one_that_the_project_allows() -> None:
+    packages, _ = conda()
+    python = next(entry.split("=")[1] for entry in packages if entry.startswith("python="))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(f"{python}.0")
+
+
+def test_every_imported_package_is_a_direct_requirement() -> None:
+    """A package that only another one brings may be gone tomorrow."""
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:from|import) ([a-zA-Z_0-9]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    names = {"yaml": "pyyaml"}
+    known = {canonicalize_name(requirement.name) for requirement in direct_requirements()}
+    third_party = imported - set(sys.stdlib_module_names) - {"nested_reft"}
+    assert {canonicalize_name(names.get(name, name)) for name in third_party} <= known
