@@ -1,6 +1,7 @@
 # Shared by all rules: the checked configuration, paths, and which source files a rule's result depends on.
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from nested_reft.config import jobs
 from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
 from snakemake.exceptions import WorkflowError
 
-PYTHON = sys.executable  # the environment that Snakemake runs in, activated or not
+# Jobs use the environment that Snakemake itself runs in, activated or not.
+shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 try:
     CONFIG = parse_config(
@@ -19,6 +21,9 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+ENVIRONMENT = (
+    "nested-reft"  # of environment.yml, for --software-deployment-method conda
+)
 RESULTS = f"results/{CONFIG.experiment}"
 RUNS = run_table(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})

@@ -7,6 +7,8 @@ rule data:
         provenance=f"{RESULTS}/data/{{role}}/{{problems}}.json",
     log:
         f"{RESULTS}/logs/data/{{role}}/{{problems}}.log",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -17,7 +19,7 @@ rule data:
     message:
         "Problems: {wildcards.problems} ({wildcards.role})"
     shell:
-        "{PYTHON} -m nested_reft data --settings {params.settings:q} --output {output.problems}"
+        "nested-reft data --settings {params.settings:q} --output {output.problems}"
         " --provenance {output.provenance} 2> {log}"
 
 
@@ -29,7 +31,9 @@ rule check:
         f"{RESULTS}/data/checked.json",
     log:
         f"{RESULTS}/logs/data/checked.log",
+    conda:
+        ENVIRONMENT
     message:
         "All data sets and fetched models are there"
     shell:
-        "{PYTHON} -m nested_reft check --output {output} {input} 2> {log}"
+        "nested-reft check --output {output} {input} 2> {log}"

@@ -20,6 +20,8 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
             f"{RESULTS}/logs/evaluate/{{size}}/{{tuning}}/{number}.log",
         benchmark:
             f"{RESULTS}/benchmarks/evaluate/{{size}}/{{tuning}}/{number}.tsv"
+        conda:
+            ENVIRONMENT
         threads: CONFIG.threads_per_job
         resources:
             mem_mb=3000,
@@ -31,5 +33,5 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
         message:
             f"Evaluate on {', '.join(batch)}: {{wildcards.size}} {{wildcards.tuning}}"
         shell:
-            "{PYTHON} -m nested_reft evaluate --settings {params.settings:q} --threads {threads}"
+            "nested-reft evaluate --settings {params.settings:q} --threads {threads}"
             " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"

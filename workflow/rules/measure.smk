@@ -11,6 +11,8 @@ rule throughput:
         f"{RESULTS}/logs/throughput/{{size}}/skip{{skip}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/throughput/{{size}}/skip{{skip}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: workflow.cores or 1
     resources:
         mem_mb=3000,
@@ -23,5 +25,5 @@ rule throughput:
     message:
         "Throughput, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
     shell:
-        "{PYTHON} -m nested_reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
+        "nested-reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"

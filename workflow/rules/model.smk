@@ -13,6 +13,8 @@ rule model:
         f"{RESULTS}/logs/models/{{size}}.log",
     # The longest jobs that others wait for.
     priority: 10
+    conda:
+        ENVIRONMENT
     threads: CONFIG.threads_per_job
     resources:
         mem_mb=3000,
@@ -26,5 +28,5 @@ rule model:
     message:
         "Pre-trained model: {wildcards.size}"
     shell:
-        "{PYTHON} -m nested_reft model --settings {params.settings:q} --threads {threads} --output {output.policy}"
+        "nested-reft model --settings {params.settings:q} --threads {threads} --output {output.policy}"
         " --provenance {output.provenance} 2> {log}"

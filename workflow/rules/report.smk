@@ -9,12 +9,15 @@ rule collect:
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     log:
         f"{RESULTS}/logs/report/collect.log",
+    conda:
+        ENVIRONMENT
     params:
         settings=CONFIG.canonical_json(),
+        root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
     message:
         "Collect all results into tidy tables"
     shell:
-        "{PYTHON} -m nested_reft collect --settings {params.settings:q} --root {RESULTS} 2> {log}"
+        "nested-reft collect --settings {params.settings:q} --root {params.root} 2> {log}"
 
 
 rule presentation_tables:
@@ -29,12 +32,15 @@ rule presentation_tables:
         ),
     log:
         f"{RESULTS}/logs/report/tables.log",
+    conda:
+        ENVIRONMENT
     params:
         settings=CONFIG.canonical_json(),
+        root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
     message:
         "Tables: accuracy, speed-up, equivalence"
     shell:
-        "{PYTHON} -m nested_reft tables --settings {params.settings:q} --root {RESULTS} 2> {log}"
+        "nested-reft tables --settings {params.settings:q} --root {params.root} 2> {log}"
 
 
 rule claims:
@@ -47,13 +53,16 @@ rule claims:
         expand(f"{RESULTS}/tables/claims.{{kind}}", kind=["csv", "md"]),
     log:
         f"{RESULTS}/logs/report/claims.log",
+    conda:
+        ENVIRONMENT
     params:
         settings=CONFIG.canonical_json(),
+        root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         config_file=CONFIG_OPTION,
     message:
         "Claims and verdicts"
     shell:
-        "{PYTHON} -m nested_reft claims --settings {params.settings:q} --root {RESULTS} {params.config_file} 2> {log}"
+        "nested-reft claims --settings {params.settings:q} --root {params.root} {params.config_file} 2> {log}"
 
 
 rule figure:
@@ -74,13 +83,16 @@ rule figure:
         f"{RESULTS}/figures/{{figure}}.svg",
     log:
         f"{RESULTS}/logs/report/figure_{{figure}}.log",
+    conda:
+        ENVIRONMENT
     params:
         settings=CONFIG.canonical_json(),
+        root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         caption=lambda wildcards: FIGURES[wildcards.figure].caption,
     message:
         "Figure: {wildcards.figure}"
     shell:
-        "{PYTHON} -m nested_reft figure {wildcards.figure} --settings {params.settings:q} --root {RESULTS} 2> {log}"
+        "nested-reft figure {wildcards.figure} --settings {params.settings:q} --root {params.root} 2> {log}"
 
 
 rule figures:

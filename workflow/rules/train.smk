@@ -13,6 +13,8 @@ rule train:
         f"{RESULTS}/logs/train/{RUN_PATH}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{RUN_PATH}.tsv"
+    conda:
+        ENVIRONMENT
     threads: CONFIG.threads_per_job
     resources:
         mem_mb=3000,
@@ -26,6 +28,6 @@ rule train:
     message:
         "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, skip {wildcards.skip} %, seed {wildcards.seed}"
     shell:
-        "{PYTHON} -m nested_reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
+        "nested-reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
         " --problems {input.problems} --checkpoints {params.checkpoints} --output {output.policy}"
         " --metrics {output.metrics} --manifest {output.manifest} 2> {log}"
