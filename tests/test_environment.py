@@ -63,7 +63,9 @@ def test_every_imported_package_is_a_direct_requirement() -> None:
     """A package that only another one brings may be gone tomorrow."""
     imported = set()
     for path in (ROOT / "src").rglob("*.py"):
-        imported |= set(re.findall(r"^\s*(?:from|import) ([a-zA-Z_0-9]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+        imported |= set(
+            re.findall(r"^\s*(?:from|import) ([a-zA-Z_0-9]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     names = {"yaml": "pyyaml"}
     known = {canonicalize_name(requirement.name) for requirement in direct_requirements()}
     third_party = imported - set(sys.stdlib_module_names) - {"nested_reft"}

@@ -128,7 +128,7 @@ def train(options: Options) -> None:
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     problems = read_problems(options.problems)
-    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.training.dtype)
+    policy = load_policy(options.policy, device=select_device(settings.device))
     folder = options.checkpoints / settings.key
     progress = Progress(f"train {settings.run.path}")
 
@@ -141,6 +141,7 @@ def train(options: Options) -> None:
 
     done = run_training(settings, policy, problems, folder, report, progress.log)
     shutil.rmtree(options.output, ignore_errors=True)
+    policy.model.to(getattr(torch, settings.training.dtype))
     save_policy(policy, options.output)
     write_metrics(options.metrics, done.metrics)
     write_json(options.manifest, build_manifest(options.settings, wall_seconds=done.seconds))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from nested_reft.config import Training
 from nested_reft.config.jobs import TrainSettings
@@ -79,14 +80,16 @@ def train(
     for step in range(progress.step + 1, training.steps + 1):
         indices = batch_indices(step, training.problems_per_step, len(problems), run.seed)
         clock = _Clock(model.device)
-        skipped, rollout = nested_rollout(policy, [prompts[i] for i in indices], training, run.skip, run.seed, step)
+        with compute_dtype(model, training):
+            skipped, rollout = nested_rollout(policy, [prompts[i] for i in indices], training, run.skip, run.seed, step)
         rollout_seconds = clock.lap()
         rewards = grade_rollout(policy, rollout, [problems[i] for i in indices])
         reward_seconds = clock.lap()
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * min(1.0, step / (training.warmup_steps + 1))
         optimizer.zero_grad(set_to_none=True)
-        loss, diagnostics = accumulate_gradient(policy, rollout, rewards, training, correction, params)
+        with compute_dtype(model, training):
+            loss, diagnostics = accumulate_gradient(policy, rollout, rewards, training, correction, params)
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise NumericalError(
@@ -119,6 +122,11 @@ def train(
             save_checkpoint(checkpoint_folder, settings.key, model, optimizer, progress)
         report(row, seconds / step * (training.steps - step))
     return progress
+
+
+def compute_dtype(model: PreTrainedModel, training: Training) -> torch.autocast:
+    """Matrix products in `training.dtype`. The weights stay float32: an update of 1e-6 is below bfloat16's resolution."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16")
 
 
 def nested_rollout(
