@@ -56,7 +56,7 @@ def rebuilt_without(model: PreTrainedModel, skipped: tuple[int, ...]) -> PreTrai
             weights[name] = tensor.clone()
         elif int(found[1]) in kept:
             weights[f"model.layers.{kept.index(int(found[1]))}.{found[2]}"] = tensor.clone()
-    smaller = type(model)(config)
+    smaller = type(model)(config).to(model.dtype)
     smaller.load_state_dict(weights, strict=True)
     return smaller.eval()
 

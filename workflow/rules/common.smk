@@ -10,6 +10,7 @@ from nested_reft.config import benchmark_batches, parse_config, run_table
 from nested_reft.config import jobs
 from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 # Jobs use the environment that Snakemake itself runs in, activated or not.
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
@@ -21,8 +22,12 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+# With --software-deployment-method conda the environment that was made from environment.yml, by its name. Without, the
+# file: Snakemake keeps its text beside each result, and for a name it would call conda, which need not be there.
 ENVIRONMENT = (
-    "nested-reft"  # of environment.yml, for --software-deployment-method conda
+    "nested-reft"
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+    else "../../environment.yml"
 )
 RESULTS = f"results/{CONFIG.experiment}"
 RUNS = run_table(CONFIG)

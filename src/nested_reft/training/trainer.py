@@ -125,7 +125,7 @@ def train(
 
 
 def compute_dtype(model: PreTrainedModel, training: Training) -> torch.autocast:
-    """Matrix products in `training.dtype`. The weights stay float32: an update of 1e-6 is below bfloat16's resolution."""
+    """Matrix products in `training.dtype`; the weights stay float32, as an update of 1e-6 is lost in bfloat16."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16")
 
 
