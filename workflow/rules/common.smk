@@ -35,10 +35,12 @@ SKIPS = sorted({0, *CONFIG.skips})
 DATASETS = {"train": list(CONFIG.datasets), "test": list(CONFIG.benchmarks)}
 RUN_PATH = "{size}/{dataset}/{correction}/skip{skip}/seed{seed}"
 GPUS = 1 if CONFIG.device == "cuda" else 0
+# Relative to the working directory, as the source files below: a moved clone stays up to date.
+CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles[-1:]]
 CONFIG_OPTION = "".join(
-    f"--config-file {path}"
-    for path in workflow.configfiles[-1:]
-    if str(path) != "config/config.yaml"
+    f"--config-file {shlex.quote(path)}"
+    for path in CONFIG_FILES
+    if path != "config/config.yaml"
 )
 
 

@@ -21,6 +21,14 @@ Correction = Literal[
     "mask_token", "mask_sequence", "gspo", "topr",
 ]  # fmt: skip
 CORRECTIONS: tuple[str, ...] = get_args(Correction)
+# Which parameters each formula has; `core.corrections` holds their defaults.
+CORRECTION_PARAMETERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(CORRECTIONS, ()),
+    **dict.fromkeys(("base", "gspo"), ("clip_low", "clip_high")),
+    **dict.fromkeys(("retrace", "retrace_trace"), ("lambda",)),
+    **dict.fromkeys(("tis_token", "tis_sequence"), ("C",)),
+    **dict.fromkeys(("mask_token", "mask_sequence"), ("lo", "hi")),
+}
 # The baseline is not a trainer of its own: it is this correction at skip 0, where the ratio is 1.
 BASELINE_CORRECTION: Correction = "base"
 PRETRAINED = "pretrained"
@@ -38,7 +46,7 @@ class Prompt(Strict):
 
 
 class CorrectionParams(Strict):
-    """Parameters of a correction; only those that its formula uses may be given (checked by `core.corrections`)."""
+    """Parameters of a correction; only those of CORRECTION_PARAMETERS may be given (checked by `Config`)."""
 
     lambda_: Annotated[float, Field(gt=0, le=1)] | None = Field(None, alias="lambda")
     C: Annotated[float, Field(gt=0)] | None = None
@@ -135,6 +143,17 @@ class Config(Strict):
         return values
 
     @model_validator(mode="after")
+    def _parameters_belong_to_their_correction(self) -> Config:
+        for correction, params in self.corrections.items():
+            for key in params.given():
+                if key not in CORRECTION_PARAMETERS[correction]:
+                    known = ", ".join(CORRECTION_PARAMETERS[correction]) or "none"
+                    raise ValueError(
+                        f"corrections.{correction}.{key}: '{correction}' has no such parameter; it has: {known}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _is_runnable(self) -> Config:
         if BASELINE_CORRECTION not in self.corrections:
             raise ValueError(f"corrections: needs '{BASELINE_CORRECTION}', which at skip 0 is the baseline ReFT")
@@ -206,6 +225,8 @@ def load_config(path: str | Path) -> Config:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; config/ has config.yaml, smoke.yaml and paper.yaml") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):

@@ -124,7 +124,7 @@ def importance_weights(
         case "retrace":
             weights = values["lambda"] * log_rho.clamp_max(0).exp()
         case "retrace_trace":
-            steps = torch.arange(1, log_rho.shape[1] + 1, device=log_rho.device)
+            steps = torch.arange(1, log_rho.shape[1] + 1, device=log_rho.device, dtype=log_rho.dtype)
             weights = log_rho.clamp_max(0).cumsum(dim=1).exp() * values["lambda"] ** steps
         case "is_token":
             weights = log_rho.exp()

@@ -19,6 +19,8 @@ from nested_reft.tasks.records import DataError, Problem
 MAX_NUMBER = 99
 TEST_SHARE = 8  # one in so many sets of numbers belongs to the test problems
 FACTORS = (2, 3)
+MAX_DRAWS = 10_000  # in vain, before the settings are taken to hold no story
+REMEDY = "widen `start`, `operands` or `steps`"
 
 NAMES = ("tom", "ana", "ben", "eva", "sam", "mia")
 THINGS = ("apples", "books", "coins", "cards", "pens", "shells")
@@ -113,8 +115,8 @@ def wrong_solution(story: Story, rng: random.Random) -> str | None:
 
 
 def draw_story(settings: GeneratedProblems, rng: random.Random) -> Story:
-    """One story; redrawn until every intermediate result is a number that the tokenizer has."""
-    while True:
+    """One story; redrawn until every intermediate result is a number that the tokenizer has, or a DataError."""
+    for _ in range(MAX_DRAWS):
         start = rng.randint(*settings.start)
         value, steps = start, []
         for _ in range(rng.randint(*settings.steps)):
@@ -127,6 +129,7 @@ def draw_story(settings: GeneratedProblems, rng: random.Random) -> Story:
             steps.append((operation, operand))
         else:
             return _worded(start, tuple(steps), settings, rng)
+    raise DataError(f"generated problems: no story of these ranges stays within 0 to {MAX_NUMBER}; {REMEDY}")
 
 
 def _worded(
@@ -149,12 +152,18 @@ def _worded(
 
 
 def stories(settings: GeneratedProblems, role: Literal["train", "test"], seed: str) -> Iterator[Story]:
-    """An endless stream of stories for a role; the same for the same settings and seed."""
+    """An endless stream of stories for a role; the same for the same settings and seed. DataError: there are none."""
+    if max(settings.start[1], settings.operands[1]) > MAX_NUMBER:
+        raise DataError(f"generated problems '{seed}': `start` and `operands` must not go above {MAX_NUMBER}")
     rng = random.Random(f"{role}/{seed}")  # a text seed does not depend on PYTHONHASHSEED
-    while True:
+    misses = 0
+    while misses < MAX_DRAWS:
         story = draw_story(settings, rng)
+        misses += 1
         if allowed(story, role):
+            misses = 0
             yield story
+    raise DataError(f"generated problems '{seed}': these ranges hold no numbers of the {role} problems; {REMEDY}")
 
 
 def generate_problems(settings: GeneratedProblems, role: Literal["train", "test"], seed: str) -> list[Problem]:
@@ -166,7 +175,7 @@ def generate_problems(settings: GeneratedProblems, role: Literal["train", "test"
         if attempt > 20 * settings.problems + 1000:
             raise DataError(
                 f"generated problems '{seed}': found only {len(problems)} distinct ones of {settings.problems}; "
-                "widen `start`, `operands` or `steps`, or lower `problems`"
+                f"{REMEDY}, or lower `problems`"
             )
         text = solution(story)
         assert text is not None, "stories are drawn so that their own solution exists"

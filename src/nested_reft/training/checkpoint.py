@@ -22,7 +22,7 @@ FILE = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingState:
     """How far a run is: the last finished step, the seconds it took so far, and the metrics of every step."""
 
     step: int
@@ -40,7 +40,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def save_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState
 ) -> None:
     """Write the state after a step; the file is replaced in one move, so that a kill leaves the old or the new."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress | None, str]:
+) -> tuple[TrainingState | None, str]:
     """Restore model and optimizer in place. Returns the progress and '', or None and why there is nothing to continue.
 
     A damaged or foreign file is not used and not deleted; the next save replaces it.
@@ -75,7 +75,7 @@ def load_checkpoint(
             if metadata.get("key") != key:
                 return None, f"{path} belongs to other settings"
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        progress = Progress(int(metadata["step"]), float(metadata["seconds"]), json.loads(metadata["metrics"]))
+        progress = TrainingState(int(metadata["step"]), float(metadata["seconds"]), json.loads(metadata["metrics"]))
         parameters = dict(model.named_parameters())
         if {f"model/{name}" for name in parameters} - tensors.keys():
             return None, f"{path} lacks parameters of this model"

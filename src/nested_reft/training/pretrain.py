@@ -74,12 +74,14 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.pretraining_learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    # The cosine reaches zero at the last step; OneCycle brings its own warm-up.
+    # Warm-up, then a cosine that reaches zero at the last step; beta1 goes from 0.95 to 0.85 and back (Smith 2018). A
+    # warm-up of one step would be a division by zero in it.
+    warmup_steps = pretraining.warmup_steps if pretraining.warmup_steps > 1 else 0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         settings.pretraining_learning_rate,
         total_steps=settings.pretraining_steps,
-        pct_start=min(0.3, pretraining.warmup_steps / settings.pretraining_steps),
+        pct_start=min(0.3, warmup_steps / settings.pretraining_steps),
     )
     rng = random.Random(derive_seed("pretraining", size, pretraining.seed))
     droppable = range(pretraining.border, settings.layers - pretraining.border)

@@ -30,7 +30,7 @@ from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, left_pad
 from nested_reft.tasks.records import Problem
-from nested_reft.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from nested_reft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 
 
 class NumericalError(RuntimeError):
@@ -57,7 +57,7 @@ def train(
     checkpoint_folder: Path,
     report: Callable[[dict[str, Any], float], None],
     log: Callable[[str], None],
-) -> Progress:
+) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
     `report` is called after each step with the step's metrics and the seconds that are left by the pace so far; `log`
@@ -73,7 +73,7 @@ def train(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     found, reason = load_checkpoint(checkpoint_folder, settings.key, model, optimizer)
-    progress = found or Progress(0, 0.0, [])
+    progress = found or TrainingState(0, 0.0, [])
     log(f"continues after step {found.step}" if found else f"starts at step 1: {reason}")
     started = time.perf_counter() - progress.seconds
 
@@ -117,7 +117,7 @@ def train(
             "tokens_per_s": num_tokens / (rollout_seconds + reward_seconds + update_seconds),
         }
         seconds = time.perf_counter() - started
-        progress = Progress(step, seconds, [*progress.metrics, row])
+        progress = TrainingState(step, seconds, [*progress.metrics, row])
         if step % training.checkpoint_every == 0 or step == training.steps:
             save_checkpoint(checkpoint_folder, settings.key, model, optimizer, progress)
         report(row, seconds / step * (training.steps - step))
@@ -165,7 +165,8 @@ def accumulate_gradient(
 ) -> tuple[float, dict[str, float]]:
     """Add the gradient of the batch's loss to the model's; returns the loss and the diagnostics of the whole batch.
 
-    The micro-batches are whole groups; their gradients add up to that of the batch, whatever their size.
+    The micro-batches are whole groups; their gradients add up to that of the batch, whatever their size. The loss is
+    nan, and the gradient not to be used, where a log-probability is not finite.
     """
     advantages = group_advantages(
         rewards, baseline=training.advantage_baseline, scale_by_std=training.advantage_std
@@ -179,6 +180,8 @@ def accumulate_gradient(
         last = min(first + size, num_prompts)
         part, rows = rollout.groups(first, last), slice(first * group, last * group)
         logp = completion_logp(policy.model, part, training.temperature)  # (b, T)
+        if not (torch.isfinite(logp).all() and torch.isfinite(part.logp).all()):
+            return math.nan, {}  # the model computes no numbers any more; the caller names step and remedy
         loss, weight_metrics = policy_loss(
             logp, part.logp, part.mask, advantages[rows], scale[rows], correction=correction, params=params
         )

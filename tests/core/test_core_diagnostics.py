@@ -1,0 +1,98 @@
+"""The distances between the policies by hand-worked numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nested_reft.core.diagnostics import effective_sample_size, off_policy_diagnostics
+
+LOG2 = math.log(2)
+
+
+def test_every_number_by_hand() -> None:
+    """rho is 1/2, 2 and 1; the fourth token is masked."""
+    target = torch.tensor([[-1 - LOG2, -2 + LOG2], [-3.0, math.nan]], dtype=torch.float64)
+    behavior = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True], [True, False]])
+    expected = {
+        "kl_k1": 0.0,  # (log 2 - log 2 - 0) / 3
+        "kl_k3": 0.5 / 3,  # (1/2 - 1 + log 2) + (2 - 1 - log 2) + 0
+        "chi2": (0.25 + 1 + 0) / 3,
+        "ess": 3.5**2 / (3 * (0.25 + 4 + 1)),
+        "ess_sequence": 1.0,  # both products are 1
+        "ratio_mean": 3.5 / 3,
+        "ratio_min": 0.5,
+        "ratio_max": 2.0,
+        # linear between the sorted 1/2, 1, 2, which stand at 0, 0.5 and 1
+        "ratio_q01": 0.51,
+        "ratio_q05": 0.55,
+        "ratio_q50": 1.0,
+        "ratio_q95": 1.9,
+        "ratio_q99": 1.98,
+        "clip_fraction": 2 / 3,
+    }
+    actual = off_policy_diagnostics(target, behavior, mask)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_the_sequence_sample_size_is_of_products() -> None:
+    """Products 2 and 1/2: (5/2)^2 / (2 (4 + 1/4)) = 25 / 34; tokens: (2 + 1 + 1/2 + 1)^2 / (4 (4 + 1 + 1/4 + 1))."""
+    target = torch.tensor([[LOG2, 0.0], [-LOG2, 0.0]], dtype=torch.float64)
+    actual = off_policy_diagnostics(target, torch.zeros_like(target), torch.ones_like(target))
+    assert actual["ess_sequence"] == pytest.approx(25 / 34, abs=1e-12)
+    assert actual["ess"] == pytest.approx(4.5**2 / (4 * 6.25), abs=1e-12)
+
+
+def test_equal_policies_are_at_distance_zero() -> None:
+    logp = torch.tensor([[-1.0, -2.0, -3.0]])
+    actual = off_policy_diagnostics(logp, logp, torch.ones_like(logp))
+    zero = {name for name, value in actual.items() if value == 0}
+    assert zero == {"kl_k1", "kl_k3", "chi2", "clip_fraction"}
+    assert all(actual[name] == pytest.approx(1, abs=1e-12) for name in actual.keys() - zero)
+
+
+def test_the_clip_range_is_the_caller_s_and_its_bounds_are_inside() -> None:
+    target = torch.tensor([[0.5, 0.9, 1.4, 3.0]], dtype=torch.float64).log()
+    for low, high, expected in [(0.2, 0.2, 0.75), (0.6, 0.5, 0.25), (0.6, 2.5, 0.0), (0.01, 0.01, 1.0)]:
+        actual = off_policy_diagnostics(
+            target, torch.zeros_like(target), torch.ones_like(target), clip_low=low, clip_high=high
+        )
+        assert actual["clip_fraction"] == expected
+
+
+def test_diagnostics_need_a_valid_token() -> None:
+    with pytest.raises(ValueError, match="mask has no valid token"):
+        off_policy_diagnostics(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [([1, 1, 1, 1], 1.0), ([1, 0, 0, 0], 0.25), ([3, 1], 16 / 20), ([1e-300, 1e-300], 1.0)]
+)
+def test_effective_sample_size(weights: list[float], expected: float) -> None:
+    assert effective_sample_size(torch.tensor(weights, dtype=torch.float64).log()) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=10), st.floats(-300, 300))
+def test_the_sample_size_lies_between_one_and_all_and_ignores_a_common_factor(
+    log_weights: list[float], shift: float
+) -> None:
+    tensor = torch.tensor(log_weights, dtype=torch.float64)
+    size = effective_sample_size(tensor)
+    assert 1 / len(log_weights) - 1e-9 <= size <= 1 + 1e-9
+    assert effective_sample_size(tensor + shift) == pytest.approx(size, rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.floats(-8, 0), st.floats(-8, 0)), min_size=1, max_size=8))
+def test_k3_and_chi_square_are_never_negative(pairs: list[tuple[float, float]]) -> None:
+    target, behavior = (torch.tensor([part], dtype=torch.float64) for part in zip(*pairs, strict=True))
+    actual = off_policy_diagnostics(target, behavior, torch.ones_like(target))
+    assert actual["kl_k3"] >= -1e-12
+    assert actual["chi2"] >= 0
+    assert actual["ratio_min"] <= actual["ratio_q50"] <= actual["ratio_max"]

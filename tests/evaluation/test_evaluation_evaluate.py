@@ -1,0 +1,106 @@
+"""The evaluation record: order, counts, and draws that all runs share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
+
+from nested_reft.config.jobs import EvaluateSettings
+from nested_reft.evaluation import evaluate as module
+from nested_reft.evaluation.evaluate import evaluate
+from nested_reft.tasks.records import DataError
+
+RUN = {"size": "tiny", "dataset": "stories", "correction": "retrace", "skip": 17, "seed": 3}
+
+
+@pytest.fixture(autouse=True)
+def graded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Replaces the grader, and keeps what it was asked: (response, gold)."""
+    asked: list[tuple[str, str]] = []
+
+    def grade(response: str, gold: str) -> bool:
+        asked.append((response, gold))
+        return grade_by_checksum(response, gold)
+
+    monkeypatch.setattr(module, "grade", grade)
+    return asked
+
+
+def settings(run: dict[str, Any] | None = None, **evaluation: Any) -> EvaluateSettings:
+    options = {"samples_per_problem": 3, "max_new_tokens": 5, "batch_problems": 4} | evaluation
+    return EvaluateSettings.model_validate(
+        {
+            "size": "tiny", "run": run, "benchmarks": ["one"], "evaluation": options, "prompt": PROMPT,
+            "dtype": "float32", "device": "cpu",
+        }
+    )  # fmt: skip
+
+
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_one_item_a_problem_in_order_with_every_completion(graded: list[tuple[str, str]]) -> None:
+    problems = tiny_problems(10)
+    record = evaluate(settings(), tiny_policy(), "one", problems)
+    assert [item["id"] for item in record["items"]] == [problem.id for problem in problems]
+    assert all(isinstance(item["greedy"], bool) and len(item["sampled"]) == 3 for item in record["items"])
+    # Each problem's completions are graded against its own answer: one greedy, three sampled.
+    assert [gold for _, gold in graded] == [problem.answer for problem in problems for _ in range(4)]
+    outcomes = iter(grade_by_checksum(response, gold) for response, gold in graded)
+    for item in record["items"]:
+        assert [item["greedy"], *item["sampled"]] == [next(outcomes) for _ in range(4)]
+    assert {grade for item in record["items"] for grade in item["sampled"]} == {True, False}
+
+
+def test_examples_are_the_first_greedy_completions(graded: list[tuple[str, str]]) -> None:
+    problems = tiny_problems(10)
+    record = evaluate(settings(), tiny_policy(), "one", problems)
+    assert [example["question"] for example in record["completions"]] == [problem.question for problem in problems[:3]]
+    for index, example in enumerate(record["completions"]):
+        assert (example["response"], example["gold"]) == graded[4 * index]
+        assert example["right"] == record["items"][index]["greedy"]
+
+
+def test_the_same_seed_gives_the_same_record_and_another_seed_another() -> None:
+    policy, problems = tiny_policy(), tiny_problems(10)
+    torch.manual_seed(1)
+    first = evaluate(settings(), policy, "one", problems)
+    torch.manual_seed(2)
+    assert untimed(evaluate(settings(), policy, "one", problems)) == untimed(first)
+    for other in (evaluate(settings(seed=1), policy, "one", problems), evaluate(settings(), policy, "two", problems)):
+        assert [item["greedy"] for item in other["items"]] == [item["greedy"] for item in first["items"]]
+        assert [item["sampled"] for item in other["items"]] != [item["sampled"] for item in first["items"]]
+
+
+def test_runs_are_compared_on_the_same_draws(graded: list[tuple[str, str]]) -> None:
+    """The same model under two names of runs writes the same texts."""
+    policy, problems = tiny_policy(), tiny_problems(6)
+    evaluate(settings(), policy, "one", problems)
+    evaluate(settings(RUN), policy, "one", problems)
+    assert graded[:24] == graded[24:]
+    assert len(graded) == 48
+
+
+def test_greedy_does_not_depend_on_the_batch() -> None:
+    policy, problems = tiny_policy(), tiny_problems(10)
+    by_batch = [evaluate(settings(batch_problems=size), policy, "one", problems)["items"] for size in (1, 3, 10)]
+    for items in by_batch[1:]:
+        assert [item["greedy"] for item in items] == [item["greedy"] for item in by_batch[0]]
+
+
+def test_the_record_says_whose_it_is() -> None:
+    policy, problems = tiny_policy(), tiny_problems(2)
+    keys = ("size", "dataset", "correction", "skip", "seed", "benchmark")
+    record = evaluate(settings(RUN), policy, "one", problems)
+    assert [record[key] for key in keys] == ["tiny", "stories", "retrace", 17, 3, "one"]
+    record = evaluate(settings(None), policy, "two", problems)
+    assert [record[key] for key in keys] == ["tiny", None, "pretrained", 0, None, "two"]
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_not_cut() -> None:
+    with pytest.raises(DataError, match="more than max_prompt_tokens: 6; raise it"):
+        evaluate(settings(max_prompt_tokens=6), tiny_policy(), "one", tiny_problems(2))

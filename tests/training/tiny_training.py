@@ -1,0 +1,56 @@
+"""A tiny policy and tiny training settings, with rewards that an untrained model can earn."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+
+from nested_reft.config import GeneratedProblems, Pretraining, Prompt, ScratchModel
+from nested_reft.config.jobs import TrainSettings
+from nested_reft.tasks.policy import Policy
+from nested_reft.tasks.problems import generate_problems
+from nested_reft.tasks.records import Problem
+from nested_reft.training.pretrain import build_model, build_tokenizer
+
+torch.set_num_threads(1)
+
+PROMPT = Prompt(style="plain", suffix=" answer :")
+STORIES = GeneratedProblems(source="generated", problems=10, steps=(1, 2), distractors=(0, 1))
+MODEL = ScratchModel(
+    source="scratch", layers=6, width=16, heads=2, key_value_heads=1, feed_forward=32, pretraining_steps=40,
+    pretraining_learning_rate=0.01,
+)  # fmt: skip
+PRETRAINING = Pretraining(problems=STORIES.model_copy(update={"problems": 200}), batch_size=8, warmup_steps=4)
+TIMINGS = {"rollout_seconds", "reward_seconds", "update_seconds", "rollout_tokens_per_s", "tokens_per_s"}
+
+
+def tiny_policy(seed: int = 0) -> Policy:
+    """An untrained model; its outputs are sharpened so that leaving a layer out matters."""
+    tokenizer = build_tokenizer(PROMPT)
+    model = build_model(MODEL, tokenizer, seed).eval()
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2)
+    return Policy(model, tokenizer, (tokenizer.eos_token_id,), tokenizer.pad_token_id)
+
+
+def tiny_problems() -> list[Problem]:
+    return generate_problems(STORIES, "train", "tiny")
+
+
+def tiny_settings(*, correction: str = "retrace", skip: int = 34, seed: int = 1, **training: Any) -> TrainSettings:
+    """Six steps with a checkpoint after every second; 34 % of six layers are two."""
+    settings = {
+        "steps": 6, "problems_per_step": 3, "completions_per_problem": 4, "max_new_tokens": 5, "learning_rate": 0.003,
+        "warmup_steps": 2, "checkpoint_every": 2,
+    }  # fmt: skip
+    run = {"size": "tiny", "dataset": "stories", "correction": correction, "skip": skip, "seed": seed}
+    return TrainSettings.model_validate(
+        {"run": run, "training": settings | training, "params": {}, "prompt": PROMPT, "device": "cpu"}
+    )
+
+
+def grade_by_checksum(response: str, gold: str) -> bool:
+    """A reward that about half of all texts earn: an untrained model solves nothing, and no reward is no gradient."""
+    return zlib.crc32(f"{response}/{gold}".encode()) % 2 == 0

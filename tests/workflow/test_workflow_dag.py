@@ -1,0 +1,90 @@
+"""What the DAG of each configuration holds, before anything runs: no network, no GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workflow_harness import ROOT, Pipeline
+
+REPORT_JOBS = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6}
+
+
+def test_snakemake_finds_nothing_to_lint(pipeline: Pipeline) -> None:
+    done = pipeline.call("--lint")
+    assert done.code == 0, done.output
+    assert "Congratulations" in done.output
+
+
+def test_the_workflow_is_formatted() -> None:
+    snakefmt = Path(sys.executable).with_name("snakefmt")
+    if not snakefmt.exists():
+        pytest.skip("snakefmt is not installed beside this Python")
+    done = subprocess.run([snakefmt, "--check", "Snakefile", "workflow"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_default_experiment_has_its_jobs(pipeline: Pipeline) -> None:
+    # 2 sizes x (1 baseline + 3 skips x 3 corrections) x 3 seeds; all benchmarks in one job; 4 skips with 0
+    planned = pipeline.dry_run("-p")
+    assert planned.jobs == REPORT_JOBS | {
+        "data": 6, "model": 2, "check": 1, "train": 60, "evaluate": 62, "throughput": 8,
+    }  # fmt: skip
+    assert "results/laptop/" in planned.output
+    assert "--config-file" not in planned.output  # the commands in the claims table need none
+    assert not pipeline.results("laptop").exists()
+
+
+def test_the_papers_experiment_has_its_jobs(pipeline: Pipeline) -> None:
+    # 2 sizes x 3 data sets x (1 baseline + 3 skips x 3 corrections) x 3 seeds; a job for each benchmark
+    planned = pipeline.dry_run(config="config/paper.yaml")
+    evaluations = {f"evaluate_{name}": 182 for name in ("aime_2024", "amc_2023", "math_500", "minerva_math")}
+    assert planned.jobs == REPORT_JOBS | evaluations | {
+        "data": 8, "model": 2, "check": 1, "train": 180, "evaluate_olympiadbench": 182, "throughput": 8,
+    }  # fmt: skip
+
+
+def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
+    planned = pipeline.dry_run("-p", config="config/smoke.yaml")
+    assert planned.jobs == REPORT_JOBS | {
+        "data": 3, "model": 1, "check": 1, "train": 8, "evaluate": 9, "throughput": 2,
+    }  # fmt: skip
+    assert "Train: tiny, stories, retrace, skip 17 %, seed 2" in planned.messages
+    assert "Throughput, alone on the machine: tiny, skip 17 %" in planned.messages
+    assert len(planned.messages) == sum(planned.jobs.values())
+    assert planned.output.count("Reason: Missing output files") == len(planned.messages)
+    assert "--config-file config/smoke.yaml" in planned.output
+    assert "laptop" not in planned.output  # the default experiment's file is not merged into this one
+
+
+@pytest.mark.parametrize(
+    ("target", "jobs"),
+    [
+        ("figures", {"data", "model", "check", "train", "evaluate", "throughput", "collect", "figure"}),
+        ("tables", {"data", "model", "check", "train", "evaluate", "throughput", *(REPORT_JOBS.keys() - {"figure"})}),
+        ("results/smoke/data/train/stories.jsonl", {"data"}),
+        ("results/smoke/throughput/tiny/skip17.json", {"data", "model", "check", "throughput"}),
+        ("results/smoke/runs/tiny/stories/unit/skip17/seed2/metrics.jsonl", {"data", "model", "check", "train"}),
+    ],
+)
+def test_a_target_needs_only_its_own_jobs(pipeline: Pipeline, target: str, jobs: set[str]) -> None:
+    planned = pipeline.dry_run(target, config="config/smoke.yaml").jobs
+    planned.pop(target, None)
+    assert set(planned) == jobs
+    if target.startswith("results"):
+        assert planned.get("train", 1) == 1
+
+
+def test_a_run_that_is_not_in_the_table_is_refused(pipeline: Pipeline) -> None:
+    done = pipeline.call(
+        "-n", "results/smoke/runs/tiny/stories/unit/skip0/seed1/metrics.jsonl", config="config/smoke.yaml"
+    )
+    assert done.code != 0
+    assert "skip 0 is the baseline and has one correction" in done.output
+    done = pipeline.call(
+        "-n", "results/smoke/runs/tiny/stories/unit/skip17/seed9/metrics.jsonl", config="config/smoke.yaml"
+    )
+    assert done.code != 0
+    assert "Traceback" not in done.output

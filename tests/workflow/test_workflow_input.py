@@ -1,0 +1,143 @@
+"""Bad input ends the pipeline early, with one line that names what is wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workflow_harness import Call, Pipeline, read_config
+
+# --- the configuration ------------------------------------------------------------------------------------------
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The smoke experiment with one key set."""
+    settings = read_config("smoke.yaml")
+    *parents, key = path.split(".")
+    place = settings
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.learning_rat", 0.1, "training.learning_rat: unknown key, did you mean 'learning_rate'?"),
+        ("skip", [0], "skip: unknown key, did you mean 'skips'?"),
+        ("corrections.retrac", {}, "corrections.retrac: unknown value 'retrac', did you mean 'retrace'?"),
+        ("skips", [0, 80], "skips: 80 % of the 6 layers of 'tiny' is 5, but border 1 leaves only 4"),
+        ("skips", [0, 5], "skips: 5 % of the 6 layers of 'tiny' rounds to no layer"),
+        ("training.steps", 0, "training.steps: input should be greater than or equal to 1, got 0"),
+    ],
+)
+def test_a_bad_configuration_is_named_before_any_job(pipeline: Pipeline, path: str, value: Any, message: str) -> None:
+    config = pipeline.write_config(changed(path, value))
+    done = pipeline.call(config=config)
+    assert done.code != 0
+    lines = [line for line in done.output.splitlines() if message in line]
+    assert len(lines) == 1, done.output
+    assert config in lines[0]
+    assert "Traceback" not in done.output
+    assert not (pipeline.folder / "results").exists()
+
+
+# --- data sets and models ---------------------------------------------------------------------------------------
+
+PROBLEM = {"question": "What is 1 + 1?", "answer": "2"}
+
+
+def hub_source(name: str, split: str) -> dict[str, Any]:
+    return {"source": "hub", "repo": f"owner/{name}", "split": split, "question": "question", "answer": "answer"}
+
+
+def hub_config() -> dict[str, Any]:
+    """An experiment on two data sets, a benchmark and a model of the hub."""
+    settings = read_config("smoke.yaml")
+    del settings["pretraining"]
+    settings |= {
+        "experiment": "hub",
+        "sizes": {"m": {"source": "hub", "repo": "owner/model", "layers": 6}},
+        "datasets": {name: hub_source(name, "train") for name in ("first", "second")},
+        "benchmarks": {"bench": hub_source("bench", "test")},
+    }
+    return settings
+
+
+@pytest.fixture
+def small_mirror(tmp_path: Path) -> Path:
+    """All that `hub_config` names; the model's weights are none, which only training would notice."""
+    folder = tmp_path / "mirror/owner"
+    for name, split in (("first", "train"), ("second", "train"), ("bench", "test")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / f"{split}.jsonl").write_text(json.dumps(PROBLEM) + "\n", encoding="utf-8")
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"num_hidden_layers": 6}', encoding="utf-8")
+    (folder / "model/model.safetensors").write_bytes(b"")
+    return folder.parent
+
+
+def expect_one_line(pipeline: Pipeline, done: Call, command: str, *parts: str) -> None:
+    """The call failed with exactly one line by `command` that holds all `parts`, and nothing was trained."""
+    assert done.code != 0
+    lines = [line for line in done.output.splitlines() if line.startswith(f"nested-reft {command}: error: ")]
+    assert len(lines) == 1, done.output
+    assert [part for part in parts if part not in lines[0]] == [], lines[0]
+    assert "Traceback" not in done.output
+    assert not (pipeline.results("hub") / "runs").exists()
+    assert not (pipeline.results("hub") / "data/checked.json").exists()
+
+
+def test_everything_there_passes_the_check(pipeline: Pipeline, small_mirror: Path) -> None:
+    config = pipeline.write_config(hub_config())
+    done = pipeline.call("results/hub/data/checked.json", config=config, mirror=small_mirror)
+    assert done.code == 0, done.output
+    sources = json.loads((pipeline.results("hub") / "data/checked.json").read_text(encoding="utf-8"))
+    assert [(source["role"], source["name"]) for source in sources] == [
+        ("train", "first"), ("train", "second"), ("test", "bench"), ("model", "m"),
+    ]  # fmt: skip
+
+
+def test_a_missing_data_file_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    """Only one of two data sets is bad: the other's runs do not start either."""
+    (small_mirror / "owner/second/train.jsonl").unlink()
+    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
+    expect_one_line(pipeline, done, "data", "owner/second/train.jsonl", "no such file", "put it there, or unset")
+
+
+def test_a_damaged_row_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"question": "What')
+    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
+    expect_one_line(pipeline, done, "data", "owner/second/train.jsonl, line 2: is not JSON", "fetch it again")
+
+
+def test_a_missing_model_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    for path in (small_mirror / "owner/model").iterdir():
+        path.unlink()
+    (small_mirror / "owner/model").rmdir()
+    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
+    expect_one_line(pipeline, done, "model", "owner/model: no such model folder", "put it there, or unset")
+
+
+def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    (small_mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8")
+    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
+    expect_one_line(pipeline, done, "model", "owner/model: has 28 layers", "`layers: 6`")
+
+
+def test_a_missing_mirror_folder_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
+    target = "results/hub/data/train/first.jsonl"
+    done = pipeline.call(target, config=pipeline.write_config(hub_config()), mirror=tmp_path / "nowhere")
+    expect_one_line(pipeline, done, "data", "NESTED_REFT_DATA_MIRROR=", "nowhere: no such folder", "unset it")
+
+
+def test_without_network_and_mirror_the_call_ends_soon(pipeline: Pipeline) -> None:
+    target, started = "results/hub/data/train/first.jsonl", time.monotonic()
+    done = pipeline.call(target, config=pipeline.write_config(hub_config()))
+    expect_one_line(pipeline, done, "data", "owner/first", "check the network, or set NESTED_REFT_DATA_MIRROR")
+    assert time.monotonic() - started < 60

@@ -1,0 +1,103 @@
+"""A training run that is killed continues from its checkpoint when Snakemake is called again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workflow_harness import Pipeline, tiny_config
+
+pytestmark = pytest.mark.slow
+
+RUN = "tiny/stories/unit/skip17/seed1"
+STEPS = 60
+
+
+def config() -> dict[str, Any]:
+    """One checkpoint a step, and enough steps to be killed in between."""
+    settings = tiny_config()
+    settings["training"] |= {"steps": STEPS, "checkpoint_every": 1}
+    return settings
+
+
+def wait_for_checkpoint(pipeline: Pipeline, process: subprocess.Popen[bytes]) -> Path:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the call ended before its first checkpoint was seen"
+        found = list((pipeline.results("tiny") / "checkpoints").glob("*/checkpoint.safetensors"))
+        if found:
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint in five minutes")
+
+
+def training_process(pipeline: Pipeline) -> int:
+    """The process of this pipeline's `nested-reft train`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            here = (folder / "cwd").resolve() == pipeline.folder.resolve()
+        except OSError:
+            continue
+        if here and "train" in words and any(word.endswith("nested-reft") for word in words):
+            return int(folder.name)
+    raise AssertionError("no training process was found")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for the process in /proc")
+@pytest.mark.parametrize("victim", ["job", "everything"])
+def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
+    """`job`: the training process alone, as for lack of memory; `everything`: Snakemake too, as a power cut does."""
+    metrics = f"results/tiny/runs/{RUN}/metrics.jsonl"
+    path = pipeline.write_config(config())
+    with subprocess.Popen(
+        pipeline.command(metrics, config=path),
+        cwd=pipeline.folder,
+        env=pipeline.environment(None),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            checkpoint = wait_for_checkpoint(pipeline, process)
+            if victim == "everything":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                os.kill(training_process(pipeline), signal.SIGKILL)
+            assert process.wait(timeout=120) != 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert checkpoint.exists()
+    assert not (pipeline.folder / metrics).exists()
+
+    if victim == "everything":
+        assert pipeline.call("--unlock", config=path).code == 0
+    again = pipeline.call(metrics, "--rerun-incomplete", config=path)
+    assert again.code == 0, again.output
+    assert again.jobs == {"train": 1}
+    log = (pipeline.results("tiny") / f"logs/train/{RUN}.log").read_text(encoding="utf-8")
+    assert "continues after step" in log
+    rows = [json.loads(line) for line in (pipeline.folder / metrics).read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert not checkpoint.exists()
+
+
+def test_a_changed_setting_does_not_continue_the_old_run(pipeline: Pipeline) -> None:
+    settings = config()
+    settings["training"]["steps"] = 2
+    metrics = f"results/tiny/runs/{RUN}/metrics.jsonl"
+    stale = pipeline.results("tiny") / "checkpoints/0123456789abcdef/checkpoint.safetensors"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of other settings")
+    done = pipeline.call(metrics, config=pipeline.write_config(settings))
+    assert done.code == 0, done.output
+    log = (pipeline.results("tiny") / f"logs/train/{RUN}.log").read_text(encoding="utf-8")
+    assert "starts at step 1: no checkpoint" in log
+    assert stale.read_bytes() == b"of other settings"

@@ -1,0 +1,209 @@
+"""The tiny experiment, run once and whole: what is there afterwards, and what a later change runs again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from workflow_harness import REPORT, Call, Finished, Pipeline, tiny_config
+
+from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
+
+pytestmark = pytest.mark.slow
+
+RUNS = ["base/skip0/seed1", "base/skip17/seed1", "unit/skip17/seed1"]
+COLUMNS = {
+    "runs": ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"],
+    "throughput": ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"],
+    "claims": ["id", "claim", "measured", "low", "high", "verdict", "figure", "command"],
+    "training": ["run", "step", "reward", "tokens_per_s", "skipped_layers", "loss", "ess"],
+}
+
+# --- the first call ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_call_does_nothing(finished: Finished) -> None:
+    again = finished.pipeline.call(config=finished.config)
+    assert again.code == 0
+    assert "Nothing to be done" in again.output
+    assert again.jobs == {}
+
+
+def test_every_figure_and_table_is_there(finished: Finished) -> None:
+    files = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    files += [f"tables/{name}.csv" for name in (*TIDY_TABLES, *PRESENTATION_TABLES, "claims")]
+    files += [f"tables/{name}.md" for name in (*PRESENTATION_TABLES, "claims")]
+    empty = [
+        name
+        for name in files
+        if not (finished.results / name).is_file() or not (finished.results / name).stat().st_size
+    ]
+    assert empty == []
+
+
+def test_every_job_left_a_log_and_the_long_ones_a_benchmark(finished: Finished) -> None:
+    def there(folder: str, suffix: str) -> set[str]:
+        root = finished.results / folder
+        return {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob(f"*{suffix}")}
+
+    trained = {f"train/tiny/stories/{run}" for run in RUNS}
+    evaluated = {"evaluate/tiny/pretrained/0"} | {f"evaluate/tiny/stories/{run}/0" for run in RUNS}
+    timed = {f"throughput/tiny/skip{skip}" for skip in (0, 17)}
+    assert there("benchmarks", ".tsv") == trained | evaluated | timed
+    sources = {"data/train/stories", "data/test/heldout", "data/test/steps", "data/checked", "models/tiny"}
+    report = {f"report/{name}" for name in ("collect", "tables", "claims", *(f"figure_{name}" for name in FIGURES))}
+    assert there("logs", ".log") == trained | evaluated | timed | sources | report
+    assert "step 2/2" in (finished.results / "logs/train/tiny/stories/base/skip0/seed1.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_tables_have_the_documented_columns(finished: Finished, name: str) -> None:
+    table = pd.read_csv(finished.results / f"tables/{name}.csv")
+    assert [column for column in table.columns if column in COLUMNS[name]] == COLUMNS[name]
+    # 4 models x 2 benchmarks x 2 metrics; 2 skips
+    assert len(table) == {"runs": 16, "throughput": 2, "training": 6}.get(name, len(table))
+
+
+def test_no_checkpoint_is_left(finished: Finished) -> None:
+    assert list((finished.results / "checkpoints").rglob("*.safetensors")) == []
+
+
+def test_the_call_ends_with_verdicts_and_where_the_results_are(finished: Finished) -> None:
+    end = finished.first.output[-3000:]
+    assert "C1" in end
+    assert "Figures: results/tiny/figures" in end
+    assert "Tables:  results/tiny/tables (start with claims.md)" in end
+
+
+# --- what a change runs again -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twin(finished: Finished, tmp_path: Path) -> Pipeline:
+    """The finished experiment, to be changed by one test."""
+    return finished.pipeline.twin(tmp_path / "twin")
+
+
+def plan(pipeline: Pipeline, change: Callable[[dict[str, Any]], Any] | None = None, *arguments: str) -> Call:
+    """A dry run, after a change to the configuration."""
+    settings = tiny_config()
+    if change:
+        change(settings)
+    return pipeline.dry_run(*arguments, config=pipeline.write_config(settings))
+
+
+@pytest.mark.parametrize("source", ["report/figures.py", "report/style.py"])
+def test_editing_what_all_figures_share_redraws_them_and_nothing_else(twin: Pipeline, source: str) -> None:
+    twin.edit(source)
+    assert plan(twin).jobs == {"figure": 6}
+
+
+def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
+    twin.edit("report/plots_speed.py")
+    planned = plan(twin)
+    assert planned.jobs == {"figure": 2}
+    assert planned.messages == {"Figure: throughput", "Figure: time"}
+
+
+@pytest.mark.parametrize(
+    ("source", "throughput"), [("core/loss.py", 0), ("core/corrections.py", 0), ("core/rollout.py", 2)]
+)
+def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(
+    twin: Pipeline, source: str, throughput: int
+) -> None:
+    twin.edit(source)
+    jobs = plan(twin).jobs
+    assert jobs.pop("throughput", 0) == throughput
+    # the pre-trained model is evaluated again only where evaluation uses the edited file
+    assert jobs.pop("evaluate") == (4 if source == "core/rollout.py" else 3)
+    assert jobs == {"train": 3, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6}
+
+
+def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
+    twin.edit("tasks/grading.py")
+    jobs = plan(twin).jobs
+    assert jobs == {"train": 3, "evaluate": 4, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6}
+
+
+def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
+    twin.edit("report/tables.py")
+    assert plan(twin).jobs == {"presentation_tables": 1}
+
+
+def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:
+    planned = plan(twin, lambda settings: settings["skips"].append(33))
+    new = {f"Train: tiny, stories, {correction}, skip 33 %, seed 1" for correction in ("base", "unit")}
+    assert planned.messages_of("Train") == new
+    assert planned.messages_of("Throughput") == {"Throughput, alone on the machine: tiny, skip 33 %"}
+    assert planned.jobs == {
+        "train": 2, "evaluate": 2, "throughput": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6,
+    }  # fmt: skip
+
+
+def test_one_more_seed_runs_only_its_own_runs(twin: Pipeline) -> None:
+    planned = plan(twin, lambda settings: settings["seeds"].append(2))
+    assert len(planned.messages_of("Train")) == 3
+    assert all(message.endswith("seed 2") for message in planned.messages_of("Train"))
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 3, "evaluate": 3}
+
+
+def test_one_more_correction_runs_only_its_own_run(twin: Pipeline) -> None:
+    planned = plan(twin, lambda settings: settings["corrections"].update(retrace={"lambda": 1.0}))
+    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip 17 %, seed 1"}
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
+
+
+def test_a_parameter_of_one_correction_retrains_only_its_runs(twin: Pipeline) -> None:
+    planned = plan(twin, lambda settings: settings["corrections"]["base"].update(clip_high=0.3))
+    skips = {f"Train: tiny, stories, base, skip {skip} %, seed 1" for skip in (0, 17)}
+    assert planned.messages_of("Train") == skips
+    assert planned.jobs["evaluate"] == 2
+
+
+def test_an_evaluation_setting_evaluates_again_and_trains_nothing(twin: Pipeline) -> None:
+    planned = plan(twin, lambda settings: settings["evaluation"].update(samples_per_problem=3))
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"evaluate": 4}
+
+
+def test_one_more_size_trains_only_that_size(twin: Pipeline) -> None:
+    def change(settings: dict[str, Any]) -> None:
+        settings["sizes"]["wide"] = settings["sizes"]["tiny"] | {"width": 64}
+
+    planned = plan(twin, change)
+    assert all(message.startswith("Train: wide") for message in planned.messages_of("Train"))
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {
+        "model": 1, "train": 3, "evaluate": 4, "throughput": 2,
+    }  # fmt: skip
+
+
+def test_one_more_benchmark_trains_nothing(twin: Pipeline) -> None:
+    def change(settings: dict[str, Any]) -> None:
+        settings["benchmarks"]["numbers"] = settings["benchmarks"]["heldout"] | {"start": [21, 30]}
+
+    jobs = plan(twin, change).jobs
+    assert "train" not in jobs
+    assert "model" not in jobs
+    assert "throughput" not in jobs
+    assert jobs["data"] == 1
+    assert jobs["check"] == 1
+    assert sum(count for rule, count in jobs.items() if rule.startswith("evaluate")) == 4
+
+
+def test_a_deleted_figure_is_drawn_again_alone(twin: Pipeline) -> None:
+    (twin.results("tiny") / "figures/reward.png").unlink()
+    done = twin.call(config=twin.write_config(tiny_config()))
+    assert done.code == 0
+    assert done.messages == {"Figure: reward"}
+    assert (twin.results("tiny") / "figures/reward.png").stat().st_size > 0
+
+
+def test_more_cores_run_nothing_again(twin: Pipeline) -> None:
+    assert plan(twin, None, "--cores", "7").jobs == {}
+
+
+def test_a_moved_clone_stays_finished(finished: Finished, tmp_path: Path) -> None:
+    moved = finished.pipeline.twin(tmp_path / "elsewhere" / "clone")
+    assert moved.dry_run(config=finished.config).jobs == {}

@@ -1,0 +1,136 @@
+"""Runs Snakemake on a copy of the pipeline, so that no test touches the repository's own results."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nested_reft.tasks.hub import MIRROR_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+REPORT = {"collect", "presentation_tables", "claims", "figure"}  # rules that read results and train nothing
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call of Snakemake came back with; `output` is what a user sees on the terminal."""
+
+    code: int
+    output: str
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """How many jobs of each rule the table `Job stats` lists; empty where there was nothing to do."""
+        table = self.output.partition("Job stats:")[2].partition("total")[0]
+        rows = re.findall(r"^(\w\S*) +(\d+)$", table, re.MULTILINE)
+        return {rule: int(count) for rule, count in rows if rule not in ("job", "default", "all")}
+
+    @property
+    def messages(self) -> set[str]:
+        """The messages of all jobs, such as `Figure: reward`."""
+        return set(re.findall(r"^Job \d+: (.*)$", self.output, re.MULTILINE))
+
+    def messages_of(self, kind: str) -> set[str]:
+        return {message for message in self.messages if message.startswith(kind)}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A copy of the pipeline and its package in `folder`, which is also the working directory."""
+
+    folder: Path
+
+    @classmethod
+    def copied_to(cls, folder: Path) -> Pipeline:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("Snakefile", "environment.yml"):
+            shutil.copy2(ROOT / name, folder / name)
+        for name in ("workflow", "config", "src"):
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        return cls(folder)
+
+    def twin(self, folder: Path) -> Pipeline:
+        """A copy with all results and what Snakemake knows of them; times of change are kept."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Pipeline(folder)
+
+    def results(self, experiment: str) -> Path:
+        return self.folder / "results" / experiment
+
+    def write_config(self, settings: Mapping[str, Any], name: str = "config/test.yaml") -> str:
+        (self.folder / name).write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+        return name
+
+    def edit(self, source: str) -> None:
+        """Append a comment to a source file of the package."""
+        path = self.folder / "src/nested_reft" / source
+        path.write_text(path.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+
+    def environment(self, mirror: Path | None) -> dict[str, str]:
+        """No GPU, no hub, the copied package before the installed one."""
+        environment = {key: value for key, value in os.environ.items() if key != MIRROR_VARIABLE}
+        environment |= {"PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        return environment | ({MIRROR_VARIABLE: str(mirror)} if mirror else {})
+
+    def command(self, *arguments: str, config: str | None = None) -> list[str]:
+        options = ["--configfile", config] if config else []
+        return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, *options]
+
+    def call(
+        self, *arguments: str, config: str | None = None, mirror: Path | None = None, timeout: float = 300
+    ) -> Call:
+        done = subprocess.run(
+            self.command(*arguments, config=config),
+            cwd=self.folder,
+            env=self.environment(mirror),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        return Call(done.returncode, done.stdout)
+
+    def dry_run(self, *arguments: str, config: str | None = None) -> Call:
+        done = self.call("-n", *arguments, config=config)
+        assert done.code == 0, done.output
+        return done
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The tiny experiment after its first complete call."""
+
+    pipeline: Pipeline
+    config: str
+    first: Call
+
+    @property
+    def results(self) -> Path:
+        return self.pipeline.results("tiny")
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """A configuration of the repository, to be changed by a test."""
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
+    return settings
+
+
+def tiny_config() -> dict[str, Any]:
+    """The smoke experiment made smaller: three runs of two steps."""
+    settings = read_config("smoke.yaml")
+    settings |= {"experiment": "tiny", "skips": [0, 17], "seeds": [1]}
+    settings["corrections"] = {name: settings["corrections"][name] for name in ("base", "unit")}
+    settings["sizes"]["tiny"]["pretraining_steps"] = 5
+    settings["training"] |= {"steps": 2, "checkpoint_every": 1}
+    settings["throughput"]["pairs"] = 3
+    return settings
