@@ -84,14 +84,23 @@ GRADING = [
     "tasks/grading_worker.py",
 ]
 SOURCES = {
-    "data": source("tasks/problems.py", "tasks/hub.py", "tasks/mirror.py"),
+    "data": source(
+        "tasks/problems.py", "tasks/records.py", "tasks/hub.py", "tasks/mirror.py"
+    ),
     "pretrain": source(
         "training/pretrain.py",
         "tasks/problems.py",
         "tasks/prompts.py",
         "core/skipping.py",
     ),
-    "train": source("training/trainer.py", "core/*.py", "seeding.py", *TASKS, *GRADING),
+    "train": source(
+        "training/trainer.py",
+        "training/checkpoint.py",
+        "core/*.py",
+        "seeding.py",
+        *TASKS,
+        *GRADING,
+    ),
     "evaluate": source(
         "evaluation/evaluate.py", "core/rollout.py", "seeding.py", *TASKS, *GRADING
     ),

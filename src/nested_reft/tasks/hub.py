@@ -54,7 +54,7 @@ def load_problems(settings: HubProblems, mirror: Path | None) -> tuple[list[Prob
         raise DataError(f"{_where(settings)}: none of the {read} rows has both a question and an answer")
     return problems, {
         "repo": settings.repo,
-        "name": settings.name,
+        "config_name": settings.name,
         "split": settings.split,
         "requested_revision": settings.revision,
         "resolved_revision": resolved,
