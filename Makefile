@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env results smoke paper test test-slow lint format lock clean
+.PHONY: help env results smoke paper reference test test-slow lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,14 @@ smoke: env  ## the smallest complete experiment, config/smoke.yaml
 
 paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
 	$(SNAKEMAKE) --configfile config/paper.yaml
+
+REFERENCE := docs/reference
+
+reference: results  ## keep the figures and tables of this run in docs/reference, for the README
+	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables
+	cp results/laptop/figures/*.png $(REFERENCE)/figures/
+	cp results/laptop/tables/*.md results/laptop/tables/claims.csv $(REFERENCE)/tables/
+	cp results/laptop/runs/small/stories/base/skip0/seed1/manifest.json $(REFERENCE)/
 
 test: env  ## the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
