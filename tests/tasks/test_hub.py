@@ -237,7 +237,8 @@ def test_hub_rows_are_loaded_at_the_resolved_commit(monkeypatch: pytest.MonkeyPa
     assert problems[0].answer == "27"
     assert provenance == {
         "repo": "o/d", "config_name": "main", "split": "test", "requested_revision": "main",
-        "resolved_revision": commit, "origin": "hub", "files": {}, "rows_read": 1, "rows_kept": 1, "rows_dropped_empty": 0,
+        "resolved_revision": commit, "origin": "hub", "files": {},
+        "rows_read": 1, "rows_kept": 1, "rows_dropped_empty": 0,
     }  # fmt: skip
 
 
