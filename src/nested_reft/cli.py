@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         evaluate.add_argument(f"--{file}", required=True, nargs="+", type=Path, metavar="PATH", help="one a benchmark")
     add("throughput", "rollout speed of nested views, in pairs", jobs.throughput, "ThroughputSettings",
         ("policy", "problems", "output"))  # fmt: skip
+    add("gradients", "bias and variance of gradient estimates", jobs.gradients, "GradientSettings",
+        ("policy", "problems", "output"))  # fmt: skip
+    add("exact", "exact bias and variance on an enumerable policy", jobs.exact, "", ("output",))
     add("collect", "collect all results into tidy tables", jobs.collect, "Config", ("root",))
     add("tables", "the tables for people", jobs.tables, "Config", ("root",))
     claims = add("claims", "judge the paper's claims", jobs.claims, "Config", ("root",))
@@ -51,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     figure = add("figure", "draw one figure", jobs.figure, "Config", ("root",))
     figure.add_argument("name")
     add("summary", "print the verdicts and where the results are", jobs.summary, "", ("root",))
-    for name in ("model", "train", "evaluate", "throughput"):
+    for name in ("model", "train", "evaluate", "throughput", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 

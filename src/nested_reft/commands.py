@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nested_reft.config import Config, ConfigError, GeneratedProblems, HubModel, parse
-from nested_reft.config.jobs import DataSettings, EvaluateSettings, ModelSettings, ThroughputSettings, TrainSettings
+from nested_reft.config.jobs import (
+    DataSettings,
+    EvaluateSettings,
+    GradientSettings,
+    ModelSettings,
+    ThroughputSettings,
+    TrainSettings,
+)
 from nested_reft.manifest import build_manifest, write_json
 from nested_reft.progress import Progress, clock
 
@@ -122,8 +129,8 @@ def train(options: Options) -> None:
     from nested_reft.tasks.policy import load_policy, save_policy, select_device
     from nested_reft.tasks.records import read_problems
     from nested_reft.training.checkpoint import remove_checkpoint
+    from nested_reft.training.trainer import step_alarms, write_metrics
     from nested_reft.training.trainer import train as run_training
-    from nested_reft.training.trainer import write_metrics
 
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
@@ -144,7 +151,11 @@ def train(options: Options) -> None:
     policy.model.to(getattr(torch, settings.training.dtype))
     save_policy(policy, options.output)
     write_metrics(options.metrics, done.metrics)
-    write_json(options.manifest, build_manifest(options.settings, wall_seconds=done.seconds))
+    alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training)]
+    write_json(options.manifest, build_manifest(options.settings, wall_seconds=done.seconds, alarms=alarms))
+    if alarms:
+        steps = len({alarm["step"] for alarm in alarms})
+        print(f"train {settings.run.path}  alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")
     remove_checkpoint(folder)
 
 
@@ -191,6 +202,31 @@ def throughput(options: Options) -> None:
     for pair in record["pairs"]:
         nested, full = pair["nested_tokens_per_s"], pair["baseline_tokens_per_s"]
         progress.log(f"{nested:,.0f} tokens/s, full model {full:,.0f}: {nested / full:.3f}")
+
+
+def gradients(options: Options) -> None:
+    """Bias and variance of the gradient estimates of one size at one skip."""
+    import torch
+
+    from nested_reft.evaluation.gradients import measure_gradients
+    from nested_reft.tasks.policy import load_policy, select_device
+    from nested_reft.tasks.records import read_problems
+
+    settings = parse(GradientSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    problems = read_problems(options.problems)
+    policy = load_policy(options.policy, device=select_device(settings.device))
+    progress = Progress(f"gradients {settings.size} skip{settings.skip}")
+    batches = settings.gradients.batches
+    record = measure_gradients(settings, policy, problems, lambda done: progress.step(f"batch {done}/{batches}"))
+    write_json(options.output, record, indent=None)
+
+
+def exact(options: Options) -> None:
+    """Exact bias and variance of every estimator on a policy small enough to enumerate."""
+    from nested_reft.evaluation.exact import exact_rows
+
+    write_json(options.output, {"rows": exact_rows()})
 
 
 def collect(options: Options) -> None:

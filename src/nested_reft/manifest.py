@@ -55,7 +55,7 @@ def build_manifest(settings: str, **facts: Any) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """JSON with an indent, for people to read as well."""
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """JSON with an indent, for people to read as well; None for large tables of numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

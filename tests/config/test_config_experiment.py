@@ -1,69 +1,15 @@
-"""The config: what is refused and how, the run table, and that it agrees with the core about names."""
+"""The config: what is refused and how."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
+from valid_config import COMPARED, CONFIGS, REMOVE, VALID, changed
 
-from nested_reft.config import (
-    CORRECTIONS,
-    ConfigError,
-    CorrectionParams,
-    Training,
-    load_config,
-    parse_config,
-    run_table,
-)
-from nested_reft.config.experiment import CORRECTION_PARAMETERS, benchmark_batches, skipped_count
-from nested_reft.config.jobs import data_settings, evaluate_settings, train_settings
-from nested_reft.core.advantages import BASELINES
-from nested_reft.core.corrections import PARAMETERS
-from nested_reft.core.loss import NORMALISATIONS
-
-CONFIGS = Path(__file__).parents[2] / "config"
-PROBLEMS = {"source": "generated", "problems": 8}
-VALID: dict[str, Any] = {
-    "experiment": "test",
-    "sizes": {
-        "tiny": {
-            "source": "scratch", "layers": 6, "width": 16, "heads": 2, "key_value_heads": 1, "feed_forward": 32,
-            "pretraining_steps": 5, "pretraining_learning_rate": 0.01,
-        },
-        "big": {"source": "hub", "repo": "some/model", "layers": 28},
-    },
-    "datasets": {"stories": PROBLEMS, "more": PROBLEMS},
-    "benchmarks": {"one": PROBLEMS, "two": PROBLEMS, "three": PROBLEMS},
-    "skips": [17, 0, 34],
-    "corrections": {"base": {"clip_low": 0.2}, "unit": {}, "retrace": {"lambda": 0.9}},
-    "seeds": [1, 2],
-    "prompt": {"style": "plain"},
-    "pretraining": {"problems": PROBLEMS, "batch_size": 4},
-    "training": {
-        "steps": 2, "problems_per_step": 2, "completions_per_problem": 2, "max_new_tokens": 4, "learning_rate": 0.1,
-    },
-    "evaluation": {"samples_per_problem": 2, "max_new_tokens": 4},
-    "throughput": {"problems": 2, "completions_per_problem": 2, "new_tokens": 4},
-}  # fmt: skip
-REMOVE = object()
-
-
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """The valid settings with one of them set, or removed."""
-    settings = json.loads(json.dumps(VALID))  # not deepcopy, which keeps shared parts shared
-    *parents, last = path.split("/")
-    inner = settings
-    for key in parents:
-        inner = inner[key]
-    if value is REMOVE:
-        del inner[last]
-    else:
-        inner[last] = value
-    return settings
-
+from nested_reft.config import ConfigError, load_config, parse_config
 
 # (what is changed, its value, everything that the one line must say)
 REFUSED = [
@@ -75,8 +21,9 @@ REFUSED = [
     ("corrections/retrase", {}, ["corrections.retrase: unknown value 'retrase'", "did you mean 'retrace'?"]),
     ("corrections/retrace", {"lamda": 1.0}, ["corrections.retrace.lamda: unknown key", "did you mean 'lambda'?"]),
     ("corrections/retrace", {"lambda": 1.5}, ["corrections.retrace.lambda", "less than or equal to 1", "got 1.5"]),
-    ("corrections/unit", {"lambda": 1.0}, ["corrections.unit.lambda: 'unit' has no such parameter; it has: none"]),
-    ("corrections/base", {"C": 2.0}, ["corrections.base.C: 'base' has no such parameter; it has: clip_low, clip_high"]),
+    ("corrections/unit", {"lambda": 1.0}, ["corrections: unit.lambda: 'unit' has no such parameter; it has: none"]),
+    ("corrections/base", {"C": 2.0}, ["corrections: base.C: 'base' has no such parameter", "clip_low, clip_high"]),
+    ("corrections/mask_token", {"lo": 2.0, "hi": 1.0}, ["corrections: mask_token.lo: 2.0 is above hi: 1.0"]),
     ("corrections/unit", None, ["corrections.unit", "got None"]),
     ("corrections", {"unit": {}}, ["corrections: needs 'base'", "at skip 0 is the baseline ReFT"]),
     ("skips", [0, 84], ["skips: 84 % of the 6 layers of 'tiny' is 5", "leaves only 4", "lower the skip or the border"]),
@@ -108,6 +55,19 @@ REFUSED = [
     ("device", "gpu", ["device: unknown value 'gpu'"]),
     ("experiment", "My Test", ["experiment", "got 'My Test'"]),
     ("sizes/Tiny Model", {"source": "hub", "repo": "a/b", "layers": 28}, ["sizes", "Tiny Model"]),
+    ("training/temperature", 0, ["training.temperature", "greater than 0", "got 0"]),
+    ("training/top_p", 1.2, ["training.top_p", "less than or equal to 1", "got 1.2"]),
+    ("training/top_k", 0, ["training.top_k", "greater than or equal to 1", "got 0"]),
+    ("training/alarms", {"ess": 0.1}, ["training.alarms.ess: unknown key", "did you mean 'ess_below'?"]),
+    ("gradients/corrections", {"is_seq": {}}, ["unknown value 'is_seq'", "did you mean 'is_sequence'?"]),
+    ("gradients/corrections/unit", {"C": 1.0}, ["gradients.corrections: unit.C: 'unit' has no such parameter"]),
+    ("gradients/batches", 3, ["gradients.batches", "greater than or equal to 4", "got 3"]),
+    ("layer_choice", {"strategies": ["uniform", "static"]}, ["layer_choice: skip: is missing", "uniform and static"]),
+    ("layer_choice", {"strategies": ["uniform", "static"], "skip": 17}, ["layer_choice: correction: is missing"]),
+    ("layer_choice", COMPARED | {"skip": 18}, ["layer_choice.skip: 18 is not one of skips: [17, 0, 34]"]),
+    ("layer_choice", COMPARED | {"correction": "topr"}, ["layer_choice.correction: 'topr' is not one of corrections"]),
+    ("layer_choice", COMPARED | {"strategies": ["static", "statc"]}, ["unknown value 'statc'", "'static'"]),
+    ("layer_choice", COMPARED | {"strategies": ["static", "static"]}, ["layer_choice: strategies: has a value twice"]),
     ("throughput/pairs", 2, ["throughput.pairs", "greater than or equal to 3", "got 2"]),
 ]  # fmt: skip
 
@@ -173,122 +133,3 @@ def test_a_config_survives_the_way_through_a_file(tmp_path: Path) -> None:
     path = tmp_path / "same.yaml"
     path.write_text(yaml.safe_dump(VALID), encoding="utf-8")
     assert load_config(path) == parse_config(VALID)
-
-
-# --- the run table
-
-
-def test_the_run_table_has_one_baseline_and_every_correction_at_every_other_skip() -> None:
-    runs = run_table(parse_config(VALID))
-    # 2 sizes x 2 data sets x (1 baseline + 2 skips x 3 corrections) x 2 seeds
-    assert len(runs) == 2 * 2 * 7 * 2
-    assert len({run.path for run in runs}) == len(runs)
-    assert [run.path for run in runs[:14]] == [
-        f"tiny/stories/{cell}/seed{seed}"
-        for cell in (
-            "base/skip0", "base/skip17", "unit/skip17", "retrace/skip17",
-            "base/skip34", "unit/skip34", "retrace/skip34",
-        )
-        for seed in (1, 2)
-    ]  # fmt: skip
-    assert [run.path.split("/")[:2] for run in runs[::14]] == [
-        ["tiny", "stories"], ["tiny", "more"], ["big", "stories"], ["big", "more"],
-    ]  # fmt: skip
-    assert {(run.correction, run.skip) for run in runs if run.skip == 0} == {("base", 0)}
-
-
-def test_the_baseline_runs_even_where_skip_zero_is_not_listed() -> None:
-    runs = run_table(parse_config(changed("skips", [34])))
-    assert [(run.correction, run.skip) for run in runs[::2][:4]] == [
-        ("base", 0), ("base", 34), ("unit", 34), ("retrace", 34),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("size", "batches"), [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
-def test_benchmarks_are_handed_out_in_order(size: int, batches: list[int]) -> None:
-    handed = benchmark_batches(parse_config(changed("evaluation/benchmarks_per_job", size)))
-    assert [len(batch) for batch in handed] == batches
-    assert [name for batch in handed for name in batch] == ["one", "two", "three"]
-
-
-@pytest.mark.parametrize(
-    ("name", "runs"),
-    # sizes x data sets x (1 + skips x corrections) x seeds
-    [("config", 2 * 1 * (1 + 3 * 3) * 3), ("smoke", 1 * 1 * (1 + 1 * 3) * 2), ("paper", 2 * 3 * (1 + 3 * 3) * 3)],
-)
-def test_the_project_s_configs_load(name: str, runs: int) -> None:
-    assert len(run_table(load_config(CONFIGS / f"{name}.yaml"))) == runs
-
-
-def test_every_config_file_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper"}
-
-
-@pytest.mark.parametrize(
-    ("layers", "percent", "count"), [(8, 12, 1), (8, 25, 2), (8, 38, 3), (28, 5, 1), (28, 10, 3), (28, 15, 4)]
-)
-def test_skipped_count(layers: int, percent: int, count: int) -> None:
-    assert skipped_count(layers, percent) == count
-
-
-# --- what a job depends on
-
-
-def test_a_run_s_key_depends_on_what_the_run_depends_on_alone() -> None:
-    def key(settings: dict[str, Any]) -> str:
-        config = parse_config(settings)
-        run = next(run for run in run_table(config) if run.path == "tiny/stories/retrace/skip17/seed1")
-        return train_settings(config, run).key
-
-    same = [("seeds", [1]), ("corrections/unit", REMOVE), ("evaluation/max_new_tokens", 9), ("throughput/pairs", 5)]
-    other = [("training/learning_rate", 0.2), ("corrections/retrace", {"lambda": 0.8}), ("prompt/suffix", " =")]
-    assert {key(changed(*change)) for change in same} == {key(VALID)}
-    assert len({key(changed(*change)) for change in other} | {key(VALID)}) == 4
-
-
-def test_spelling_a_default_out_changes_no_key() -> None:
-    spelt = changed("training/temperature", 1.0)
-    for config in (parse_config(VALID), parse_config(spelt)):
-        run = run_table(config)[0]
-        assert train_settings(config, run) == train_settings(parse_config(VALID), run)
-        assert train_settings(config, run).key == train_settings(parse_config(VALID), run).key
-
-
-def test_data_of_both_roles_come_from_their_own_table() -> None:
-    settings = changed("benchmarks/one", PROBLEMS | {"problems": 5})
-    settings["datasets"]["one"] = PROBLEMS | {"problems": 7}
-    config = parse_config(settings)
-    assert data_settings(config, "test", "one").problems.problems == 5
-    assert data_settings(config, "train", "one").problems.problems == 7
-
-
-def test_evaluation_gets_the_training_dtype() -> None:
-    config = parse_config(changed("training/dtype", "bfloat16"))
-    assert evaluate_settings(config, "tiny", None, ("one",)).dtype == "bfloat16"
-
-
-# --- config and core agree (neither imports the other)
-
-
-def test_corrections_and_their_parameters_are_those_of_the_core() -> None:
-    assert set(CORRECTIONS) == set(PARAMETERS)
-    assert {name: set(keys) for name, keys in CORRECTION_PARAMETERS.items()} == {
-        name: set(defaults) for name, defaults in PARAMETERS.items()
-    }
-
-
-def test_correction_params_has_a_field_for_each_parameter_and_no_other() -> None:
-    fields = {field.alias or name for name, field in CorrectionParams.model_fields.items()}
-    assert fields == {key for defaults in PARAMETERS.values() for key in defaults}
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_core_s_defaults_are_within_the_config_s_ranges(name: str) -> None:
-    corrections = {"base": {}, name: PARAMETERS[name]}
-    assert parse_config(changed("corrections", corrections)).corrections[name].given() == PARAMETERS[name]
-
-
-def test_choices_of_the_training_settings_are_those_of_the_core() -> None:
-    fields = Training.model_fields
-    assert get_args(fields["normalisation"].annotation) == NORMALISATIONS
-    assert get_args(fields["advantage_baseline"].annotation) == BASELINES

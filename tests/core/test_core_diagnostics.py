@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_reft.core.diagnostics import effective_sample_size, off_policy_diagnostics
+from nested_reft.core.diagnostics import alarms, effective_sample_size, off_policy_diagnostics
 
 LOG2 = math.log(2)
 
 
-def test_every_number_by_hand() -> None:
-    """rho is 1/2, 2 and 1; the fourth token is masked."""
-    target = torch.tensor([[-1 - LOG2, -2 + LOG2], [-3.0, math.nan]], dtype=torch.float64)
-    behavior = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]], dtype=torch.float64)
-    mask = torch.tensor([[True, True], [True, False]])
+# rho is 1/2, 2 and 1; the fourth token is masked, as is a whole third completion.
+TARGET = torch.tensor([[-1 - LOG2, -2 + LOG2], [-3.0, math.nan], [math.nan, 0.0]], dtype=torch.float64)
+BEHAVIOR = torch.tensor([[-1.0, -2.0], [-3.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+MASK = torch.tensor([[True, True], [True, False], [False, False]])
+
+
+def test_every_number_of_tokens_by_hand() -> None:
     expected = {
         "kl_k1": 0.0,  # (log 2 - log 2 - 0) / 3
         "kl_k3": 0.5 / 3,  # (1/2 - 1 + log 2) + (2 - 1 - log 2) + 0
         "chi2": (0.25 + 1 + 0) / 3,
         "ess": 3.5**2 / (3 * (0.25 + 4 + 1)),
-        "ess_sequence": 1.0,  # both products are 1
+        "clip_fraction": 2 / 3,
         "ratio_mean": 3.5 / 3,
         "ratio_min": 0.5,
         "ratio_max": 2.0,
@@ -34,27 +37,44 @@ def test_every_number_by_hand() -> None:
         "ratio_q50": 1.0,
         "ratio_q95": 1.9,
         "ratio_q99": 1.98,
-        "clip_fraction": 2 / 3,
     }
-    actual = off_policy_diagnostics(target, behavior, mask)
-    assert actual.keys() == expected.keys()
+    actual = off_policy_diagnostics(TARGET, BEHAVIOR, MASK)
+    assert {name for name in actual if not name.endswith("_sequence")} == expected.keys()
     for name, value in expected.items():
         assert actual[name] == pytest.approx(value, abs=1e-12), name
 
 
-def test_the_sequence_sample_size_is_of_products() -> None:
-    """Products 2 and 1/2: (5/2)^2 / (2 (4 + 1/4)) = 25 / 34; tokens: (2 + 1 + 1/2 + 1)^2 / (4 (4 + 1 + 1/4 + 1))."""
-    target = torch.tensor([[LOG2, 0.0], [-LOG2, 0.0]], dtype=torch.float64)
-    actual = off_policy_diagnostics(target, torch.zeros_like(target), torch.ones_like(target))
-    assert actual["ess_sequence"] == pytest.approx(25 / 34, abs=1e-12)
-    assert actual["ess"] == pytest.approx(4.5**2 / (4 * 6.25), abs=1e-12)
+def test_every_number_of_completions_by_hand() -> None:
+    """With the first token's ratio 2 too, the products are 4 and 1."""
+    target = TARGET.clone()
+    target[0, 0] = BEHAVIOR[0, 0] + LOG2
+    expected = {
+        "kl_k1": -math.log(4) / 2,
+        "kl_k3": (4 - 1 - math.log(4)) / 2,
+        "chi2": 9 / 2,
+        "ess": 25 / (2 * 17),
+        "clip_fraction": 1 / 2,
+        "ratio_mean": 2.5,
+        "ratio_min": 1.0,
+        "ratio_max": 4.0,
+        "ratio_q01": 1.03,
+        "ratio_q05": 1.15,
+        "ratio_q50": 2.5,
+        "ratio_q95": 3.85,
+        "ratio_q99": 3.97,
+    }
+    actual = off_policy_diagnostics(target, BEHAVIOR, MASK)
+    assert {name.removesuffix("_sequence") for name in actual if name.endswith("_sequence")} == expected.keys()
+    for name, value in expected.items():
+        assert actual[f"{name}_sequence"] == pytest.approx(value, abs=1e-12), name
 
 
 def test_equal_policies_are_at_distance_zero() -> None:
     logp = torch.tensor([[-1.0, -2.0, -3.0]])
     actual = off_policy_diagnostics(logp, logp, torch.ones_like(logp))
     zero = {name for name, value in actual.items() if value == 0}
-    assert zero == {"kl_k1", "kl_k3", "chi2", "clip_fraction"}
+    distances = ("kl_k1", "kl_k3", "chi2", "clip_fraction")
+    assert zero == {*distances, *(f"{name}_sequence" for name in distances)}
     assert all(actual[name] == pytest.approx(1, abs=1e-12) for name in actual.keys() - zero)
 
 
@@ -96,3 +116,28 @@ def test_k3_and_chi_square_are_never_negative(pairs: list[tuple[float, float]]) 
     assert actual["kl_k3"] >= -1e-12
     assert actual["chi2"] >= 0
     assert actual["ratio_min"] <= actual["ratio_q50"] <= actual["ratio_max"]
+
+
+# --- alarms
+
+
+@pytest.mark.parametrize(
+    ("ess", "kl", "limits", "expected"),
+    [
+        (0.5, 0.2, (0.5, 0.2), set()),  # the limits themselves are sane
+        (0.49, 0.2, (0.5, 0.2), {"ess"}),
+        (0.5, 0.21, (0.5, 0.2), {"kl_k3"}),
+        (0.1, 5.0, (0.5, 0.2), {"ess", "kl_k3"}),
+        (0.1, 5.0, (None, 0.2), {"kl_k3"}),
+        (0.1, 5.0, (None, None), set()),
+        (math.nan, math.nan, (0.5, 0.2), {"ess", "kl_k3"}),
+        (1.0, math.inf, (0.5, 0.2), {"kl_k3"}),
+    ],
+)
+def test_an_alarm_is_what_leaves_the_sane_range_or_is_no_number(
+    ess: float, kl: float, limits: tuple[Any, Any], expected: set[str]
+) -> None:
+    found = alarms({"ess": ess, "kl_k3": kl, "chi2": 100.0}, ess_below=limits[0], kl_above=limits[1])
+    assert found.keys() == expected
+    values = {"ess": ess, "kl_k3": kl}
+    assert all(found[name] is values[name] for name in found)

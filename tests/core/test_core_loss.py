@@ -1,108 +1,222 @@
-"""The loss: the scale of each token by hand, and the objective against a plain loop over completions and tokens."""
+"""The loss: the scale of each token by hand, and the objective with every switch against a plain loop over tokens."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from nested_reft.core.corrections import PARAMETERS
-from nested_reft.core.loss import NORMALISATIONS, policy_loss, token_scale
+from nested_reft.core.loss import NORMALISATIONS, Objective, policy_loss, token_scale
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 LOGP_B = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -0.1, -1.0]], dtype=torch.float64)
 RHO = torch.tensor([[0.5, 2.0, 1.1], [0.7, 4.0, 7.0]], dtype=torch.float64)
-ADVANTAGES = torch.tensor([1.5, -0.5], dtype=torch.float64)
+REWARDS = torch.tensor([[1.5, 0.0]])  # with leave-one-out the advantages are 1.5 and -1.5
+PLAIN: dict[str, Any] = {"baseline": "leave_one_out", "scale_by_std": False}
 
 
 def target() -> Tensor:
     return (LOGP_B + RHO.log()).requires_grad_()
 
 
-def loss_of(logp: Tensor, correction: str, normalisation: str = "grpo", **params: float) -> tuple[Tensor, dict]:
-    scale = token_scale(MASK, normalisation, 10)
-    return policy_loss(logp, LOGP_B, MASK, ADVANTAGES, scale, correction=correction, params=params)
+def loss_of(logp: Tensor, correction: str, **switches: Any) -> tuple[Tensor, dict[str, float]]:
+    arguments = {key: switches.pop(key) for key in ("logp_before", "logp_reference", "scale") if key in switches}
+    objective = Objective(correction=correction, **(PLAIN | switches))
+    return policy_loss(objective, logp, LOGP_B, MASK, REWARDS, max_new_tokens=10, **arguments)
+
+
+# --- the scale of a token
 
 
 @pytest.mark.parametrize(
     ("normalisation", "expected"),
-    [("grpo", [1 / (2 * 3), 1 / (2 * 1)]), ("dr_grpo", [1 / (2 * 10)] * 2), ("bnpo", [1 / 4] * 2)],
+    [("grpo", [1 / (2 * 3), 1 / (2 * 1)]), ("dr_grpo", [1 / 20] * 2), ("bnpo", [1 / 4] * 2), ("dapo", [1 / 4] * 2)],
 )
 def test_the_scale_of_each_token(normalisation: str, expected: list[float]) -> None:
     scale = token_scale(MASK, normalisation, 10)
     assert scale.shape == (2, 1)
-    assert scale.flatten().tolist() == pytest.approx(expected, rel=1e-6)
+    assert scale.dtype == torch.float64
+    assert scale.flatten().tolist() == pytest.approx(expected, rel=1e-15)
 
 
-def test_an_empty_completion_does_not_divide_by_zero() -> None:
+def test_bnpo_alone_depends_on_the_micro_batch() -> None:
+    """Two micro-batches of one row: means over 3 and over 1 tokens, each counting half."""
+    assert token_scale(MASK, "bnpo", 10, 1).flatten().tolist() == pytest.approx([1 / (2 * 3), 1 / 2])
+    for normalisation in ("grpo", "dr_grpo", "dapo"):
+        assert torch.equal(token_scale(MASK, normalisation, 10, 1), token_scale(MASK, normalisation, 10))
+
+
+@pytest.mark.parametrize(("normalisation", "expected"), [("grpo", [1 / 4, 1 / 2]), ("dapo", [1 / 2] * 2)])
+def test_an_empty_completion_does_not_divide_by_zero(normalisation: str, expected: list[float]) -> None:
     mask = torch.tensor([[True, True], [False, False]])
-    assert token_scale(mask, "grpo", 10).flatten().tolist() == pytest.approx([1 / 4, 1 / 2])
+    assert token_scale(mask, normalisation, 10).flatten().tolist() == pytest.approx(expected)
 
 
-def test_an_unknown_normalisation_is_refused() -> None:
-    with pytest.raises(ValueError, match="normalisation must be one of grpo, dr_grpo, bnpo, got 'mean'"):
-        token_scale(MASK, "mean", 10)
+# --- the objective
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-@pytest.mark.parametrize("correction", ["base", "unit", "retrace", "is_sequence"])
-def test_loss_and_gradient_of_a_plain_loop(correction: str, normalisation: str) -> None:
+def test_the_gradient_of_grpo_by_hand() -> None:
+    """rho 0.5, 2 (clipped at 1.2, no gradient), 1.1 with A = 1.5; rho 0.7 with A = -1.5 is clipped at 0.8."""
     logp = target()
-    loss, _ = loss_of(logp, correction, normalisation)
+    loss, metrics = loss_of(logp, "base")
     loss.backward()
-
-    lengths = [3, 1]
-    expected_loss, expected_gradient = 0.0, [[0.0] * 3 for _ in lengths]
-    for i, length in enumerate(lengths):
-        per_token = {"grpo": 1 / (2 * length), "dr_grpo": 1 / (2 * 10), "bnpo": 1 / 4}[normalisation]
-        advantage = ADVANTAGES[i].item()
-        for t in range(length):
-            rho = RHO[i, t].item()
-            if correction == "base":
-                clipped = min(max(rho, 0.8), 1.2)
-                term = min(rho * advantage, clipped * advantage)
-                # The gradient of rho A is rho A; the clipped objective is a constant.
-                gradient = rho * advantage if rho * advantage <= clipped * advantage else 0.0
-            else:
-                weight = {
-                    "unit": 1.0,
-                    "retrace": min(1.0, rho),
-                    "is_sequence": math.prod(RHO[i, :length].tolist()),
-                }[correction]
-                term = weight * advantage * logp[i, t].item()
-                gradient = weight * advantage
-            expected_loss -= per_token * term
-            expected_gradient[i][t] = -per_token * gradient
-    assert loss.item() == pytest.approx(expected_loss, abs=1e-7)  # the scale is float32
-    torch.testing.assert_close(logp.grad, torch.tensor(expected_gradient, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    assert loss.item() == pytest.approx(-(0.5 + 1.2 + 1.1) * 1.5 / 6 + 0.8 * 1.5 / 2)
+    assert logp.grad.tolist() == [pytest.approx([-0.5 * 1.5 / 6, 0, -1.1 * 1.5 / 6]), pytest.approx([0, 0, 0])]
+    assert metrics == {
+        "weight_mean": pytest.approx((0.5 + 1.2 + 1.1 + 0.8) / 4),
+        "weight_max": pytest.approx(1.2),
+        "surrogate_clip_fraction": 0.5,
+    }
 
 
-def test_ppo_clip_stops_the_gradient_on_the_side_that_went_far_enough() -> None:
-    """A > 0: rho 2 is clipped, rho 0.5 is not. A < 0: rho 0.7 is clipped; a rho above 1.2 would not be."""
+def test_clip_higher_lets_more_of_a_good_token_through() -> None:
+    for high, expected in [(0.2, 1.2), (0.5, 1.5), (1.5, 2.0)]:
+        loss, _ = loss_of(target(), "base", params={"clip_low": 0.2, "clip_high": high})
+        assert loss.item() == pytest.approx(-(0.5 + expected + 1.1) * 1.5 / 6 + 0.8 * 1.5 / 2)
+
+
+def test_the_gradient_of_retrace_by_hand() -> None:
     logp = target()
-    loss_of(logp, "base")[0].backward()
-    assert logp.grad[0].tolist() == pytest.approx([-0.5 * 1.5 / 6, 0, -1.1 * 1.5 / 6], rel=1e-6)
+    loss_of(logp, "retrace", params={"lambda": 0.9})[0].backward()
+    expected = [[-0.9 * 0.5 * 1.5 / 6, -0.9 * 1.5 / 6, -0.9 * 1.5 / 6], [0.9 * 0.7 * 1.5 / 2, 0, 0]]
+    torch.testing.assert_close(logp.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("switches", "advantage"),
+    [
+        ({"baseline": "leave_one_out", "scale_by_std": False}, 1.5),
+        ({"baseline": "group_mean", "scale_by_std": False}, 0.75),
+        ({"baseline": "group_mean", "scale_by_std": True}, 0.75 / (1.5 / math.sqrt(2) + 1e-4)),
+        ({"baseline": "leave_one_out", "scale_by_std": True}, 1.5 / (1.5 / math.sqrt(2) + 1e-4)),
+    ],
+)
+def test_the_switches_of_the_advantage(switches: dict[str, Any], advantage: float) -> None:
+    logp = target()
+    loss_of(logp, "unit", **switches)[0].backward()
+    assert logp.grad[0].tolist() == pytest.approx([-advantage / 6] * 3, rel=1e-6)
+    assert logp.grad[1].tolist() == pytest.approx([advantage / 2, 0, 0], rel=1e-6)
+
+
+def test_a_second_update_has_the_weight_of_the_first_times_the_clipped_ratio() -> None:
+    """Before the update rho was 0.5, 1, 1.1 / 0.7; the update then made token 2 twice, token 4 half as likely."""
+    before = LOGP_B + torch.tensor([[0.5, 1.0, 1.1], [0.7, 1, 1]], dtype=torch.float64).log()
+    moved = before + torch.tensor([[1.0, 2.0, 1.1], [0.5, 1, 1]], dtype=torch.float64).log()
+    logp = moved.clone().requires_grad_()
+    loss, metrics = loss_of(logp, "retrace", logp_before=before)
+    loss.backward()
+    # weights 0.5, 1, 1, 0.7; r clipped: 1, 1.2 of 2, 1.1 for A > 0; 0.8 of 0.5 for A < 0
+    assert loss.item() == pytest.approx(-(0.5 * 1 + 1 * 1.2 + 1 * 1.1) * 1.5 / 6 + 0.7 * 0.8 * 1.5 / 2)
+    assert logp.grad[0].tolist() == pytest.approx([-0.5 * 1.5 / 6, 0, -1.1 * 1.5 / 6])
     assert logp.grad[1].tolist() == [0, 0, 0]
-    up = target()
-    policy_loss(
-        up, LOGP_B, MASK, -ADVANTAGES, token_scale(MASK, "grpo", 10), correction="base", params={}
-    )[0].backward()  # fmt: skip
-    assert up.grad[0].tolist() == pytest.approx([0, 2.0 * 1.5 / 6, 1.1 * 1.5 / 6], rel=1e-6)
-    assert up.grad[1].tolist() == pytest.approx([-0.7 * 0.5 / 2, 0, 0], rel=1e-6)
+    assert metrics["weight_max"] == pytest.approx(1)
+    assert metrics["surrogate_clip_fraction"] == 0.5
+    higher, _ = loss_of(moved, "retrace", logp_before=before, clip_high=0.5)
+    assert higher.item() == pytest.approx(-(0.5 * 1 + 1 * 1.5 + 1 * 1.1) * 1.5 / 6 + 0.7 * 0.8 * 1.5 / 2)
+
+
+def test_base_has_its_ratio_to_the_behaviour_policy_in_every_update() -> None:
+    first, later = loss_of(target(), "base"), loss_of(target(), "base", logp_before=LOGP_B - 1)
+    assert first == later
+
+
+def test_the_kl_to_a_reference_by_hand() -> None:
+    """pi_ref / pi is 2, 1 and 1/2, then 1: k3 is 2 - 1 - log 2, 0, 1/2 - 1 + log 2, 0; d k3 / d log pi = 1 - ratio."""
+    logp = LOGP_B.clone().requires_grad_()
+    ratio = torch.tensor([[2.0, 1.0, 0.5], [1.0, 9.0, 9.0]], dtype=torch.float64)
+    options = {"kl_coefficient": 0.3, "logp_reference": LOGP_B + ratio.log()}
+    loss, metrics = loss_of(logp, "unit", **options)
+    k3 = [1 - math.log(2), 0, math.log(2) - 0.5]
+    plain, _ = loss_of(LOGP_B.clone(), "unit")
+    assert loss.item() == pytest.approx(plain.item() + 0.3 * sum(k3) / 6)
+    assert metrics["kl_reference"] == pytest.approx(sum(k3) / 4)
+    loss.backward()
+    expected = [[(-1.5 + 0.3 * (1 - r)) / 6 for r in (2.0, 1.0, 0.5)], [1.5 / 2, 0, 0]]
+    torch.testing.assert_close(logp.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-15)
+
+
+def plain_loop(
+    objective: Objective, logp: Tensor, behavior: Tensor, before: Tensor, reference: Tensor, mask: Tensor,
+    rewards: Tensor, longest: int,
+) -> Tensor:  # fmt: skip
+    """The loss by its definition, one token at a time; autograd through scalars gives the gradient."""
+    rows, group = len(mask), rewards.shape[1]
+    lengths = [int(row.sum()) for row in mask]
+    total = torch.zeros((), dtype=torch.float64)
+    for i, length in enumerate(lengths):
+        of_group = rewards[i // group].tolist()
+        others = [r for g, r in enumerate(of_group) if g != i % group]
+        baseline = sum(others) / len(others) if objective.baseline == "leave_one_out" else sum(of_group) / group
+        advantage = of_group[i % group] - baseline
+        if objective.scale_by_std:
+            mean = sum(of_group) / group
+            advantage /= math.sqrt(sum((r - mean) ** 2 for r in of_group) / (group - 1)) + 1e-4
+        if len(set(of_group)) == 1:
+            advantage = 0.0
+        scale = {"grpo": 1 / (rows * length), "dr_grpo": 1 / (rows * longest)}.get(
+            objective.normalisation, 1 / sum(lengths)
+        )
+        for t in range(length):
+            rho_before = math.exp(before[i, t].item() - behavior[i, t].item())
+            if objective.correction == "base":
+                ratio, weight = (logp[i, t] - behavior[i, t]).exp(), 1.0
+            else:
+                ratio = (logp[i, t] - before[i, t]).exp()
+                product = math.exp(sum((before[i, s] - behavior[i, s]).item() for s in range(length)))
+                weight = {"unit": 1.0, "retrace": min(1.0, rho_before), "is_sequence": product,
+                          "tis_token": min(rho_before, 2.0)}[objective.correction]  # fmt: skip
+            low, high = 1 - objective.clip_low, 1 + objective.clip_high
+            term = weight * torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)
+            x = reference[i, t] - logp[i, t]
+            total = total - scale * (term - objective.kl_coefficient * (x.exp() - 1 - x))
+    return total
+
+
+SWITCHES = list(itertools.product(NORMALISATIONS, ("group_mean", "leave_one_out"), (True, False), (0.0, 0.2)))
+
+
+@pytest.mark.parametrize("correction", ["base", "unit", "retrace", "is_sequence", "tis_token"])
+def test_loss_and_gradient_of_a_plain_loop_for_all_switches(correction: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    shape = (6, 4)
+    behavior, before, moved, reference = (-torch.rand(shape, generator=generator).double() * 2 for _ in range(4))
+    mask = torch.arange(4) < torch.tensor([4, 2, 3, 1, 4, 2]).unsqueeze(1)
+    rewards = torch.tensor([[1.0, 0.0, 0.25], [0.5, 0.5, 0.5]], dtype=torch.float64)
+    for normalisation, baseline, std, kl in SWITCHES:
+        objective = Objective(correction, {}, normalisation, baseline, std, 0.2, 0.2, kl)
+        actual, expected = moved.clone().requires_grad_(), moved.clone().requires_grad_()
+        loss, _ = policy_loss(
+            objective, actual, behavior, mask, rewards, max_new_tokens=7, logp_before=before, logp_reference=reference
+        )
+        loss.backward()
+        looped = plain_loop(objective, expected, behavior, before, reference, mask, rewards, 7)
+        looped.backward()
+        assert loss.item() == pytest.approx(looped.item(), rel=1e-12, abs=1e-14)
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("correction", PARAMETERS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_the_parts_of_a_batch_add_up_to_the_batch(correction: str, normalisation: str) -> None:
-    scale, whole = token_scale(MASK, normalisation, 10), target()
-    options = {"correction": correction, "params": {}}
-    total, _ = policy_loss(whole, LOGP_B, MASK, ADVANTAGES, scale, **options)
+    """Two groups with the same log-probabilities; a micro-batch is a group."""
+    objective = Objective(correction, normalisation=normalisation, **PLAIN)
+    mask, behavior = MASK.repeat(2, 1), LOGP_B.repeat(2, 1)
+    rewards = torch.tensor([[1.5, 0.0], [0.2, 0.7]])
+    scale = token_scale(mask, normalisation, 10, 2)
+    whole, parts = (target().detach().repeat(2, 1).requires_grad_() for _ in range(2))
+    total, _ = policy_loss(objective, whole, behavior, mask, rewards, max_new_tokens=10, scale=scale)
     total.backward()
-    parts, summed = target(), 0.0
-    for row in ([0], [1]):
-        loss, _ = policy_loss(parts[row], LOGP_B[row], MASK[row], ADVANTAGES[row], scale[row], **options)
+    summed = 0.0
+    for p in range(2):
+        rows = slice(2 * p, 2 * p + 2)
+        loss, _ = policy_loss(
+            objective, parts[rows], behavior[rows], mask[rows], rewards[p : p + 1], max_new_tokens=10, scale=scale[rows]
+        )
         loss.backward()
         summed += loss.item()
     assert summed == pytest.approx(total.item(), rel=1e-12)
@@ -113,24 +227,72 @@ def test_the_parts_of_a_batch_add_up_to_the_batch(correction: str, normalisation
 def test_where_the_policies_agree_every_correction_has_the_policy_gradient(correction: str) -> None:
     logp = LOGP_B.clone().requires_grad_()
     loss_of(logp, correction)[0].backward()
-    expected = torch.tensor([[-1.5 / 6] * 3, [0.5 / 2, 0, 0]], dtype=torch.float64)
-    torch.testing.assert_close(logp.grad, expected, rtol=1e-6, atol=0)
+    expected = torch.tensor([[-1.5 / 6] * 3, [1.5 / 2, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(logp.grad, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("correction", PARAMETERS)
 def test_what_stands_where_the_mask_is_false_reaches_neither_loss_nor_gradient(correction: str) -> None:
+    options = {"kl_coefficient": 0.1, "logp_reference": LOGP_B - 0.1}
     clean, spoilt = target(), target().detach()
     spoilt[1, 1:] = torch.tensor([math.nan, -math.inf], dtype=torch.float64)
     spoilt.requires_grad_()
-    expected, _ = loss_of(clean, correction)
-    actual, _ = loss_of(spoilt, correction)
+    expected, metrics = loss_of(clean, correction, **options)
+    actual, spoilt_metrics = loss_of(spoilt, correction, **options)
     expected.backward()
     actual.backward()
     assert actual.item() == expected.item()
     assert torch.equal(spoilt.grad, clean.grad)
+    assert spoilt_metrics == metrics
 
 
-def test_the_metrics_are_those_of_the_weights_in_use() -> None:
-    _, metrics = loss_of(target(), "retrace")
-    assert metrics["weight_mean"] == pytest.approx((0.5 + 1 + 1 + 0.7) / 4)
-    assert metrics["weight_max"] == pytest.approx(1)
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"correction": "retrase"}, "unknown correction 'retrase'; possible: base, unit"),
+        ({"correction": "unit", "params": {"C": 2.0}}, "correction 'unit' has no parameter 'C'"),
+        ({"correction": "retrace", "params": {"lambda": 1.5}}, r"lambda must be in \(0, 1\], got 1.5"),
+        ({"correction": "tis_token", "params": {"C": 0.0}}, "C must be above 0, got 0"),
+        ({"normalisation": "mean"}, "normalisation must be one of grpo, dr_grpo, bnpo, dapo, got 'mean'"),
+        ({"baseline": "none"}, "baseline must be one of group_mean, leave_one_out, got 'none'"),
+        ({"clip_low": 1.0}, r"clip_low must be in \(0, 1\), got 1.0"),
+        ({"clip_high": 0.0}, "clip_high must be above 0, got 0.0"),
+        ({"kl_coefficient": -0.1}, "kl_coefficient must not be negative, got -0.1"),
+        ({"kl_coefficient": math.nan}, "kl_coefficient must not be negative, got nan"),
+    ],
+)
+def test_an_objective_that_means_nothing_is_refused_when_it_is_made(switches: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(**switches)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logp_target": torch.zeros(3)}, r"logp_target must be \(B, T\), got \(3,\)"),
+        ({"logp_behavior": LOGP_B[:, :2]}, r"logp_behavior is \(2, 2\), but logp_target is \(2, 3\)"),
+        ({"logp_behavior": LOGP_B * math.nan}, "logp_behavior has a valid token whose log-probability is not finite"),
+        ({"logp_target": LOGP_B * math.inf}, "logp_target has a valid token whose log-probability is not finite"),
+        ({"mask": torch.zeros_like(MASK)}, "mask has no valid token"),
+        ({"mask": MASK[:1]}, r"rewards \(1, 2\) has 2 completions, mask 1"),
+        ({"rewards": torch.ones(1, 3)}, r"rewards \(1, 3\) has 3 completions, mask 2"),
+        ({"rewards": torch.tensor([[1.0, math.nan]])}, "rewards has a value that is not finite"),
+        ({"rewards": torch.ones(2, 1)}, r"rewards must be \(problems, completions >= 2\), got \(2, 1\)"),
+        ({"scale": torch.ones(2)}, r"scale is \(2,\), but must be \(2, 1\)"),
+        ({"logp_before": LOGP_B[:1]}, r"logp_before is \(1, 3\), but logp_target is \(2, 3\)"),
+        ({"logp_before": LOGP_B * math.nan}, "logp_before has a valid token whose log-probability is not finite"),
+        ({"logp_reference": LOGP_B[:1]}, r"logp_reference is \(1, 3\), but logp_target is \(2, 3\)"),
+        ({"logp_reference": None}, "logp_reference is missing, and kl_coefficient is not 0"),
+    ],
+)
+@pytest.mark.parametrize("correction", ["base", "unit"])
+def test_an_argument_that_does_not_fit_is_named(correction: str, change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "logp_target": LOGP_B, "logp_behavior": LOGP_B, "mask": MASK, "rewards": REWARDS, "scale": None,
+        "logp_before": LOGP_B, "logp_reference": LOGP_B,
+    } | change  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        policy_loss(Objective(correction, kl_coefficient=0.1), **arguments, max_new_tokens=5)

@@ -1,4 +1,7 @@
-"""The layers drawn, and the nested view: the target's own tensors, without the skipped layers, and nothing else."""
+"""The layers drawn, and the nested view: the target's own tensors, without the skipped layers, and nothing else.
+
+What must hold for each architecture is in test_core_architectures.py.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,9 @@ import torch
 from scipy.stats import chisquare
 from tiny_models import random_tokens, rebuilt_without, tiny_model
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from nested_reft.core.skipping import decoder_layers, draw_skipped_layers, nested_view
-
-KINDS = ("qwen2", "llama", "gemma2")
-SKIPS = [(2,), (1, 3), (0, 4), (1, 2, 3, 4)]
+from nested_reft.core.skipping import count_and_eligible, decoder_layers, draw_skipped_layers, nested_view
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -78,6 +78,15 @@ def test_skip_zero_draws_nothing_from_the_generator() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "count", "eligible"),
+    [((8, 25, 1), 2, [1, 2, 3, 4, 5, 6]), ((8, 25, 3), 2, [3, 4]), ((8, 0, 9), 0, []), ((3, 67, 0), 2, [0, 1, 2])],
+)
+def test_the_count_and_the_eligible_layers(arguments: tuple[int, int, int], count: int, eligible: list[int]) -> None:
+    found, layers = count_and_eligible(*arguments)
+    assert (found, list(layers)) == (count, eligible)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((8, 100, 1), r"skip_percent must be in \[0, 100\), got 100"),
@@ -90,78 +99,11 @@ def test_skip_zero_draws_nothing_from_the_generator() -> None:
 def test_a_draw_that_cannot_be_made_names_its_argument(arguments: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_skipped_layers(*arguments, seeded())
+    with pytest.raises(ValueError, match=message):
+        count_and_eligible(*arguments)
 
 
 # --- the view
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_skip_zero_computes_what_the_target_computes_bit_for_bit(kind: str) -> None:
-    model, tokens = tiny_model(kind), random_tokens(2, 9)
-    assert torch.equal(logits(nested_view(model, ()), tokens), logits(model, tokens))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("skipped", SKIPS)
-def test_a_view_equals_a_model_built_of_the_kept_layers(kind: str, skipped: tuple[int, ...]) -> None:
-    model, tokens = tiny_model(kind), random_tokens(2, 9)
-    view, expected = logits(nested_view(model, skipped), tokens), logits(rebuilt_without(model, skipped), tokens)
-    torch.testing.assert_close(view, expected, rtol=0, atol=1e-6)
-    assert (view - logits(model, tokens)).abs().max() > 0.01, "the skipped layers did nothing: the test would be blind"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_view_reads_its_own_cache_over_many_steps(kind: str) -> None:
-    model, tokens, skipped = tiny_model(kind).double(), random_tokens(2, 12), (1, 3)
-    view, expected = nested_view(model, skipped), logits(rebuilt_without(model, skipped), tokens)
-    cache = DynamicCache(config=view.config)
-    with torch.no_grad():
-        steps = [view(input_ids=tokens[:, :5], past_key_values=cache, use_cache=True).logits]
-        steps += [
-            view(input_ids=tokens[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(5, 12)
-        ]
-    torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=0, atol=1e-6)
-    assert len(cache.layers) == 3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_generate_works_on_a_view(kind: str) -> None:
-    model, prompt, skipped = tiny_model(kind), random_tokens(2, 4), (1, 3)
-    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    written = nested_view(model, skipped).generate(prompt, **options)
-    assert written.shape == (2, 12)
-    assert torch.equal(written, rebuilt_without(model, skipped).generate(prompt, **options))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_and_buffer_is_the_target_s_own(kind: str) -> None:
-    model = tiny_model(kind)
-    own, view = dict(model.named_parameters()), nested_view(model, (1, 3))
-    shared = dict(view.named_parameters())
-    for name, parameter in shared.items():
-        layer, _, rest = name.removeprefix("model.layers.").partition(".")
-        target = own[f"model.layers.{(0, 2, 4)[int(layer)]}.{rest}"] if layer.isdigit() else own[name]
-        assert parameter is target, name
-    per_layer = sum(name.startswith("model.layers.0.") for name in own)
-    assert len(shared) == len(own) - 2 * per_layer
-    assert {buffer.data_ptr() for buffer in view.buffers()} <= {buffer.data_ptr() for buffer in model.buffers()}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_making_and_using_a_view_leaves_the_target_as_it_was(kind: str) -> None:
-    model, tokens = tiny_model(kind), random_tokens(2, 9)
-    before, config = logits(model, tokens), model.config.to_dict()
-    layers, modules = list(decoder_layers(model)), list(model.modules())
-    view = nested_view(model, (0, 2))
-    view.generate(tokens, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0)
-    assert view.config.num_hidden_layers == 3
-    assert len(decoder_layers(view)) == 3
-    assert model.config.to_dict() == config
-    assert all(now is then for now, then in zip(model.modules(), modules, strict=True))
-    assert all(now is then for now, then in zip(decoder_layers(model), layers, strict=True))
-    assert [layer.self_attn.layer_idx for layer in layers] == [0, 1, 2, 3, 4]
-    assert [layer.self_attn.layer_idx for layer in decoder_layers(view)] == [0, 1, 2]
-    assert torch.equal(logits(model, tokens), before)
 
 
 def test_two_views_of_one_target_do_not_disturb_each_other() -> None:
@@ -227,3 +169,83 @@ def test_an_architecture_without_layers_is_named() -> None:
     model.model.layers = nn.Sequential()
     with pytest.raises(ValueError, match="Qwen2ForCausalLM has no list of decoder layers"):
         nested_view(model, ())
+
+
+def test_an_entry_of_the_config_that_is_not_one_per_layer_is_left_alone() -> None:
+    model = tiny_model()
+    model.config.mtp_layer_types, model.config.layers_of_interest = ["full_attention"], [4, 0]
+    model.config.layer_rope_theta, model.config.stops = [1.0, 2.0, 3.0, 4.0, 5.0], [5, 6, 7, 8, 9]
+    config = nested_view(model, (1, 3)).config
+    assert (config.mtp_layer_types, config.layers_of_interest) == (["full_attention"], [4, 0])
+    assert (config.layer_rope_theta, config.stops) == ([1.0, 3.0, 5.0], [5, 6, 7, 8, 9])
+
+
+def test_the_mode_and_the_hooks_of_a_view_are_its_own() -> None:
+    model, seen = tiny_model().train(), []
+    model.model.norm.register_forward_hook(lambda *_: seen.append("target's"))
+    view = nested_view(model, (1,)).eval()
+    assert not any(module.training for module in view.modules())
+    assert all(module.training for module in model.modules())
+    for module in view.modules():
+        module.register_forward_hook(lambda *_: seen.append("view's"))
+    assert sum(len(module._forward_hooks) for module in model.modules()) == 1
+    logits(model, random_tokens(1, 3))
+    assert seen == ["target's"]
+    logits(view, random_tokens(1, 3))
+    assert seen.count("target's") == 2, "a hook that the target had is the view's too"
+
+
+def test_what_was_compiled_from_the_target_does_not_run_for_the_view() -> None:
+    model, tokens = tiny_model(), random_tokens(1, 5)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the target's compiled call ran")
+
+    for module in (model, model.model, decoder_layers(model)[0]):
+        module._compiled_call_impl = module._compiled_call = fail
+    view = nested_view(model, (1,))
+    assert not hasattr(view, "_compiled_call")
+    torch.testing.assert_close(logits(view, tokens), logits(rebuilt_without(tiny_model(), (1,)), tokens))
+
+
+def test_a_forward_replaced_on_the_object_is_refused() -> None:
+    model = tiny_model()
+    model.model.forward = model.model.forward
+    with pytest.raises(ValueError, match="Qwen2Model has a forward that was replaced on the object"):
+        nested_view(model, (1,))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("num_kv_shared_layers", 2, "has layers that read another layer's keys and values"),
+        ("hidden_size_per_layer_input", 4, "has an input of its own for each layer"),
+        ("per_layer_config", {1: {"sliding_window": 3}}, "has a config of its own for each layer"),
+    ],
+)
+def test_layers_that_depend_on_their_number_cannot_be_left_out(attribute: str, value: object, message: str) -> None:
+    model, tokens = tiny_model(), random_tokens(1, 5)
+    whole = logits(model, tokens)
+    setattr(model.config, attribute, value)
+    with pytest.raises(ValueError, match=f"Qwen2ForCausalLM {message}; its layers cannot be left out one by one"):
+        nested_view(model, (1,))
+    assert torch.equal(logits(nested_view(model, ()), tokens), whole), "nothing is left out here"
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "message"),
+    [
+        ("layer_types", ["full_attention"] * 5, "has layer types computed from the layer's number"),
+        ("layers_block_type", ["attention"] * 5, "has layer types computed from the layer's number"),
+        ("kv_sharing_modes", [None, "store", None, None, "reuse"], "has layers that read another layer's keys"),
+        ("kv_sharing_modes", [None] * 5, None),
+    ],
+)
+def test_entries_that_the_config_computes_cannot_be_cut(name: str, entries: list[object], message: str | None) -> None:
+    model = tiny_model("llama")
+    model.config.__class__ = type("ComputingConfig", (type(model.config),), {name: property(lambda _: entries)})
+    if message is None:
+        assert len(decoder_layers(nested_view(model, (1,)))) == 4
+        return
+    with pytest.raises(ValueError, match=message):
+        nested_view(model, (1,))

@@ -10,11 +10,21 @@ from torch import Tensor
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 torch.set_num_threads(1)
@@ -23,17 +33,32 @@ SHAPE = {
     "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
     "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
 }  # fmt: skip
+FULL, WINDOW = "full_attention", "sliding_attention"
+
+# What makes a layer unlike its neighbours: windows of 4 tokens in some, in others no rotary positions, or dense layers
+# between those with experts.
+MODELS = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}),
+    "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"sliding_window": 4, "query_pre_attn_scalar": 8}),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {"sliding_window": 4, "query_pre_attn_scalar": 8}),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {"no_rope_layer_interval": 2}),
+    "qwen3_moe": (
+        Qwen3MoeForCausalLM, Qwen3MoeConfig,
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [0, 3]},
+    ),
+    "mixtral": (MixtralForCausalLM, MixtralConfig, {"num_local_experts": 3, "num_experts_per_tok": 2}),
+}  # fmt: skip
+KINDS = tuple(MODELS)
 
 
 def tiny_model(kind: str = "qwen2", *, layers: int = 5, vocab: int = 23, seed: int = 0) -> PreTrainedModel:
-    """A model in evaluation mode; Gemma 2 with layers that alternate between a window of 4 tokens and all of them."""
-    sizes = SHAPE | {"num_hidden_layers": layers, "vocab_size": vocab}
-    if kind == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**sizes, tie_word_embeddings=True))
-    elif kind == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False))
-    else:
-        model = Gemma2ForCausalLM(Gemma2Config(**sizes, sliding_window=4, query_pre_attn_scalar=8))
+    """A model in evaluation mode, with random weights large enough that every layer matters."""
+    model_class, config_class, options = MODELS[kind]
+    if kind == "gemma3":
+        options = options | {"layer_types": [FULL if index % 3 == 2 else WINDOW for index in range(layers)]}
+    model = model_class(config_class(**SHAPE, num_hidden_layers=layers, vocab_size=vocab, **options))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,13 +67,23 @@ def tiny_model(kind: str = "qwen2", *, layers: int = 5, vocab: int = 23, seed: i
     return model.eval()
 
 
+def in_double(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in float64; its experts, if it has any, one by one, as the grouped product knows no float64."""
+    if any("experts" in name for name, _ in model.named_modules()):
+        model.set_experts_implementation("eager")
+    return model.double()
+
+
 def rebuilt_without(model: PreTrainedModel, skipped: tuple[int, ...]) -> PreTrainedModel:
     """A model built from a smaller config, with copies of the weights of the kept layers."""
     kept = [index for index in range(model.config.num_hidden_layers) if index not in skipped]
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = len(kept)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [model.config.layer_types[index] for index in kept]
+    for name in ("layer_types", "no_rope_layers"):
+        if getattr(config, name, None):
+            setattr(config, name, [getattr(model.config, name)[index] for index in kept])
+    if getattr(config, "mlp_only_layers", None):
+        config.mlp_only_layers = [kept.index(index) for index in model.config.mlp_only_layers if index in kept]
     weights = {}
     for name, tensor in model.state_dict().items():
         found = re.match(r"model\.layers\.(\d+)\.(.*)", name)

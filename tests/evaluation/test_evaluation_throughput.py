@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nested_reft.config.jobs import ThroughputSettings
 from nested_reft.evaluation import throughput as module
 from nested_reft.evaluation.throughput import decode_costs, ideal_speedup, measure_throughput
+from nested_reft.tasks import policy as sampler
 
 # Attention of the tiny model (width 16, 2 heads of 8, 1 key-value head): q and o are 16 x 16, k and v 16 x 8;
 # the feed-forward has three matrices of 16 x 32. Biases and norms are vectors and not counted.
@@ -23,7 +24,7 @@ def settings(skip: int, **options: Any) -> ThroughputSettings:
     throughput = {"problems": 3, "completions_per_problem": 2, "new_tokens": 4, "pairs": 4, "warmup_pairs": 2} | options
     return ThroughputSettings.model_validate(
         {
-            "size": "tiny", "skip": skip, "throughput": throughput, "prompt": PROMPT, "border": 1, "temperature": 1.0,
+            "size": "tiny", "skip": skip, "throughput": throughput, "prompt": PROMPT, "border": 1, "sampling": {},
             "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
         }
     )  # fmt: skip
@@ -94,7 +95,7 @@ def test_skip_zero_is_the_full_model_against_itself(monkeypatch: pytest.MonkeyPa
 def test_a_pair_does_equal_work_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that each rollout moves on by the number of its model's layers shows who was timed, and when."""
     now, timed = [0.0], []
-    plain = module.sample_completions
+    plain = sampler.sample_completions
 
     def sample(model: Any, *arguments: Any, **options: Any) -> Any:
         rollout = plain(model, *arguments, **options)
@@ -102,7 +103,7 @@ def test_a_pair_does_equal_work_in_alternating_order(monkeypatch: pytest.MonkeyP
         timed.append((model.config.num_hidden_layers, rollout))
         return rollout
 
-    monkeypatch.setattr(module, "sample_completions", sample)
+    monkeypatch.setattr(sampler, "sample_completions", sample)
     monkeypatch.setattr(module, "_now", lambda device: now[0])
     record = measure_throughput(settings(34), tiny_policy(), tiny_problems(3))
     assert [layers for layers, _ in timed] == [6, 4, 4, 6] * 3
@@ -116,14 +117,14 @@ def test_a_pair_does_equal_work_in_alternating_order(monkeypatch: pytest.MonkeyP
 
 def test_both_sides_of_a_pair_share_their_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens: list[torch.Tensor] = []
-    plain = module.sample_completions
+    plain = sampler.sample_completions
 
     def sample(*arguments: Any, **options: Any) -> Any:
         rollout = plain(*arguments, **options)
         tokens.append(rollout.tokens)
         return rollout
 
-    monkeypatch.setattr(module, "sample_completions", sample)
+    monkeypatch.setattr(sampler, "sample_completions", sample)
     measure_throughput(settings(0), tiny_policy(), tiny_problems(3))
     for first, second in zip(tokens[::2], tokens[1::2], strict=True):
         assert torch.equal(first, second)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nested_reft.config import PRETRAINED, Config, parse_config, run_table, skipped_count
+from nested_reft.config import PRETRAINED, Config, all_runs, parse_config, skipped_count
 from nested_reft.report.records import StepRecord
+
+DIMENSIONS = 200  # of the made-up gradients
+# How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
+STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What the made-up experiment finds; `noise` is the standard deviation between seeds (accuracy) and pairs."""
+    """What the made-up experiment finds; `noise` is the standard deviation between seeds (accuracy) and pairs.
+
+    `bias` and `variance` are of the corrections' gradient estimates, relative to the on-policy ones (0 and 1 where a
+    correction is not named); `gradient_noise` is the root of a batch's variance over the squared norm. `strategy_cost`
+    is the accuracy lost with a way to choose layers.
+    """
 
     rollout_gain: float = 0.8  # speed-up is 1 + rollout_gain * share of layers skipped
     step_gain: float = 0.2
@@ -23,12 +33,17 @@ class Effects:
     learned: float = 0.25
     cost: float = 0.05  # accuracy lost per share of layers skipped
     noise: float = 0.0
+    bias: Mapping[str, float] = field(default_factory=dict)
+    variance: Mapping[str, float] = field(default_factory=dict)
+    gradient_noise: float = 0.3
+    strategy_cost: Mapping[str, float] = field(default_factory=dict)
 
 
 def make_config(
     sizes: int = 2, datasets: int = 1, benchmarks: int = 2, skips: tuple[int, ...] = (0, 10, 20),
     corrections: tuple[str, ...] = ("base", "unit", "retrace"), seeds: tuple[int, ...] = (1, 2, 3), steps: int = 10,
-    experiment: str = "laptop",
+    experiment: str = "laptop", strategies: tuple[str, ...] = ("uniform",),
+    gradients: tuple[str, ...] = ("base", "is_sequence"), batches: int = 16,
 ) -> Config:  # fmt: skip
     """A valid config with that many of each."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
@@ -49,7 +64,13 @@ def make_config(
         },
         "evaluation": {"samples_per_problem": 4, "max_new_tokens": 8},
         "throughput": {"problems": 2, "completions_per_problem": 2, "new_tokens": 8},
+        "gradients": {
+            "corrections": {name: {} for name in gradients}, "batches": batches, "problems_per_batch": 2,
+            "completions_per_problem": 2,
+        },
     }  # fmt: skip
+    if len(strategies) > 1:
+        settings["layer_choice"] = {"strategies": strategies, "skip": max(skips), "correction": corrections[-1]}
     return parse_config(settings)
 
 
@@ -57,14 +78,23 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
     """All result files that the config's pipeline would leave under `root`."""
     rng = np.random.default_rng(0)
     for size in config.sizes:
-        key = {"size": size, "dataset": None, "correction": PRETRAINED, "skip": 0, "seed": None}
+        key = {"size": size, "dataset": None, "correction": PRETRAINED, "skip": 0, "strategy": "uniform", "seed": None}
         _write_evaluations(root, config, rng, effects.pretrained, f"{size}/{PRETRAINED}", key)
         for skip in sorted({0, *config.skips}):
             _write_throughput(root, config, rng, size, skip, effects)
-    for run in run_table(config):
+            if skip:
+                record = gradient_record(config, size, skip, effects, np.random.default_rng([skip, len(size)]))
+                write(root / "gradients" / size / f"skip{skip}.json", json.dumps(record))
+    write(root / "exact.json", json.dumps({"rows": exact_rows()}))
+    for run in all_runs(config):
         mean = effects.pretrained + effects.learned - effects.cost * run.skip / 100 + rng.normal(0, effects.noise)
+        mean -= effects.strategy_cost.get(run.strategy, 0.0) if run.skip else 0.0
         _write_evaluations(root, config, rng, mean, run.path, run.model_dump(), effects.noise)
-        lines = [json.dumps(step(config, run.skip, n, effects, rng)) for n in range(1, config.training.steps + 1)]
+        steps = [step(config, run.skip, n, effects, rng) for n in range(1, config.training.steps + 1)]
+        power = STRATEGY_POWER.get(run.strategy, 1.5)
+        lines = [
+            json.dumps(record | {"ess": record["ess"] ** power, "kl_k3": power * record["kl_k3"]}) for record in steps
+        ]
         write(root / "runs" / run.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
 
 
@@ -87,6 +117,57 @@ def step(config: Config, skip: int, number: int, effects: Effects, rng: np.rando
         **{f"ratio_q{q:02d}": float(np.exp(spread * z)) for q, z in ((1, -2.3), (5, -1.6), (95, 1.2), (99, 1.8))},
     }
     return record
+
+
+def gradient_record(config: Config, size: str, skip: int, effects: Effects, rng: np.random.Generator) -> dict[str, Any]:
+    """The inner products of made-up gradient estimates with the bias and variance of `effects`."""
+    n = config.gradients.batches
+    on_policy, repeat, corrected = gradient_sets(list(config.gradients.corrections), n, effects, rng)
+    return {
+        "size": size, "skip": skip, "num_parameters": DIMENSIONS, "coordinates": DIMENSIONS, "batches": n,
+        "completions": config.gradients.problems_per_batch * config.gradients.completions_per_problem,
+        "on_policy": (on_policy @ on_policy.T).tolist(),
+        "repeat": (repeat @ repeat.T).tolist(),
+        "on_policy_repeat": (on_policy @ repeat.T).tolist(),
+        "corrections": {
+            name: {"own": (own @ own.T).tolist(), "on_policy": (on_policy @ own.T).tolist()}
+            for name, own in corrected.items()
+        },
+    }  # fmt: skip
+
+
+def gradient_sets(
+    names: list[str], n: int, effects: Effects, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Gradient estimates (n, DIMENSIONS): on-policy, on-policy again, and one set per correction.
+
+    The expected gradient has norm 1. Half of a batch's variance is of its problems, which all sets share.
+    """
+    gradient, direction = np.eye(DIMENSIONS)[:2]
+    scale = effects.gradient_noise / np.sqrt(2 * DIMENSIONS)
+    problems = rng.normal(0, scale, (n, DIMENSIONS))
+
+    def estimates(bias: float, variance: float) -> np.ndarray:
+        noise = problems + rng.normal(0, scale, (n, DIMENSIONS))
+        return gradient + bias * direction + np.sqrt(variance) * noise
+
+    corrected = {name: estimates(effects.bias.get(name, 0.0), effects.variance.get(name, 1.0)) for name in names}
+    return estimates(0, 1), estimates(0, 1), corrected
+
+
+def exact_rows() -> list[dict[str, Any]]:
+    """The rows of exact.json: 'is_sequence' is unbiased, 'retrace' is not, more so where more layers are left out."""
+    rows = []
+    for correction, params, per_layer in (("is_sequence", "", 1e-17), ("retrace", "lambda=1", 0.125)):
+        for skipped, count in (("none", 0), ("1", 1), ("2", 1), ("1 2", 2), ("drawn", 1), ("drawn", 2)):
+            # Layer 2 matters twice as much as layer 1; a draw is in between.
+            bias = per_layer * {"none": 0, "1": 1, "2": 2, "1 2": 3}.get(skipped, 1.5 * count)
+            rows.append({
+                "skipped": skipped, "num_skipped": count, "correction": correction, "params": params,
+                "baseline": "group_mean", "std": True, "normalisation": "grpo", "bias": bias, "cosine": 1 - bias,
+                "variance_ratio": 1 + count, "second_moment_ratio": 1.0, "max_weight": 2.0,
+            })  # fmt: skip
+    return rows
 
 
 def write(path: Path, text: str) -> None:

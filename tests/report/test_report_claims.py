@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
-from synthetic import Effects, make_config, write_results
+from synthetic import Effects, gradient_record, make_config, write_results
 
 from nested_reft.config import Config
 from nested_reft.report.claims import (
@@ -87,8 +89,9 @@ def test_rises_within_each_size() -> None:
 def test_everything_supported(tmp_path: Path) -> None:
     claims = report(tmp_path)
     assert {name: row["verdict"] for name, row in claims.items()} == {
-        "C1": "supported", "C2": "supported", "C3": "not run", "C4": "not run", "C5-base": "supported",
-        "C5-unit": "supported", "C5-retrace": "supported", "C6": "supported",
+        "C1": "supported", "C2": "supported", "C3-base": "supported", "C3-is_sequence": "supported",
+        "C4-base": "supported", "C4-is_sequence": "supported", "C5-base": "supported", "C5-unit": "supported",
+        "C5-retrace": "supported", "C6": "supported",
     }  # fmt: skip
     assert {row["paper"] for row in claims.values()} == {"not available to us"}
     assert claims["C1"]["figure"] == "figures/throughput.png"
@@ -104,9 +107,12 @@ def test_everything_supported(tmp_path: Path) -> None:
 
 
 def test_nothing_supported(tmp_path: Path) -> None:
-    effects = Effects(rollout_gain=-0.5, step_gain=-0.2, learned=0.05, cost=2.0)
+    gradients = {"base": 3.0, "is_sequence": 3.0}
+    effects = Effects(
+        rollout_gain=-0.5, step_gain=-0.2, learned=0.05, cost=2.0, bias=gradients, variance=gradients
+    )  # fmt: skip
     claims = report(tmp_path, effects=effects)
-    assert {claims[name]["verdict"] for name in ("C1", "C2", "C5-base", "C5-unit", "C5-retrace", "C6")} == {"not"}
+    assert {row["verdict"] for row in claims.values()} == {"not"}
     # At skip 20 the loss is 0.4, all the baseline has above 0.05.
     assert "worst (small, stories, skip 20 %): -40.0 [-40.0, -40.0]" in str(claims["C5-unit"]["measured"])
     assert "2 worse for certain" in str(claims["C5-unit"]["measured"])
@@ -188,9 +194,71 @@ def test_command_names_the_config_file(tmp_path: Path) -> None:
     assert command == "snakemake --cores all results/laptop/figures/throughput.png --configfile config/smoke.yaml"
 
 
+def test_gradients_are_judged_by_correction(tmp_path: Path) -> None:
+    claims = report(tmp_path, effects=Effects(bias={"base": 0.5}, variance={"is_sequence": 5.0}))
+    verdicts = {name: row["verdict"] for name, row in claims.items() if name[:2] in ("C3", "C4")}
+    assert verdicts == {
+        "C3-base": "not", "C3-is_sequence": "supported", "C4-base": "supported", "C4-is_sequence": "not"
+    }  # fmt: skip
+    bias, variance = claims["C3-base"], claims["C4-is_sequence"]
+    assert "2 biased for certain" in str(bias["measured"])
+    assert "0 biased for certain" in str(claims["C3-is_sequence"]["measured"])
+    assert "2 above the limit for certain" in str(variance["measured"])
+    assert float(str(bias["low"])) < 0.5 < float(str(bias["high"]))
+    assert float(str(variance["low"])) < 5.0 < float(str(variance["high"]))
+    assert "within 10 % of the on-policy gradient" in str(bias["claim"])
+    assert bias["figure"] == "figures/gradients.png"
+
+
+def test_the_worst_gradients_are_the_largest(tmp_path: Path) -> None:
+    write_results(tmp_path, CONFIG)
+    made_of = Effects(bias={"base": 0.5}, variance={"base": 5.0})
+    record = gradient_record(CONFIG, "small", 20, made_of, np.random.default_rng(0))
+    (tmp_path / "gradients/small/skip20.json").write_text(json.dumps(record))
+    claims = claim(tmp_path)
+    table = read_table(tmp_path, "gradients").query("correction == 'base' and skip == 20")
+    for name, low, high in (("C3-base", "bias_low", "bias_high"), ("C4-base", "variance_low", "variance_high")):
+        assert claims[name]["verdict"] == "partly"
+        assert str(claims[name]["measured"]).startswith("1 of 2 pass; worst (small, skip 20 %)")
+        assert claims[name]["low"] == pytest.approx(table[low].item())
+        assert claims[name]["high"] == pytest.approx(table[high].item())
+
+
+def test_too_few_batches_are_neither_unbiased_nor_biased(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1, batches=4)
+    row = report(tmp_path, config, Effects(gradient_noise=1.0))["C3-base"]
+    assert row["verdict"] == "not"
+    assert "0 biased for certain" in str(row["measured"])
+
+
+def test_gradients_lost_in_their_noise_are_not_judged(tmp_path: Path) -> None:
+    write_results(tmp_path, CONFIG)
+    lost = (np.eye(16) - 1 / 16).tolist()  # inner products of vectors whose mean is zero
+    for skip in (10, 20):
+        path = tmp_path / f"gradients/small/skip{skip}.json"
+        record = json.loads(path.read_text()) | dict.fromkeys(("on_policy", "repeat", "on_policy_repeat"), lost)
+        path.write_text(json.dumps(record))
+    row = claim(tmp_path)["C3-base"]
+    assert (row["verdict"], row["measured"]) == ("not run", "not resolved")
+    assert math.isnan(float(str(row["low"])))
+
+
+def test_a_cell_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
+    write_results(tmp_path, CONFIG)
+    (tmp_path / "gradients/small/skip20.json").unlink()
+    claims = claim(tmp_path)
+    assert claims["C3-base"]["verdict"] == claims["C4-base"]["verdict"] == "partly"
+    assert "1 of 2 pass" in str(claims["C3-base"]["measured"])
+    assert "; 1 not run" in str(claims["C3-base"]["measured"])
+
+
 def test_summary_has_a_line_a_claim(tmp_path: Path) -> None:
-    report(tmp_path)
+    report(tmp_path, effects=Effects(bias={"base": 0.5}))
     lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
-    assert len(lines) == 1 + 8 + 2
-    assert lines[1].split()[:2] == ["C1", "supported"]
+    assert [line.split()[:2] for line in lines[1:-2]] == [
+        ["C1", "supported"], ["C2", "supported"], ["C3", "mixed"], ["C4", "supported"], ["C5", "supported"],
+        ["C6", "supported"],
+    ]  # fmt: skip
+    assert lines[3].endswith("The gradient estimates are unbiased (not: base; supported: is_sequence)")
+    assert lines[5].endswith("Nested-ReFT is on par with baseline ReFT, with base, unit, retrace")
     assert lines[-2] == f"Figures: {tmp_path / 'figures'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic import Effects, make_config, write, write_results
 
@@ -20,6 +21,13 @@ METRICS = "runs/small/stories/base/skip0/seed1/metrics.jsonl"
 @pytest.fixture
 def tiny() -> Config:
     return make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3)
+
+
+@pytest.fixture
+def compared() -> Config:
+    return make_config(
+        sizes=1, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3, strategies=("uniform", "static")
+    )
 
 
 @pytest.fixture
@@ -110,6 +118,52 @@ def test_what_was_not_run_is_absent(root: Path, tiny: Config) -> None:
     assert list(read_table(root, "throughput")["skip"]) == [0]
 
 
+def test_strategies_are_apart_from_the_grid(tmp_path: Path, compared: Config) -> None:
+    write_results(tmp_path, compared)
+    collect(tmp_path, compared)
+    header = (tmp_path / "tables/strategies.csv").read_text().splitlines()[0]
+    assert header == "size,dataset,strategy,correction,skip,seed,benchmark,metric,value,n"
+    table = read_table(tmp_path, "strategies")
+    # The baseline, then the ways to choose: 2 seeds of 2 benchmarks x 2 metrics and 4 numbers over the steps.
+    models = table[["strategy", "correction", "skip"]].drop_duplicates().itertuples(index=False, name=None)
+    assert list(models) == [("uniform", "base", 0), ("uniform", "base", 10), ("static", "base", 10)]
+    assert len(table) == 3 * 2 * (2 * 2 + 4)
+    # The grid has none of it.
+    runs, training = read_table(tmp_path, "runs"), read_table(tmp_path, "training")
+    assert "strategy" not in {*runs.columns, *training.columns}
+    assert len(runs) == (1 + 2 * 2) * 2 * 2
+    assert not training["run"].str.contains("static").any()
+
+
+def test_strategies_have_numbers_over_a_runs_steps(tmp_path: Path, compared: Config) -> None:
+    write_results(tmp_path, compared)
+    path = tmp_path / "runs/small/stories/base/skip10-static/seed1/metrics.jsonl"
+    steps = [json.loads(line) for line in path.read_text().splitlines()]
+    for record, kl, speed in zip(steps, (0.1, None, 0.4), (100.0, 500.0, 300.0), strict=True):
+        record |= {"kl_k3": kl, "rollout_tokens_per_s": speed, "chi2": None}
+    write(path, "".join(json.dumps(record) + "\n" for record in steps))
+    collect(tmp_path, compared)
+    table = read_table(tmp_path, "strategies")
+    run = table[(table["strategy"] == "static") & (table["seed"] == 1) & (table["benchmark"] == "")]
+    assert list(run["metric"]) == ["kl_k3", "ess", "rollout_tokens_per_s"]  # chi2 was never a number
+    assert list(run["value"]) == pytest.approx([0.25, np.exp(-0.6), 300.0])
+    assert list(run["n"]) == [2, 3, 3]
+
+
+def test_one_way_to_choose_layers_is_no_comparison(root: Path, tiny: Config) -> None:
+    collect(root, tiny)
+    assert read_table(root, "strategies").empty
+
+
+def test_exact_biases_are_as_in_the_record(root: Path, tiny: Config) -> None:
+    collect(root, tiny)
+    table = read_table(root, "exact")
+    assert len(table) == 12
+    assert list(table["skipped"][:6]) == ["none", "1", "2", "1 2", "drawn", "drawn"]
+    retrace = table[(table["correction"] == "retrace") & (table["skipped"] == "1 2")].iloc[0]
+    assert (retrace["params"], retrace["std"], retrace["bias"]) == ("lambda=1", True, 0.375)
+
+
 def test_an_empty_folder_gives_empty_tables(tmp_path: Path, tiny: Config) -> None:
     collect(tmp_path, tiny)
     assert all(read_table(tmp_path, name).empty for name in TIDY_TABLES)
@@ -147,6 +201,8 @@ def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> 
         (EVALUATION, {"items": []}, "items"),
         (EVALUATION, {"items": [{"id": "x", "greedy": 1, "sampled": [True]}]}, "items.0.greedy"),
         (EVALUATION, {"items": [{"id": "x", "greedy": True, "sampled": [True]}]}, "holds other problems of 'heldout'"),
+        (EVALUATION, {"strategy": "static"}, "strategy is 'static', its path says 'uniform'"),
+        ("exact.json", {"rows": [{"skipped": "1"}]}, "rows.0.num_skipped"),
         ("throughput/small/skip10.json", {"pairs": []}, "pairs"),
         ("throughput/small/skip10.json", {"size": "huge"}, "size is 'huge'"),
     ],

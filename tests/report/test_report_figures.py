@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
-from synthetic import make_config
+from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import CORRECTIONS, Config
 from nested_reft.report.catalogue import FIGURES
 from nested_reft.report.collect import collect, read_table
 from nested_reft.report.figures import DRAW, draw
 from nested_reft.report.plots_accuracy import accuracy, parity_plot
+from nested_reft.report.plots_gradients import gradients
 from nested_reft.report.plots_speed import PARTS, throughput, time
+from nested_reft.report.plots_strategies import strategies
 from nested_reft.report.plots_training import off_policyness, reward, smoothing_window
-from nested_reft.report.style import BASELINE, LOOKS, RC
+from nested_reft.report.style import BASELINE, LOOKS, NOISE, RC
 
 
 def texts(axis) -> list[str]:
@@ -115,6 +117,95 @@ def test_parity_markers_are_filled_where_equivalent(collected: Path, small: Conf
         assert len(markers) == 6
         assert all((line.get_markerfacecolor() == "white") == hollow for line in markers)
         assert len(points(axis)) == 6 * 3
+
+
+def markers(axis) -> dict[str, list[tuple[float, bool]]]:
+    """(height, filled) of the drawn markers of a panel by colour, from left to right."""
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for line in axis.lines:
+        if line.get_marker() not in ("None", "", None):
+            found.setdefault(line.get_color(), []).append((line.get_ydata()[0], line.get_markerfacecolor() != "white"))
+    return found
+
+
+def test_gradients_draw_bias_variance_and_the_noise(tmp_path: Path) -> None:
+    config = make_config(sizes=1, skips=(10, 20), gradients=("unit", "is_sequence"), steps=1)
+    write_results(tmp_path, config, Effects(bias={"unit": 0.5}, variance={"is_sequence": 5.0}))
+    collect(tmp_path, config)
+    table = read_table(tmp_path, "gradients")
+    above, below = gradients(table, config).axes
+    biases, variances = markers(above), markers(below)
+    for name, unbiased, controlled in (("unit", False, True), ("is_sequence", True, False)):
+        of_name = table[table["correction"] == name]
+        assert biases[LOOKS[name].color] == [(value, unbiased) for value in of_name["bias_debiased"]]
+        assert variances[LOOKS[name].color] == [(value, controlled) for value in of_name["variance_ratio"]]
+    assert [value for value, _ in biases[NOISE.color]] == list(table.groupby("skip")["control"].first())
+    assert above.get_yscale() == "linear"
+    assert below.get_yscale() == "log"
+    assert [list(line.get_ydata()) for line in below.lines[:2]] == [[1, 1], [2, 2]]
+
+
+def test_large_biases_stay_readable_beside_small_ones(tmp_path: Path) -> None:
+    config = make_config(sizes=1, skips=(10,), gradients=("unit", "is_sequence"), steps=1)
+    write_results(tmp_path, config, Effects(bias={"unit": 30.0}))
+    collect(tmp_path, config)
+    table = read_table(tmp_path, "gradients")
+    axis = gradients(table, config).axes[0]
+    low, high = axis.get_ylim()
+    assert axis.get_yscale() == "symlog"
+    assert low < 0
+    assert high > table["bias_high"].max()
+    assert {0, 0.1, 1.0} <= set(axis.get_yticks())
+
+
+def test_wide_intervals_leave_the_ticks_readable(collected: Path, small: Config) -> None:
+    table = read_table(collected, "gradients")
+    table.loc[0, ["variance_low", "variance_high", "bias_high"]] = [1e-3, 1e12, 1e5]
+    for axis in gradients(table, small).axes[::2]:
+        low, high = axis.get_ylim()
+        shown = [tick for tick in axis.get_yticks() if low <= tick <= high]
+        assert 4 <= len(shown) <= 10
+        assert high >= (1e5 if axis.get_yscale() == "symlog" else 1e12)
+    assert 1 in shown
+
+
+def test_gradients_say_what_is_missing(tmp_path: Path, small: Config) -> None:
+    write_results(tmp_path, small)
+    (tmp_path / "gradients/small/skip20.json").unlink()
+    collect(tmp_path, small)
+    table = read_table(tmp_path, "gradients")
+    table.loc[(table["size"] == "large") & (table["correction"] == "base"), ["bias_debiased", "bias_low"]] = np.nan
+    figure = gradients(table, small)
+    assert [texts(axis) for axis in figure.axes] == [["not run"], ["not resolved"] * 2, ["not run"], []]
+
+
+def test_strategies_draw_differences_and_off_policyness(tmp_path: Path) -> None:
+    config = make_config(sizes=2, skips=(10,), steps=1, strategies=("uniform", "static"))
+    write_results(tmp_path, config, Effects(cost=0.2, strategy_cost={"static": 0.1}))
+    collect(tmp_path, config)
+    table = read_table(tmp_path, "strategies")
+    figure = strategies(table, config)
+    assert len(figure.axes) == 2 * 3
+    difference, kl, ess = figure.axes[:3]
+    drawn = [(line.get_xdata()[0], line.get_markerfacecolor() != "white") for line in difference.lines[1:]]
+    assert drawn == [(pytest.approx(-2.0), True), (pytest.approx(-12.0), False)]  # the margin is 5
+    for axis, metric in ((kl, "kl_k3"), (ess, "ess")):
+        chosen = table[(table["size"] == "small") & (table["skip"] == 10) & (table["metric"] == metric)]
+        means = chosen.groupby("strategy", sort=False)["value"].mean()
+        assert [line.get_xdata()[0] for line in axis.lines] == pytest.approx(list(means))
+        assert len(points(axis)) == 2 * 3
+    assert [label.get_text() for label in difference.get_yticklabels()] == ["uniform", "static"]
+
+
+def test_a_strategy_that_was_not_run_says_so(tmp_path: Path) -> None:
+    config = make_config(sizes=1, skips=(10,), steps=1, strategies=("uniform", "static"))
+    write_results(tmp_path, config)
+    for seed in config.seeds:
+        (tmp_path / f"evaluations/small/stories/retrace/skip10-static/seed{seed}/heldout.json").unlink()
+        (tmp_path / f"runs/small/stories/retrace/skip10-static/seed{seed}/metrics.jsonl").unlink()
+    collect(tmp_path, config)
+    figure = strategies(read_table(tmp_path, "strategies"), config)
+    assert [texts(axis) for axis in figure.axes] == [["not run"]] * 3
 
 
 def test_nothing_run_is_said_in_every_panel(tmp_path: Path, small: Config) -> None:

@@ -9,11 +9,13 @@ import pytest
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
+from nested_reft.report.catalogue import PRESENTATION_TABLES
 from nested_reft.report.claims import write_claims
 from nested_reft.report.collect import collect, read_table
-from nested_reft.report.tables import accuracy_table, equivalence_table, markdown, speedup_table, write_tables
-
-NAMES = ("accuracy_sampled", "accuracy_greedy", "speedup", "equivalence")
+from nested_reft.report.tables import accuracy_table, equivalence_table, speedup_table, write_tables
+from nested_reft.report.tables_gradients import exact_bias_table, gradient_bias_table
+from nested_reft.report.tables_strategies import layer_choice_table
+from nested_reft.report.texts import markdown
 
 
 def tables(root: Path, config: Config) -> dict[str, str]:
@@ -67,6 +69,10 @@ def test_an_empty_experiment_is_all_not_run(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
     tables(tmp_path, config)
     assert set(accuracy_table(read_table(tmp_path, "runs"), config, "greedy")["heldout"]) == {"not run"}
+    assert set(gradient_bias_table(read_table(tmp_path, "gradients"), config)["verdict"]) == {"not run"}
+    for name in ("layer_choice", "exact_bias"):
+        assert "Not run" in (tmp_path / "tables" / f"{name}.md").read_text()
+        assert read_table(tmp_path, name).empty
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
@@ -90,11 +96,59 @@ def test_equivalence_is_grouped_by_data_set(tmp_path: Path) -> None:
     assert sections == ["## Fine-tuning on stories", "## Fine-tuning on svamp"]
 
 
+def test_gradients_of_each_skip_stand_together(collected: Path, small: Config) -> None:
+    table = gradient_bias_table(read_table(collected, "gradients"), small)
+    assert list(table[["size", "skip %", "correction"]].itertuples(index=False, name=None))[:3] == [
+        ("small", "10", "base"), ("small", "10", "is_sequence"), ("small", "20", "base")
+    ]  # fmt: skip
+    first, measured = table.iloc[0], read_table(collected, "gradients").iloc[0]
+    bounds = (measured[name] for name in ("variance_ratio", "variance_low", "variance_high"))
+    assert first["variance ratio"] == "{:.2f} [{:.2f}, {:.2f}]".format(*bounds)
+    assert first["with noise (%)"] == f"{100 * measured['bias']:.1f}"
+    assert first["verdict"] == "unbiased"
+
+
+def test_layer_choices_are_compared_with_baseline_and_uniform(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=2, skips=(10,), steps=1, strategies=("uniform", "static", "influence"))
+    # Uniform costs what the skip does, 0.1 of 0.2; of 200 answers, so that nothing is rounded.
+    write_results(tmp_path, config, Effects(cost=0.2, strategy_cost={"static": 0.04}))
+    for seed in config.seeds:
+        (tmp_path / f"evaluations/small/stories/retrace/skip10-influence/seed{seed}/steps.json").unlink()
+    tables(tmp_path, config)
+    table = layer_choice_table(read_table(tmp_path, "strategies"), config).set_index("strategy")
+    assert list(table["accuracy"]) == [
+        "61.0 [61.0, 61.0]", "59.0 [59.0, 59.0]", "55.0 [55.0, 55.0]", "not run"
+    ]  # fmt: skip
+    assert list(table["difference to baseline"]) == [
+        "", "-2.0 [-2.0, -2.0]", "-6.0 [-6.0, -6.0]", "not run"
+    ]  # fmt: skip
+    assert list(table["difference to uniform"]) == ["", "", "-4.0 [-4.0, -4.0]", "not run"]
+    # exp(-3 * 0.1), its square, and to the power of 1.5.
+    assert list(table["ESS"]) == ["1.000", "0.741", "0.549", "0.638"]
+
+
+def test_exact_biases_have_a_row_an_estimator(collected: Path) -> None:
+    table = exact_bias_table(read_table(collected, "exact")).set_index("correction")
+    # 0.125 a layer: layers 1 and 2 weigh one and two, a draw 1.5 a layer; the worst is both together.
+    biases = ["bias, on-policy", "bias, 1 drawn", "bias, 2 drawn", "bias, worst layers"]
+    assert list(table.loc["retrace", ["params", *biases]]) == ["lambda=1", "0", "0.188", "0.375", "0.375"]
+    assert list(table.loc["is_sequence", [*biases, "variance ratio, 2 drawn"]]) == ["0", "0", "0", "0", "3.000"]
+
+
+def test_what_exists_on_policy_is_not_among_the_worst_layers(collected: Path) -> None:
+    exact = read_table(collected, "exact")
+    exact.loc[exact["num_skipped"] == 0, "bias"] = 9.0
+    table = exact_bias_table(exact[(exact["num_skipped"] == 0) | (exact["skipped"] == "1")]).set_index("correction")
+    assert list(table.loc["retrace", ["bias, on-policy", "bias, 1 drawn", "bias, worst layers"]]) == [
+        "9.000", "not run", "0.125"
+    ]  # fmt: skip
+
+
 def test_second_writing_is_byte_identical(tmp_path: Path) -> None:
     config = make_config(sizes=1, steps=2)
     write_results(tmp_path, config, Effects(noise=0.02))
     first = tables(tmp_path, config)
-    assert {f"{name}.{kind}" for name in (*NAMES, "claims") for kind in ("csv", "md")} <= first.keys()
+    assert {f"{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in ("csv", "md")} <= first.keys()
     assert tables(tmp_path, config) == first
 
 
@@ -109,7 +163,8 @@ def test_claims_page_links_figures_and_states_the_rules(tmp_path: Path) -> None:
     page = tables(tmp_path, config)["claims.md"]
     assert "[throughput](../figures/throughput.png)" in page
     assert "`snakemake --cores all results/laptop/figures/parity.png`" in page
-    assert "within ± 5 points (C5)" in page
+    assert "lies within ± 5 points (C5)" in page
+    assert "a relative bias within 10 % (C3), is a variance ratio of at most 2 (C4)" in page
 
 
 @pytest.mark.parametrize("metric", ["sampled", "greedy"])

@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import TIMINGS, grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import TIMINGS, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
 
 from nested_reft.config.jobs import TrainSettings
-from nested_reft.core.corrections import PARAMETERS
-from nested_reft.core.loss import NORMALISATIONS
-from nested_reft.core.rollout import Rollout
+from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import Policy
-from nested_reft.training import trainer
+from nested_reft.training import update
 from nested_reft.training.checkpoint import FILE, TrainingState, remove_checkpoint
-from nested_reft.training.trainer import NumericalError, accumulate_gradient, batch_indices, nested_rollout, train
+from nested_reft.training.trainer import NumericalError, batch_indices, step_alarms, train
 
 
 class InterruptionError(Exception):
@@ -27,7 +25,7 @@ class InterruptionError(Exception):
 
 @pytest.fixture(autouse=True)
 def _cheap_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "grade", grade_by_checksum)
+    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
 
 
 def run(
@@ -140,13 +138,6 @@ def test_layers_are_drawn_anew_for_each_batch(tmp_path: Path) -> None:
     assert len(set(drawn)) > 2
 
 
-def rollout_of(
-    policy: Policy, *, skip: int = 34, seed: int = 1, step: int = 1, **training: Any
-) -> tuple[tuple[int, ...], Rollout]:
-    prompts = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
-    return nested_rollout(policy, prompts, tiny_settings(**training).training, skip, seed, step)
-
-
 def test_draws_depend_on_seed_and_step_alone() -> None:
     policy = tiny_policy()
     torch.manual_seed(1)
@@ -161,6 +152,25 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
     assert len(set(by_step)) > 2
     assert not torch.equal(rollout_of(policy, step=2, skip=0)[1].tokens, rollout_of(policy, step=1, skip=0)[1].tokens)
     assert not torch.equal(rollout_of(policy, seed=2, skip=0)[1].tokens, rollout_of(policy, seed=1, skip=0)[1].tokens)
+
+
+def test_a_static_choice_is_one_draw_for_the_whole_run(tmp_path: Path) -> None:
+    _, progress, _ = run(tmp_path / "one", tiny_settings(strategy="static"))
+    assert len({tuple(row["skipped_layers"]) for row in progress.metrics}) == 1
+    others = [rollout_of(tiny_policy(), strategy="static", seed=seed)[0] for seed in range(1, 9)]
+    assert len(set(others)) > 2
+
+
+def test_a_choice_by_influence_leaves_out_the_layers_that_do_least() -> None:
+    policy = tiny_policy()
+    with torch.no_grad():
+        for layer in (2, 4):
+            for projection in (
+                policy.model.model.layers[layer].self_attn.o_proj,
+                policy.model.model.layers[layer].mlp.down_proj,
+            ):
+                projection.weight.zero_()
+    assert [rollout_of(policy, strategy="influence", step=step)[0] for step in (1, 2, 3)] == [(2, 4)] * 3
 
 
 def test_runs_of_one_seed_draw_the_same_layers_whatever_their_correction(tmp_path: Path) -> None:
@@ -185,78 +195,6 @@ def test_each_epoch_has_every_problem_exactly_once(batch_size: int, num_problems
 def test_the_order_of_problems_depends_on_the_seed() -> None:
     assert batch_indices(1, 8, 100, 1) == batch_indices(1, 8, 100, 1)
     assert batch_indices(1, 8, 100, 1) != batch_indices(1, 8, 100, 2)
-
-
-# --- the gradient
-
-REWARDS = torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]])
-
-
-def gradient(
-    policy: Policy, rollout: Rollout, correction: str, **training: Any
-) -> tuple[float, list[Tensor], dict[str, float]]:
-    policy.model.zero_grad(set_to_none=True)
-    loss, diagnostics = accumulate_gradient(
-        policy, rollout, REWARDS, tiny_settings(**training).training, correction, dict(PARAMETERS[correction])
-    )
-    return loss, [parameter.grad.clone() for parameter in policy.model.parameters()], diagnostics
-
-
-def largest(gradients: list[Tensor]) -> float:
-    return max(gradient.abs().max().item() for gradient in gradients)
-
-
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_at_skip_zero_all_corrections_are_one_and_the_same_method(normalisation: str) -> None:
-    """With it, the baseline is the same whichever correction is written beside it."""
-    policy = tiny_policy()
-    skipped, rollout = rollout_of(policy, skip=0)
-    assert skipped == ()
-    _, expected, diagnostics = gradient(policy, rollout, "unit", normalisation=normalisation)
-    assert largest(expected) > 0.01
-    for name in ("ratio_min", "ratio_max", "ess", "weight_max"):
-        assert diagnostics[name] == pytest.approx(1, abs=1e-5)
-    for correction in PARAMETERS:
-        _, actual, _ = gradient(policy, rollout, correction, normalisation=normalisation)
-        for one, other in zip(actual, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * largest(expected))
-
-
-def test_where_layers_are_skipped_the_corrections_differ() -> None:
-    policy = tiny_policy()
-    skipped, rollout = rollout_of(policy)
-    assert len(skipped) == 2
-    _, unit, diagnostics = gradient(policy, rollout, "unit")
-    assert diagnostics["ratio_max"] > 1.2
-    for correction in ("base", "retrace"):
-        _, other, _ = gradient(policy, rollout, correction)
-        assert max((one - two).abs().max().item() for one, two in zip(unit, other, strict=True)) > 0.01 * largest(unit)
-
-
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-@pytest.mark.parametrize("correction", ["base", "retrace", "is_sequence"])
-def test_micro_batches_change_neither_gradient_nor_loss(normalisation: str, correction: str) -> None:
-    policy = tiny_policy()
-    _, rollout = rollout_of(policy)
-    loss, expected, diagnostics = gradient(policy, rollout, correction, normalisation=normalisation)
-    assert largest(expected) > 0.01
-    for size in (1, 2, 3, 4, 9):
-        part_loss, actual, part_diagnostics = gradient(
-            policy, rollout, correction, normalisation=normalisation, problems_per_micro_batch=size
-        )
-        assert part_loss == pytest.approx(loss, abs=1e-6)
-        assert part_diagnostics == pytest.approx(diagnostics, rel=1e-4, abs=1e-6)
-        for one, other in zip(actual, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_equal_rewards_give_no_gradient() -> None:
-    policy = tiny_policy()
-    _, rollout = rollout_of(policy)
-    loss, diagnostics = accumulate_gradient(policy, rollout, torch.ones(4, 4), tiny_settings().training, "unit", {})
-    assert loss == 0
-    assert all((parameter.grad == 0).all() for parameter in policy.model.parameters())
-    assert diagnostics["weight_max"] == 1
 
 
 # --- a run's metrics and errors
@@ -285,7 +223,9 @@ def test_a_run_that_diverges_names_the_step_and_what_to_try(tmp_path: Path) -> N
 def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     before = weights(policy)
-    monkeypatch.setattr(trainer, "policy_loss", lambda logp, *_, **__: (logp.sum() * float("inf"), {"weight_max": 1.0}))
+    monkeypatch.setattr(
+        update, "policy_loss", lambda _, logp, *__, **___: (logp.sum() * float("inf"), {"weight_max": 1.0})
+    )
     with pytest.raises(NumericalError, match="step 1 has loss -inf and gradient norm"):
         run(tmp_path, tiny_settings(), policy=policy)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(policy).items())
@@ -297,3 +237,41 @@ def test_a_parameter_that_the_correction_lacks_stops_the_run_at_its_start(tmp_pa
     settings = settings.model_copy(update={"params": settings.params.model_copy(update={"C": 2.0})})
     with pytest.raises(ValueError, match="correction 'unit' has no parameter 'C'"):
         run(tmp_path, settings)
+
+
+# --- alarms
+
+
+def test_an_alarm_stands_in_the_log_and_names_step_value_and_limit(tmp_path: Path) -> None:
+    limits = {"ess_below": 0.999, "kl_above": None}
+    _, progress, log = run(tmp_path, tiny_settings(alarms=limits))
+    expected = [row for row in progress.metrics if row["ess"] < 0.999]
+    assert expected
+    assert log[1:] == [f"alarm: step {row['step']}: ess is {row['ess']:.3g}, below 0.999" for row in expected]
+    training = tiny_settings(alarms=limits).training
+    found = [alarm for row in progress.metrics for alarm in step_alarms(row, training)]
+    assert found == [
+        {"step": row["step"], "quantity": "ess", "value": row["ess"], "limit": "below 0.999"} for row in expected
+    ]
+
+
+def test_a_sane_run_has_no_alarm(tmp_path: Path) -> None:
+    _, _, log = run(tmp_path, tiny_settings(skip=0))
+    assert log == ["starts at step 1: no checkpoint"]
+
+
+# --- several updates, and a reference
+
+
+def test_several_updates_a_rollout_and_a_reference_survive_an_interruption(tmp_path: Path) -> None:
+    settings = tiny_settings(updates_per_rollout=3, kl_coefficient=0.1)
+    whole, expected, _ = run(tmp_path / "whole", settings)
+    with pytest.raises(InterruptionError):
+        run(tmp_path / "cut", settings, stop_after=4)
+    continued, progress, _ = run(tmp_path / "cut", settings)
+    assert_same_weights(continued, whole)
+    assert untimed(progress) == untimed(expected)
+    assert expected.metrics[0]["kl_reference"] > 0, "the second update of the first step has left the reference"
+    once, _, _ = run(tmp_path / "once", tiny_settings())
+    pairs = zip(weights(once).values(), weights(whole).values(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in pairs)

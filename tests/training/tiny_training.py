@@ -9,10 +9,12 @@ import torch
 
 from nested_reft.config import GeneratedProblems, Pretraining, Prompt, ScratchModel
 from nested_reft.config.jobs import TrainSettings
+from nested_reft.core.rollout import Rollout
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.problems import generate_problems
 from nested_reft.tasks.records import Problem
 from nested_reft.training.pretrain import build_model, build_tokenizer
+from nested_reft.training.trainer import nested_rollout
 
 torch.set_num_threads(1)
 
@@ -39,16 +41,34 @@ def tiny_problems() -> list[Problem]:
     return generate_problems(STORIES, "train", "tiny")
 
 
-def tiny_settings(*, correction: str = "retrace", skip: int = 34, seed: int = 1, **training: Any) -> TrainSettings:
+def tiny_settings(
+    *, correction: str = "retrace", skip: int = 34, seed: int = 1, strategy: str = "uniform", **training: Any
+) -> TrainSettings:
     """Six steps with a checkpoint after every second; 34 % of six layers are two."""
     settings = {
         "steps": 6, "problems_per_step": 3, "completions_per_problem": 4, "max_new_tokens": 5, "learning_rate": 0.003,
-        "warmup_steps": 2, "checkpoint_every": 2,
+        "warmup_steps": 2, "checkpoint_every": 2, "alarms": {"ess_below": None, "kl_above": None},
     }  # fmt: skip
-    run = {"size": "tiny", "dataset": "stories", "correction": correction, "skip": skip, "seed": seed}
+    run = {
+        "size": "tiny",
+        "dataset": "stories",
+        "correction": correction,
+        "skip": skip,
+        "strategy": strategy,
+        "seed": seed,
+    }
     return TrainSettings.model_validate(
         {"run": run, "training": settings | training, "params": {}, "prompt": PROMPT, "device": "cpu"}
     )
+
+
+def rollout_of(
+    policy: Policy, *, skip: int = 34, seed: int = 1, step: int = 1, strategy: str = "uniform", **training: Any
+) -> tuple[tuple[int, ...], Rollout]:
+    """The layers left out and the completions of four prompts at one step."""
+    prompts = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
+    settings = tiny_settings(skip=skip, seed=seed, strategy=strategy, **training)
+    return nested_rollout(policy, prompts, settings.training, settings.run, step)
 
 
 def grade_by_checksum(response: str, gold: str) -> bool:

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from workflow_harness import ROOT, Pipeline
 
-REPORT_JOBS = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6}
+from nested_reft.report.catalogue import FIGURES
+
+REPORT_JOBS = {"exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES)}
+TRAINED = {"data", "model", "check", "train"}
+MEASURED = TRAINED | {"evaluate", "throughput", "gradients"}
 
 
 def test_snakemake_finds_nothing_to_lint(pipeline: Pipeline) -> None:
@@ -25,10 +29,11 @@ def test_the_workflow_is_formatted() -> None:
 
 
 def test_the_default_experiment_has_its_jobs(pipeline: Pipeline) -> None:
-    # 2 sizes x (1 baseline + 3 skips x 3 corrections) x 3 seeds; all benchmarks in one job; 4 skips with 0
+    # 2 sizes x (1 baseline + 3 skips x 3 corrections + 2 other strategies) x 3 seeds; all benchmarks in one job; speed
+    # at 4 skips, 0 among them, gradients at 3
     planned = pipeline.dry_run("-p")
     assert planned.jobs == REPORT_JOBS | {
-        "data": 6, "model": 2, "check": 1, "train": 60, "evaluate": 62, "throughput": 8,
+        "data": 6, "model": 2, "check": 1, "train": 72, "evaluate": 74, "throughput": 8, "gradients": 6,
     }  # fmt: skip
     assert "results/laptop/" in planned.output
     assert "--config-file" not in planned.output  # the commands in the claims table need none
@@ -41,15 +46,18 @@ def test_the_papers_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     evaluations = {f"evaluate_{name}": 182 for name in ("aime_2024", "amc_2023", "math_500", "minerva_math")}
     assert planned.jobs == REPORT_JOBS | evaluations | {
         "data": 8, "model": 2, "check": 1, "train": 180, "evaluate_olympiadbench": 182, "throughput": 8,
+        "gradients": 6,
     }  # fmt: skip
 
 
 def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     planned = pipeline.dry_run("-p", config="config/smoke.yaml")
     assert planned.jobs == REPORT_JOBS | {
-        "data": 3, "model": 1, "check": 1, "train": 8, "evaluate": 9, "throughput": 2,
+        "data": 3, "model": 1, "check": 1, "train": 12, "evaluate": 13, "throughput": 2, "gradients": 1,
     }  # fmt: skip
-    assert "Train: tiny, stories, retrace, skip 17 %, seed 2" in planned.messages
+    assert "Train: tiny, stories, retrace, skip17, seed 2" in planned.messages
+    assert "Train: tiny, stories, retrace, skip17-influence, seed 2" in planned.messages
+    assert "Gradients, bias and variance: tiny, skip 17 %" in planned.messages
     assert "Throughput, alone on the machine: tiny, skip 17 %" in planned.messages
     assert len(planned.messages) == sum(planned.jobs.values())
     assert planned.output.count("Reason: Missing output files") == len(planned.messages)
@@ -60,11 +68,17 @@ def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        ("figures", {"data", "model", "check", "train", "evaluate", "throughput", "collect", "figure"}),
-        ("tables", {"data", "model", "check", "train", "evaluate", "throughput", *(REPORT_JOBS.keys() - {"figure"})}),
+        ("figures", MEASURED | {"exact", "collect", "figure"}),
+        ("tables", MEASURED | REPORT_JOBS.keys() - {"figure"}),
         ("results/smoke/data/train/stories.jsonl", {"data"}),
         ("results/smoke/throughput/tiny/skip17.json", {"data", "model", "check", "throughput"}),
+        ("results/smoke/gradients/tiny/skip17.json", {"data", "model", "check", "gradients"}),
+        ("results/smoke/exact.json", {"exact"}),
         ("results/smoke/runs/tiny/stories/unit/skip17/seed2/metrics.jsonl", {"data", "model", "check", "train"}),
+        (
+            "results/smoke/runs/tiny/stories/retrace/skip17-static/seed2/metrics.jsonl",
+            {"data", "model", "check", "train"},
+        ),
     ],
 )
 def test_a_target_needs_only_its_own_jobs(pipeline: Pipeline, target: str, jobs: set[str]) -> None:

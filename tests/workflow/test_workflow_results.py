@@ -20,7 +20,9 @@ COLUMNS = {
     "throughput": ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"],
     "claims": ["id", "claim", "measured", "low", "high", "verdict", "figure", "command"],
     "training": ["run", "step", "reward", "tokens_per_s", "skipped_layers", "loss", "ess"],
+    "gradients": ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"],
 }
+REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES)}
 
 # --- the first call ---------------------------------------------------------------------------------------------
 
@@ -52,10 +54,11 @@ def test_every_job_left_a_log_and_the_long_ones_a_benchmark(finished: Finished) 
     trained = {f"train/tiny/stories/{run}" for run in RUNS}
     evaluated = {"evaluate/tiny/pretrained/0"} | {f"evaluate/tiny/stories/{run}/0" for run in RUNS}
     timed = {f"throughput/tiny/skip{skip}" for skip in (0, 17)}
-    assert there("benchmarks", ".tsv") == trained | evaluated | timed
+    measured = {"gradients/tiny/skip17"}
+    assert there("benchmarks", ".tsv") == trained | evaluated | timed | measured
     sources = {"data/train/stories", "data/test/heldout", "data/test/steps", "data/checked", "models/tiny"}
     report = {f"report/{name}" for name in ("collect", "tables", "claims", *(f"figure_{name}" for name in FIGURES))}
-    assert there("logs", ".log") == trained | evaluated | timed | sources | report
+    assert there("logs", ".log") == trained | evaluated | timed | measured | sources | report | {"exact"}
     assert "step 2/2" in (finished.results / "logs/train/tiny/stories/base/skip0/seed1.log").read_text(encoding="utf-8")
 
 
@@ -63,8 +66,8 @@ def test_every_job_left_a_log_and_the_long_ones_a_benchmark(finished: Finished) 
 def test_tables_have_the_documented_columns(finished: Finished, name: str) -> None:
     table = pd.read_csv(finished.results / f"tables/{name}.csv")
     assert [column for column in table.columns if column in COLUMNS[name]] == COLUMNS[name]
-    # 4 models x 2 benchmarks x 2 metrics; 2 skips
-    assert len(table) == {"runs": 16, "throughput": 2, "training": 6}.get(name, len(table))
+    # 4 models x 2 benchmarks x 2 metrics; 2 skips; 3 runs x 2 steps; 4 corrections
+    assert len(table) == {"runs": 16, "throughput": 2, "training": 6, "gradients": 4}.get(name, len(table))
 
 
 def test_no_checkpoint_is_left(finished: Finished) -> None:
@@ -98,7 +101,7 @@ def plan(pipeline: Pipeline, change: Callable[[dict[str, Any]], Any] | None = No
 @pytest.mark.parametrize("source", ["report/figures.py", "report/style.py"])
 def test_editing_what_all_figures_share_redraws_them_and_nothing_else(twin: Pipeline, source: str) -> None:
     twin.edit(source)
-    assert plan(twin).jobs == {"figure": 6}
+    assert plan(twin).jobs == {"figure": len(FIGURES)}
 
 
 def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
@@ -119,13 +122,13 @@ def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(
     assert jobs.pop("throughput", 0) == throughput
     # the pre-trained model is evaluated again only where evaluation uses the edited file
     assert jobs.pop("evaluate") == (4 if source == "core/rollout.py" else 3)
-    assert jobs == {"train": 3, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6}
+    assert jobs == {"train": 3, "gradients": 1, "exact": 1} | REPORTED
 
 
 def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
     twin.edit("tasks/grading.py")
     jobs = plan(twin).jobs
-    assert jobs == {"train": 3, "evaluate": 4, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6}
+    assert jobs == {"train": 3, "evaluate": 4, "gradients": 1} | REPORTED
 
 
 def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
@@ -135,12 +138,10 @@ def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
 
 def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:
     planned = plan(twin, lambda settings: settings["skips"].append(33))
-    new = {f"Train: tiny, stories, {correction}, skip 33 %, seed 1" for correction in ("base", "unit")}
+    new = {f"Train: tiny, stories, {correction}, skip33, seed 1" for correction in ("base", "unit")}
     assert planned.messages_of("Train") == new
     assert planned.messages_of("Throughput") == {"Throughput, alone on the machine: tiny, skip 33 %"}
-    assert planned.jobs == {
-        "train": 2, "evaluate": 2, "throughput": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": 6,
-    }  # fmt: skip
+    assert planned.jobs == {"train": 2, "evaluate": 2, "throughput": 1, "gradients": 1} | REPORTED
 
 
 def test_one_more_seed_runs_only_its_own_runs(twin: Pipeline) -> None:
@@ -152,13 +153,25 @@ def test_one_more_seed_runs_only_its_own_runs(twin: Pipeline) -> None:
 
 def test_one_more_correction_runs_only_its_own_run(twin: Pipeline) -> None:
     planned = plan(twin, lambda settings: settings["corrections"].update(retrace={"lambda": 1.0}))
-    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip 17 %, seed 1"}
+    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip17, seed 1"}
     assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
+
+
+def test_one_more_strategy_runs_only_its_own_run(twin: Pipeline) -> None:
+    compared = {"strategies": ["uniform", "static"], "skip": 17, "correction": "unit"}
+    planned = plan(twin, lambda settings: settings.update(layer_choice=compared))
+    assert planned.messages_of("Train") == {"Train: tiny, stories, unit, skip17-static, seed 1"}
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
+
+
+def test_a_setting_of_the_gradients_measures_them_alone(twin: Pipeline) -> None:
+    planned = plan(twin, lambda settings: settings["gradients"].update(batches=5))
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"gradients": 1}
 
 
 def test_a_parameter_of_one_correction_retrains_only_its_runs(twin: Pipeline) -> None:
     planned = plan(twin, lambda settings: settings["corrections"]["base"].update(clip_high=0.3))
-    skips = {f"Train: tiny, stories, base, skip {skip} %, seed 1" for skip in (0, 17)}
+    skips = {f"Train: tiny, stories, base, skip{skip}, seed 1" for skip in (0, 17)}
     assert planned.messages_of("Train") == skips
     assert planned.jobs["evaluate"] == 2
 
@@ -175,7 +188,7 @@ def test_one_more_size_trains_only_that_size(twin: Pipeline) -> None:
     planned = plan(twin, change)
     assert all(message.startswith("Train: wide") for message in planned.messages_of("Train"))
     assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {
-        "model": 1, "train": 3, "evaluate": 4, "throughput": 2,
+        "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "gradients": 1,
     }  # fmt: skip
 
 

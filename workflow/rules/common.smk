@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nested_reft.config import CORRECTIONS, PRETRAINED, ConfigError, HubModel, Run
-from nested_reft.config import benchmark_batches, parse_config, run_table
+from nested_reft.config import all_runs, benchmark_batches, parse_config
 from nested_reft.config import jobs
 from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
 from snakemake.exceptions import WorkflowError
@@ -30,10 +30,10 @@ ENVIRONMENT = (
     else "../../environment.yml"
 )
 RESULTS = f"results/{CONFIG.experiment}"
-RUNS = run_table(CONFIG)
+RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
 DATASETS = {"train": list(CONFIG.datasets), "test": list(CONFIG.benchmarks)}
-RUN_PATH = "{size}/{dataset}/{correction}/skip{skip}/seed{seed}"
+RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
 GPUS = 1 if CONFIG.device == "cuda" else 0
 # Relative to the working directory, as the source files below: a moved clone stays up to date.
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles[-1:]]
@@ -57,6 +57,8 @@ CONSTRAINTS = dict(
     benchmark=one_of(CONFIG.benchmarks),
     correction=one_of(CORRECTIONS),
     skip=one_of(SKIPS),
+    # Which layers are left out: skip25, or skip25-static where not drawn uniformly for each batch.
+    rollout=one_of(dict.fromkeys(run.rollout for run in RUNS)),
     seed=one_of(CONFIG.seeds),
     figure=one_of(FIGURES),
     # What was done to a model, as a path: nothing, or one run of the table (without its size).
@@ -74,14 +76,19 @@ def source(*names):
 
 
 # What each result depends on. Drawing code is in none but the report's, so that editing a figure retrains nothing.
-CORE = ["core/skipping.py", "core/rollout.py"]
-TASKS = ["tasks/policy.py", "tasks/prompts.py"]
+SAMPLING = ["core/rollout.py", "tasks/policy.py", "tasks/prompts.py", "seeding.py"]
 GRADING = [
     "tasks/grading.py",
     "tasks/answers.py",
     "tasks/extraction.py",
     "tasks/symbolic.py",
     "tasks/grading_worker.py",
+]
+SHARED = [
+    "report/effects.py",
+    "report/statistics.py",
+    "report/gradient_statistics.py",
+    "report/texts.py",
 ]
 SOURCES = {
     "data": source(
@@ -95,45 +102,54 @@ SOURCES = {
     ),
     "train": source(
         "training/trainer.py",
+        "training/update.py",
         "training/checkpoint.py",
         "core/*.py",
-        "seeding.py",
-        *TASKS,
+        "tasks/rewards.py",
+        *SAMPLING,
         *GRADING,
     ),
-    "evaluate": source(
-        "evaluation/evaluate.py", "core/rollout.py", "seeding.py", *TASKS, *GRADING
+    "evaluate": source("evaluation/evaluate.py", *SAMPLING, *GRADING),
+    "throughput": source("evaluation/throughput.py", "core/skipping.py", *SAMPLING),
+    "gradients": source(
+        "evaluation/gradients.py",
+        "core/*.py",
+        "tasks/rewards.py",
+        *SAMPLING,
+        *GRADING,
     ),
-    "throughput": source("evaluation/throughput.py", "seeding.py", *CORE, *TASKS),
-    "collect": source("report/collect.py", "report/records.py", "report/statistics.py"),
-    "tables": source("report/tables.py", "report/effects.py", "report/statistics.py"),
-    "claims": source("report/claims.py", "report/effects.py", "report/statistics.py"),
+    "exact": source("evaluation/exact*.py", "core/*.py"),
+    "collect": source(
+        "report/collect*.py",
+        "report/records.py",
+        "report/statistics.py",
+        "report/gradient_statistics.py",
+    ),
+    "tables": source("report/tables*.py", *SHARED),
+    "claims": source("report/claims.py", *SHARED),
 }
-STYLE = source(
-    "report/figures.py", "report/style.py", "report/effects.py", "report/statistics.py"
-)
+STYLE = source("report/figures.py", "report/style.py", *SHARED)
+
+
+def find_run(path):
+    """The row of the run table with this path, or None."""
+    return next((run for run in RUNS if run.path == path), None)
 
 
 def run_of(wildcards):
     """The row of the run table that a rule's wildcards name."""
-    run = Run(
-        size=wildcards.size,
-        dataset=wildcards.dataset,
-        correction=wildcards.correction,
-        skip=int(wildcards.skip),
-        seed=int(wildcards.seed),
-    )
-    if run not in RUNS:
+    path = RUN_PATH.format(**wildcards)
+    run = find_run(path)
+    if run is None:
         raise WorkflowError(
-            f"{run.path} is not a run of {RESULTS}: skip 0 is the baseline and has one correction"
+            f"{path} is not a run of {RESULTS}: skip 0 is the baseline and has one correction"
         )
     return run
 
 
 def tuned_run(wildcards):
     """The run that `tuning` names, or None for the pre-trained model."""
-    path = f"{wildcards.size}/{wildcards.tuning}"
-    return next((run for run in RUNS if run.path == path), None)
+    return find_run(f"{wildcards.size}/{wildcards.tuning}")
 
 
 def policy_folder(wildcards):
@@ -183,6 +199,15 @@ def all_throughput():
         f"{RESULTS}/throughput/{size}/skip{skip}.json"
         for size in CONFIG.sizes
         for skip in SKIPS
+    ]
+
+
+def all_gradients():
+    return [
+        f"{RESULTS}/gradients/{size}/skip{skip}.json"
+        for size in CONFIG.sizes
+        for skip in SKIPS
+        if skip
     ]
 
 

@@ -27,3 +27,50 @@ rule throughput:
     shell:
         "nested-reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
+
+
+# Bias and variance of the gradient estimates of a pre-trained model, for all corrections of `gradients`.
+rule gradients:
+    input:
+        SOURCES["gradients"],
+        checked=ancient(f"{RESULTS}/data/checked.json"),
+        policy=f"{RESULTS}/models/{{size}}",
+        problems=f"{RESULTS}/data/train/{DATASETS['train'][0]}.jsonl",
+    output:
+        f"{RESULTS}/gradients/{{size}}/skip{{skip}}.json",
+    log:
+        f"{RESULTS}/logs/gradients/{{size}}/skip{{skip}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gradients/{{size}}/skip{{skip}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: CONFIG.threads_per_job
+    resources:
+        mem_mb=3000,
+        gpu=GPUS,
+    params:
+        settings=lambda wildcards: jobs.gradient_settings(
+            CONFIG, wildcards.size, int(wildcards.skip)
+        ).canonical_json(),
+    message:
+        "Gradients, bias and variance: {wildcards.size}, skip {wildcards.skip} %"
+    shell:
+        "nested-reft gradients --settings {params.settings:q} --threads {threads}"
+        " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
+
+
+# The same without sampling: sums over all completions of a policy small enough to enumerate. Needs no data, no model.
+rule exact:
+    input:
+        SOURCES["exact"],
+    output:
+        f"{RESULTS}/exact.json",
+    log:
+        f"{RESULTS}/logs/exact.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    message:
+        "Exact bias and variance on an enumerable policy"
+    shell:
+        "nested-reft exact --output {output} 2> {log}"

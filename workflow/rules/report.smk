@@ -5,6 +5,8 @@ rule collect:
         all_evaluations(),
         all_metrics(),
         all_throughput(),
+        all_gradients(),
+        f"{RESULTS}/exact.json",
     output:
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     log:
@@ -47,7 +49,8 @@ rule claims:
     input:
         SOURCES["claims"],
         expand(
-            f"{RESULTS}/tables/{{table}}.csv", table=["runs", "training", "throughput"]
+            f"{RESULTS}/tables/{{table}}.csv",
+            table=["runs", "training", "throughput", "gradients"],
         ),
     output:
         expand(f"{RESULTS}/tables/claims.{{kind}}", kind=["csv", "md"]),

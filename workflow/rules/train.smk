@@ -26,7 +26,7 @@ rule train:
         # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
         checkpoints=f"{RESULTS}/checkpoints",
     message:
-        "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, skip {wildcards.skip} %, seed {wildcards.seed}"
+        "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, {wildcards.rollout}, seed {wildcards.seed}"
     shell:
         "nested-reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
         " --problems {input.problems} --checkpoints {params.checkpoints} --output {output.policy}"

@@ -1,25 +1,32 @@
 """The experiment's configuration: typed, frozen, strict about keys; see `config/README.md` for every key.
 
-`experiment` holds the whole experiment and its run table, `sources` where problems and models come from, `jobs` what
-each rule of the pipeline hands to its sub-command, `strict` and `errors` the checking.
+`experiment` holds the whole experiment and its run table, `method` the settings of its parts, `sources` where problems
+and models come from, `jobs` what each rule hands to its sub-command, `strict` and `errors` the checking.
 """
 
 from nested_reft.config.experiment import (
-    BASELINE_CORRECTION,
-    CORRECTIONS,
-    PRETRAINED,
     Config,
-    CorrectionParams,
-    Evaluation,
-    Prompt,
     Run,
-    Throughput,
-    Training,
+    all_runs,
     benchmark_batches,
     load_config,
     parse_config,
     run_table,
     skipped_count,
+    strategy_table,
+)
+from nested_reft.config.method import (
+    BASELINE_CORRECTION,
+    CORRECTIONS,
+    PRETRAINED,
+    CorrectionParams,
+    Evaluation,
+    Gradients,
+    Prompt,
+    Sampling,
+    Strategy,
+    Throughput,
+    Training,
 )
 from nested_reft.config.sources import (
     GeneratedProblems,
@@ -41,6 +48,7 @@ __all__ = [
     "CorrectionParams",
     "Evaluation",
     "GeneratedProblems",
+    "Gradients",
     "HubModel",
     "HubProblems",
     "Model",
@@ -48,10 +56,13 @@ __all__ = [
     "Problems",
     "Prompt",
     "Run",
+    "Sampling",
     "ScratchModel",
+    "Strategy",
     "Strict",
     "Throughput",
     "Training",
+    "all_runs",
     "benchmark_batches",
     "load_config",
     "parse",
@@ -59,4 +70,5 @@ __all__ = [
     "run_table",
     "settings_hash",
     "skipped_count",
+    "strategy_table",
 ]

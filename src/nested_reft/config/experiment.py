@@ -8,106 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from nested_reft.config.method import (
+    BASELINE_CORRECTION,
+    Correction,
+    Corrections,
+    Evaluation,
+    Gradients,
+    LayerChoice,
+    Name,
+    Percent,
+    Prompt,
+    Strategy,
+    Throughput,
+    Training,
+)
 from nested_reft.config.sources import Model, Pretraining, Problems, ScratchModel
 from nested_reft.config.strict import ConfigError, Positive, Strict, parse
-
-Correction = Literal[
-    "base", "unit", "retrace", "retrace_trace", "is_token", "is_sequence", "tis_token", "tis_sequence",
-    "mask_token", "mask_sequence", "gspo", "topr",
-]  # fmt: skip
-CORRECTIONS: tuple[str, ...] = get_args(Correction)
-# Which parameters each formula has; `core.corrections` holds their defaults.
-CORRECTION_PARAMETERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(CORRECTIONS, ()),
-    **dict.fromkeys(("base", "gspo"), ("clip_low", "clip_high")),
-    **dict.fromkeys(("retrace", "retrace_trace"), ("lambda",)),
-    **dict.fromkeys(("tis_token", "tis_sequence"), ("C",)),
-    **dict.fromkeys(("mask_token", "mask_sequence"), ("lo", "hi")),
-}
-# The baseline is not a trainer of its own: it is this correction at skip 0, where the ratio is 1.
-BASELINE_CORRECTION: Correction = "base"
-PRETRAINED = "pretrained"
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
-Percent = Annotated[int, Field(ge=0, lt=100)]
-
-
-class Prompt(Strict):
-    """`plain` ends the question with `suffix`; `chat` applies the model's own chat template with `system`."""
-
-    style: Literal["plain", "chat"]
-    system: str | None = None
-    suffix: str = ""
-
-
-class CorrectionParams(Strict):
-    """Parameters of a correction; only those of CORRECTION_PARAMETERS may be given (checked by `Config`)."""
-
-    lambda_: Annotated[float, Field(gt=0, le=1)] | None = Field(None, alias="lambda")
-    C: Annotated[float, Field(gt=0)] | None = None
-    lo: Annotated[float, Field(ge=0)] | None = None
-    hi: Annotated[float, Field(gt=0)] | None = None
-    clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
-    clip_high: Annotated[float, Field(gt=0)] | None = None
-
-    def given(self) -> dict[str, float]:
-        """The parameters that were set, under the names of the formulas."""
-        return self.model_dump(by_alias=True, exclude_none=True)
-
-
-class Training(Strict):
-    """One reinforced fine-tuning run; the same for the baseline and for every nested run."""
-
-    steps: Positive
-    problems_per_step: Positive
-    completions_per_problem: Annotated[int, Field(ge=2)]
-    max_new_tokens: Positive
-    max_prompt_tokens: Positive = 1024
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    learning_rate: Annotated[float, Field(gt=0)]
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    advantage_baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
-    advantage_std: bool = True
-    normalisation: Literal["grpo", "dr_grpo", "bnpo"] = "grpo"
-    border: Annotated[int, Field(ge=0)] = 1
-    problems_per_micro_batch: Positive | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_every: Positive = 10
-
-
-class Evaluation(Strict):
-    """Greedy and sampled accuracy; `headline` says which of the two the claims are about.
-
-    `benchmarks_per_job` above 1 spares small models the start-up of a process for each benchmark.
-    """
-
-    samples_per_problem: Positive
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    max_new_tokens: Positive
-    max_prompt_tokens: Positive = 1024
-    batch_problems: Positive = 64
-    benchmarks_per_job: Positive = 1
-    headline: Literal["greedy", "sampled"] = "sampled"
-    parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    seed: int = 0
-
-
-class Throughput(Strict):
-    """Paired, interleaved timing of rollouts; every completion has exactly `new_tokens` tokens."""
-
-    problems: Positive
-    completions_per_problem: Positive
-    new_tokens: Positive
-    pairs: Annotated[int, Field(ge=3)] = 9
-    warmup_pairs: Positive = 1
-    seed: int = 0
 
 
 class Config(Strict):
@@ -120,13 +41,15 @@ class Config(Strict):
     datasets: dict[Name, Problems] = Field(min_length=1)
     benchmarks: dict[Name, Problems] = Field(min_length=1)
     skips: tuple[Percent, ...] = Field(min_length=1)
-    corrections: dict[Correction, CorrectionParams] = Field(min_length=1)
+    corrections: Corrections
     seeds: tuple[int, ...] = Field(min_length=1)
     prompt: Prompt
     pretraining: Pretraining | None = None
+    layer_choice: LayerChoice = LayerChoice()
     training: Training
     evaluation: Evaluation
     throughput: Throughput
+    gradients: Gradients
 
     @field_validator("skips", "seeds")
     @classmethod
@@ -143,33 +66,41 @@ class Config(Strict):
         return values
 
     @model_validator(mode="after")
-    def _parameters_belong_to_their_correction(self) -> Config:
-        for correction, params in self.corrections.items():
-            for key in params.given():
-                if key not in CORRECTION_PARAMETERS[correction]:
-                    known = ", ".join(CORRECTION_PARAMETERS[correction]) or "none"
-                    raise ValueError(
-                        f"corrections.{correction}.{key}: '{correction}' has no such parameter; it has: {known}"
-                    )
-        return self
-
-    @model_validator(mode="after")
     def _is_runnable(self) -> Config:
         if BASELINE_CORRECTION not in self.corrections:
             raise ValueError(f"corrections: needs '{BASELINE_CORRECTION}', which at skip 0 is the baseline ReFT")
         if self.pretraining is None and any(isinstance(m, ScratchModel) for m in self.sizes.values()):
             raise ValueError("pretraining: is missing, and sizes has a model with 'source: scratch'")
-        border = self.training.border
         for size, model in self.sizes.items():
             for skip in self.skips:
-                count, eligible = skipped_count(model.layers, skip), max(model.layers - 2 * border, 0)
-                if skip and not count:
+                if skip and not skipped_count(model.layers, skip):
                     raise ValueError(f"skips: {skip} % of the {model.layers} layers of '{size}' rounds to no layer")
-                if count > eligible:
-                    raise ValueError(
-                        f"skips: {skip} % of the {model.layers} layers of '{size}' is {count}, but border "
-                        f"{border} leaves only {eligible} that may be skipped; lower the skip or the border"
-                    )
+                self._check_layers_suffice(size, model.layers, skip)
+        return self
+
+    def _check_layers_suffice(self, size: str, layers: int, skip: int) -> None:
+        border, choice = self.training.border, self.layer_choice
+        count, eligible = skipped_count(layers, skip), max(layers - 2 * border, 0)
+        if count > eligible:
+            raise ValueError(
+                f"skips: {skip} % of the {layers} layers of '{size}' is {count}, but border {border} leaves only "
+                f"{eligible} that may be skipped; lower the skip or the border"
+            )
+        every_second = (eligible + 1) // 2
+        used = choice.strategies[:1] if skip != choice.skip else choice.strategies
+        if "alternate" in used and count > every_second:
+            raise ValueError(
+                f"layer_choice: {skip} % of the {layers} layers of '{size}' is {count}, but 'alternate' can leave out "
+                f"only {every_second}, every second of those that border {border} lets it; lower the skip or the border"
+            )
+
+    @model_validator(mode="after")
+    def _strategies_are_compared_in_the_grid(self) -> Config:
+        choice = self.layer_choice
+        if choice.skip is not None and choice.skip not in self.skips:
+            raise ValueError(f"layer_choice.skip: {choice.skip} is not one of skips: {list(self.skips)}")
+        if choice.correction is not None and choice.correction not in self.corrections:
+            raise ValueError(f"layer_choice.correction: '{choice.correction}' is not one of corrections")
         return self
 
 
@@ -179,28 +110,54 @@ def skipped_count(num_layers: int, skip_percent: int) -> int:
 
 
 class Run(Strict):
-    """One row of the run table; `size/dataset/correction/skipK/seedN` is its folder under `runs/`."""
+    """One row of the run table; `path` is its folder under `runs/`. At skip 0 there is nothing to choose."""
 
     size: str
     dataset: str
     correction: Correction
     skip: int
+    strategy: Strategy = "uniform"
     seed: int
 
     @property
+    def rollout(self) -> str:
+        """How the rollouts are made, as a part of the path: `skip25` (uniform, as in the paper), `skip25-static`."""
+        return f"skip{self.skip}" if self.strategy == "uniform" else f"skip{self.skip}-{self.strategy}"
+
+    @property
     def path(self) -> str:
-        return f"{self.size}/{self.dataset}/{self.correction}/skip{self.skip}/seed{self.seed}"
+        return f"{self.size}/{self.dataset}/{self.correction}/{self.rollout}/seed{self.seed}"
 
 
 def run_table(config: Config) -> list[Run]:
-    """All training runs: one baseline (skip 0) and every correction at every other skip, per size, data and seed."""
-    cells: list[tuple[Correction, int]] = [(BASELINE_CORRECTION, 0)]
-    cells += [(correction, skip) for skip in sorted(config.skips) if skip for correction in config.corrections]
+    """The grid: one baseline (skip 0) and every correction at every other skip, per size, data and seed."""
+    strategy = config.layer_choice.strategies[0]
+    cells: list[tuple[Correction, int, Strategy]] = [(BASELINE_CORRECTION, 0, "uniform")]
+    cells += [(name, skip, strategy) for skip in sorted(config.skips) if skip for name in config.corrections]
+    return _runs(config, cells)
+
+
+def strategy_table(config: Config) -> list[Run]:
+    """The runs that differ in how layers are chosen, those of the grid too; empty where one strategy is configured."""
+    choice = config.layer_choice
+    if len(choice.strategies) == 1:
+        return []
+    assert choice.correction is not None, "checked by LayerChoice"
+    assert choice.skip is not None, "checked by LayerChoice"
+    return _runs(config, [(choice.correction, choice.skip, strategy) for strategy in choice.strategies])
+
+
+def all_runs(config: Config) -> list[Run]:
+    """Every training run once."""
+    return list({run.path: run for run in (*run_table(config), *strategy_table(config))}.values())
+
+
+def _runs(config: Config, cells: list[tuple[Correction, int, Strategy]]) -> list[Run]:
     return [
-        Run(size=size, dataset=dataset, correction=correction, skip=skip, seed=seed)
+        Run(size=size, dataset=dataset, correction=correction, skip=skip, strategy=strategy, seed=seed)
         for size in config.sizes
         for dataset in config.datasets
-        for correction, skip in cells
+        for correction, skip, strategy in cells
         for seed in config.seeds
     ]
 

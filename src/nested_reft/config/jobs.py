@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nested_reft.config.experiment import Config, CorrectionParams, Evaluation, Prompt, Run, Throughput, Training
+from nested_reft.config.experiment import Config, Run
+from nested_reft.config.method import (
+    CorrectionParams,
+    Evaluation,
+    Gradients,
+    Prompt,
+    Sampling,
+    Strategy,
+    Throughput,
+    Training,
+)
 from nested_reft.config.sources import Model, Pretraining, Problems
 from nested_reft.config.strict import Strict, settings_hash
 
@@ -65,9 +75,26 @@ class ThroughputSettings(Strict):
     skip: int
     throughput: Throughput
     prompt: Prompt
+    sampling: Sampling
     border: int
-    temperature: float
     max_prompt_tokens: int
+    dtype: str
+    device: str
+
+
+class GradientSettings(Strict):
+    """Bias and variance of the gradient estimates of one pre-trained model at one skip setting."""
+
+    size: str
+    skip: int
+    gradients: Gradients
+    prompt: Prompt
+    sampling: Sampling
+    strategy: Strategy
+    border: int
+    max_new_tokens: int
+    max_prompt_tokens: int
+    problems_per_micro_batch: int | None
     dtype: str
     device: str
 
@@ -118,9 +145,31 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
         skip=skip,
         throughput=config.throughput,
         prompt=config.prompt,
+        sampling=_sampling(training),
         border=training.border,
-        temperature=training.temperature,
         max_prompt_tokens=training.max_prompt_tokens,
         dtype=training.dtype,
         device=config.device,
     )
+
+
+def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
+    training = config.training
+    return GradientSettings(
+        size=size,
+        skip=skip,
+        gradients=config.gradients,
+        prompt=config.prompt,
+        sampling=_sampling(training),
+        strategy=config.layer_choice.strategies[0],
+        border=training.border,
+        max_new_tokens=training.max_new_tokens,
+        max_prompt_tokens=training.max_prompt_tokens,
+        problems_per_micro_batch=training.problems_per_micro_batch,
+        dtype=training.dtype,
+        device=config.device,
+    )
+
+
+def _sampling(training: Training) -> Sampling:
+    return Sampling(temperature=training.temperature, top_k=training.top_k, top_p=training.top_p)

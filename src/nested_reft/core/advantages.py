@@ -14,12 +14,15 @@ def group_advantages(rewards: Tensor, *, baseline: str = "group_mean", scale_by_
     `group_mean` subtracts the mean of the whole group (GRPO, Shao et al. 2024), which includes the sample itself and
     shrinks the expected gradient by 1 - 1/G; `leave_one_out` subtracts the mean of the other G - 1 (RLOO, Ahmadian et
     al. 2024), which leaves it unbiased. `scale_by_std` divides by the group's sample standard deviation plus 1e-4.
-    A group of equal rewards has advantages 0. Raises ValueError for fewer than two completions a problem.
+    A group of equal rewards has advantages 0. Raises ValueError for fewer than two completions a problem, or a reward
+    that is not finite.
     """
     if baseline not in BASELINES:
         raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got '{baseline}'")
     if rewards.ndim != 2 or rewards.shape[1] < 2:
         raise ValueError(f"rewards must be (problems, completions >= 2), got {tuple(rewards.shape)}")
+    if not torch.isfinite(rewards).all():
+        raise ValueError("rewards has a value that is not finite")
     group = rewards.shape[1]
     mean = rewards.mean(dim=1, keepdim=True)
     if baseline == "leave_one_out":

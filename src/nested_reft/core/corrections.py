@@ -74,15 +74,20 @@ def check_pair(logp_target: Tensor, logp_behavior: Tensor, mask: Tensor) -> None
     """ValueError naming the argument: shapes disagree, no token is valid, or a valid log-probability is not finite."""
     if logp_target.ndim != 2:
         raise ValueError(f"logp_target must be (B, T), got {tuple(logp_target.shape)}")
-    for argument, tensor in (("logp_behavior", logp_behavior), ("mask", mask)):
-        if tensor.shape != logp_target.shape:
-            raise ValueError(f"{argument} is {tuple(tensor.shape)}, but logp_target is {tuple(logp_target.shape)}")
-    valid = mask.bool()
-    if not valid.any():
+    if mask.shape != logp_target.shape:
+        raise ValueError(f"mask is {tuple(mask.shape)}, but logp_target is {tuple(logp_target.shape)}")
+    if not mask.bool().any():
         raise ValueError("mask has no valid token")
-    for argument, tensor in (("logp_target", logp_target), ("logp_behavior", logp_behavior)):
-        if not torch.isfinite(tensor.detach()[valid]).all():
-            raise ValueError(f"{argument} has a valid token whose log-probability is not finite")
+    check_logp("logp_target", logp_target, logp_target, mask)
+    check_logp("logp_behavior", logp_behavior, logp_target, mask)
+
+
+def check_logp(argument: str, logp: Tensor, logp_target: Tensor, mask: Tensor) -> None:
+    """ValueError naming the `argument` whose shape is not logp_target's, or that is not finite at a valid token."""
+    if logp.shape != logp_target.shape:
+        raise ValueError(f"{argument} is {tuple(logp.shape)}, but logp_target is {tuple(logp_target.shape)}")
+    if not torch.isfinite(logp.detach()[mask.bool()]).all():
+        raise ValueError(f"{argument} has a valid token whose log-probability is not finite")
 
 
 def log_ratio(logp_target: Tensor, logp_behavior: Tensor, mask: Tensor) -> Tensor:
@@ -118,7 +123,7 @@ def importance_weights(
 
     match name:
         case "base":
-            weights = _ppo_clip(log_rho.exp(), advantages, values["clip_low"], values["clip_high"])
+            weights = ppo_clip(log_rho.exp(), advantages, values["clip_low"], values["clip_high"])
         case "unit":
             weights = torch.ones_like(log_rho)
         case "retrace":
@@ -149,7 +154,7 @@ def importance_weights(
     return torch.where(valid, weights, 0.0)
 
 
-def _ppo_clip(rho: Tensor, advantages: Tensor | None, low: float, high: float) -> Tensor:
+def ppo_clip(rho: Tensor, advantages: Tensor | None, low: float, high: float) -> Tensor:
     """w with w A = min(rho A, clip(rho, 1 - low, 1 + high) A): the clip binds above for A > 0, below for A < 0."""
     if advantages is None:
         return rho.clamp(1 - low, 1 + high)

@@ -16,19 +16,13 @@ def effective_sample_size(log_weights: Tensor) -> float:
     return torch.exp(2 * total - squares).item() / len(log_weights)
 
 
-def off_policy_diagnostics(
-    logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
-) -> dict[str, float]:
-    """Distances between target pi and behaviour b on tokens that b sampled; all inputs (B, T).
+def ratio_statistics(log_rho: Tensor, clip_low: float, clip_high: float) -> dict[str, float]:
+    """Distances between pi and b from log ratios (n,) = log pi - log b of things that b sampled.
 
-    kl_k1, kl_k3: estimates of KL(b || pi) a token, the mean of -log rho and of rho - 1 - log rho (Schulman 2020);
-    chi2: the mean of (rho - 1)^2, an estimate of chi-square(pi || b); ess, ess_sequence: effective sample size over
-    the number of tokens, of completions; ratio_*: rho a token; clip_fraction: the share of tokens whose rho lies
-    outside [1 - clip_low, 1 + clip_high], whether or not the correction in use clips.
+    kl_k1, kl_k3: estimates of KL(b || pi), the mean of -log rho and of rho - 1 - log rho (Schulman 2020); chi2: the
+    mean of (rho - 1)^2, an estimate of chi-square(pi || b); ess: `effective_sample_size`; ratio_*: rho itself;
+    clip_fraction: the share of rho outside [1 - clip_low, 1 + clip_high], whether or not the correction clips.
     """
-    check_pair(logp_target, logp_behavior, mask)
-    by_row = log_ratio(logp_target.detach(), logp_behavior, mask).double()
-    log_rho = by_row[mask.bool()]
     rho = log_rho.exp()
     quantiles = torch.quantile(rho, torch.tensor([q / 100 for q in QUANTILES], dtype=rho.dtype, device=rho.device))
     outside = (rho < 1 - clip_low) | (rho > 1 + clip_high)
@@ -37,10 +31,37 @@ def off_policy_diagnostics(
         "kl_k3": (rho - 1 - log_rho).mean().item(),
         "chi2": (rho - 1).square().mean().item(),
         "ess": effective_sample_size(log_rho),
-        "ess_sequence": effective_sample_size(by_row.sum(dim=1)),
+        "clip_fraction": outside.double().mean().item(),
         "ratio_mean": rho.mean().item(),
         "ratio_min": rho.min().item(),
         "ratio_max": rho.max().item(),
         **{f"ratio_q{q:02d}": value.item() for q, value in zip(QUANTILES, quantiles, strict=True)},
-        "clip_fraction": outside.double().mean().item(),
     }
+
+
+def off_policy_diagnostics(
+    logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
+) -> dict[str, float]:
+    """`ratio_statistics` of the tokens' ratios, and of whole completions' (their products) with `_sequence` appended.
+
+    All inputs (B, T). A completion without a token is none.
+    """
+    check_pair(logp_target, logp_behavior, mask)
+    log_rho = log_ratio(logp_target.detach(), logp_behavior, mask).double()  # (B, T)
+    valid = mask.bool()
+    by_token = ratio_statistics(log_rho[valid], clip_low, clip_high)
+    by_sequence = ratio_statistics(log_rho.sum(dim=1)[valid.any(dim=1)], clip_low, clip_high)
+    return by_token | {f"{name}_sequence": value for name, value in by_sequence.items()}
+
+
+def alarms(diagnostics: dict[str, float], *, ess_below: float | None, kl_above: float | None) -> dict[str, float]:
+    """Which of a batch's `ess` and `kl_k3` (a token) are out of the sane range, or no number: name and value.
+
+    None switches a limit off; a value that is not a number is an alarm for the limit that is on.
+    """
+    found = {}
+    if ess_below is not None and not diagnostics["ess"] >= ess_below:
+        found["ess"] = diagnostics["ess"]
+    if kl_above is not None and not diagnostics["kl_k3"] <= kl_above:
+        found["kl_k3"] = diagnostics["kl_k3"]
+    return found

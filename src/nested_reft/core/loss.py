@@ -1,58 +1,156 @@
 """The corrected policy-gradient loss, one pure function for the baseline and for every nested run.
 
 Deviations from GRPO as published: the old policy is the behaviour policy b that wrote the rollout; no KL term to a
-reference model (the reward is verifiable); one update a rollout.
+reference model unless asked for (the reward is verifiable).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from nested_reft.core.corrections import THROUGH_RATIO, importance_weights
+from nested_reft.core.advantages import BASELINES, group_advantages
+from nested_reft.core.corrections import (
+    THROUGH_RATIO,
+    check_logp,
+    check_pair,
+    check_parameters,
+    importance_weights,
+    log_ratio,
+    ppo_clip,
+)
 
-NORMALISATIONS = ("grpo", "dr_grpo", "bnpo")
+NORMALISATIONS = ("grpo", "dr_grpo", "bnpo", "dapo")
 
 
-def token_scale(mask: Tensor, normalisation: str, max_new_tokens: int) -> Tensor:
-    """What each token's term is multiplied by, (B, 1), from the mask (B, T) of the whole batch.
+@dataclass(frozen=True)
+class Objective:
+    """What is maximised; each difference from plain GRPO is one switch. A combination that means nothing raises."""
+
+    correction: str = "base"  # the weight of behaviour-policy samples, see core.corrections
+    params: Mapping[str, float] = field(default_factory=dict)
+    normalisation: str = "grpo"  # see token_scale
+    baseline: str = "group_mean"  # or leave_one_out, see group_advantages
+    scale_by_std: bool = True  # divide advantages by the group's standard deviation
+    clip_low: float = 0.2  # PPO clip of the ratio to the policy before the update (Schulman et al. 2017) ...
+    clip_high: float = 0.2  # ... and its upper side: above clip_low it is clip-higher (DAPO, Yu et al. 2025)
+    kl_coefficient: float = 0.0  # of the k3 estimate of KL(pi || reference), inside the mean over tokens as in GRPO
+
+    def __post_init__(self) -> None:
+        check_parameters(self.correction, dict(self.params))
+        for name, known in (("normalisation", NORMALISATIONS), ("baseline", BASELINES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        if not 0 < self.clip_low < 1:
+            raise ValueError(f"clip_low must be in (0, 1), got {self.clip_low}")
+        if not self.clip_high > 0:
+            raise ValueError(f"clip_high must be above 0, got {self.clip_high}")
+        if not self.kl_coefficient >= 0:
+            raise ValueError(f"kl_coefficient must not be negative, got {self.kl_coefficient}")
+
+
+def token_scale(
+    mask: Tensor, normalisation: str, max_new_tokens: int, rows_per_micro_batch: int | None = None
+) -> Tensor:
+    """What each token's term is multiplied by, (B, 1) float64, from the mask (B, T) of the whole batch.
 
     grpo: 1 / (B |o_i|), the mean over a completion, then over completions (Shao et al. 2024); dr_grpo: 1 / (B T_max),
-    no bias by length (Liu et al. 2025); bnpo: 1 / sum_i |o_i|, the mean over the batch's tokens. The sum over any
-    micro-batches with their rows of this scale is the loss of the whole batch, exactly.
+    no bias by length (Liu et al. 2025); dapo: 1 / sum_i |o_i|, the mean over all tokens of the batch (Yu et al. 2025);
+    bnpo: the mean over the tokens of each micro-batch, then over micro-batches, the only one that depends on their
+    size. The sum over micro-batches with their rows of this scale is the loss of the whole batch, exactly.
     """
-    lengths = mask.sum(dim=1, keepdim=True).clamp_min(1).float()
+    rows = len(mask)
+    lengths = mask.sum(dim=1, keepdim=True).double()  # (B, 1)
     match normalisation:
         case "grpo":
-            return 1 / (len(mask) * lengths)
+            return 1 / (rows * lengths.clamp_min(1))
         case "dr_grpo":
-            return torch.full_like(lengths, 1 / (len(mask) * max_new_tokens))
+            return torch.full_like(lengths, 1 / (rows * max_new_tokens))
+        case "dapo":
+            return torch.full_like(lengths, 1 / max(int(mask.sum()), 1))
         case "bnpo":
-            return torch.full_like(lengths, 1 / mask.sum().clamp_min(1).item())
+            parts = torch.split(lengths, rows_per_micro_batch or rows)
+            return torch.cat([torch.full_like(part, 1 / (len(parts) * max(part.sum().item(), 1))) for part in parts])
     raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got '{normalisation}'")
 
 
 def policy_loss(
+    objective: Objective,
     logp_target: Tensor,
     logp_behavior: Tensor,
     mask: Tensor,
-    advantages: Tensor,
-    scale: Tensor,
+    rewards: Tensor,
     *,
-    correction: str,
-    params: dict[str, float],
+    max_new_tokens: int,
+    scale: Tensor | None = None,
+    logp_before: Tensor | None = None,
+    logp_reference: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss whose gradient is minus the corrected policy gradient, and metrics of the weights that were used.
+    """Loss whose gradient is minus the corrected policy gradient, and metrics (means over the mask's tokens).
 
-    logp_target (differentiable), logp_behavior, mask: (B, T); advantages: (B,); scale: (B, 1) from `token_scale`.
-    For `base` the gradient flows through the weight: d rho = rho d log pi, inside the clip. For the others the weight
-    is a constant beside d log pi. Both are the same gradient where rho is 1.
+    logp_target (differentiable), logp_behavior, mask: (B, T); rewards: (P, G) with P G = B, row p G + g of the others
+    being completion g of problem p. scale: (B, 1), these rows of the whole batch's `token_scale` where this is a
+    micro-batch of whole groups; None: this is the batch. logp_before: (B, T) under the policy before the first of
+    several updates on one rollout; None: this is the first. logp_reference: (B, T), needed with kl_coefficient.
+
+    Term of token t, with A the advantage, r = pi / pi_before:
+
+    - `base`: min(rho A, clip(rho) A), rho = pi / b: GRPO as it is, its old policy being b, for every update;
+    - the others: w(pi_before / b) min(r A, clip(r) A), decoupled (Hilton et al. 2022): the weight corrects the
+      sampling, the clipped ratio bounds the update. At the first update r is 1 and the gradient w A d log pi.
+
+    Raises ValueError naming the argument that does not fit.
     """
-    weights = importance_weights(
-        correction, logp_target, logp_behavior, mask, advantages=advantages, **params
-    )  # (B, T)
-    terms = weights if correction in THROUGH_RATIO else weights * logp_target  # (B, T)
-    objective = torch.where(mask.bool(), terms * advantages.unsqueeze(1), 0.0)  # (B, T)
-    loss = -(objective * scale).sum()
-    used = weights.detach()[mask.bool()]
-    return loss, {"weight_mean": used.mean().item(), "weight_max": used.max().item()}
+    if rewards.numel() != len(mask):
+        raise ValueError(f"rewards {tuple(rewards.shape)} has {rewards.numel()} completions, mask {len(mask)}")
+    if scale is None:
+        scale = token_scale(mask, objective.normalisation, max_new_tokens)
+    elif scale.shape != (len(mask), 1):
+        raise ValueError(f"scale is {tuple(scale.shape)}, but must be ({len(mask)}, 1)")
+    valid = mask.bool()
+    check_pair(logp_target, logp_behavior, mask)
+    for argument, tensor in (("logp_before", logp_before), ("logp_reference", logp_reference)):
+        if tensor is not None:
+            check_logp(argument, tensor, logp_target, mask)
+    before = logp_target.detach() if logp_before is None else logp_before.detach()
+
+    # 1. Advantages: (P, G) -> (B,)
+    advantages = group_advantages(rewards, baseline=objective.baseline, scale_by_std=objective.scale_by_std)
+    advantages = advantages.flatten().to(logp_target)
+
+    # 2. What each token counts, (B, T); the gradient flows through `surrogate` alone
+    if objective.correction in THROUGH_RATIO:
+        surrogate = weights = importance_weights(
+            objective.correction, logp_target, logp_behavior, mask, advantages=advantages, **objective.params
+        )
+        ratio = log_ratio(logp_target, logp_behavior, mask).exp()
+        clipped = weights != ratio
+    else:
+        weights = importance_weights(
+            objective.correction, before, logp_behavior, mask, advantages=advantages, **objective.params
+        )
+        ratio = log_ratio(logp_target, before, mask).exp()
+        kept = ppo_clip(ratio, advantages, objective.clip_low, objective.clip_high)
+        surrogate, clipped = weights * kept, kept != ratio
+    terms = surrogate * advantages.unsqueeze(1)  # (B, T)
+    metrics = {
+        "weight_mean": weights.detach()[valid].mean().item(),
+        "weight_max": weights.detach()[valid].max().item(),
+        "surrogate_clip_fraction": clipped[valid].double().mean().item(),
+    }
+
+    # 3. KL to the reference, k3 (Schulman 2020): pi_ref / pi - 1 - log(pi_ref / pi)
+    if objective.kl_coefficient:
+        if logp_reference is None:
+            raise ValueError("logp_reference is missing, and kl_coefficient is not 0")
+        log_reference = log_ratio(logp_reference.detach(), logp_target, mask)  # (B, T)
+        k3 = log_reference.exp() - 1 - log_reference
+        terms = terms - objective.kl_coefficient * k3
+        metrics["kl_reference"] = k3.detach()[valid].mean().item()
+
+    # 4. The normalised sum; what the mask hides is not a number that counts
+    loss = -(torch.where(valid, terms, 0.0) * scale.to(logp_target)).sum()
+    return loss, metrics

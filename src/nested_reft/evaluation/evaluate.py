@@ -6,15 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from nested_reft.config import PRETRAINED, Evaluation
+from nested_reft.config import PRETRAINED, Evaluation, Sampling
 from nested_reft.config.jobs import EvaluateSettings
-from nested_reft.core.rollout import Rollout, sample_completions
 from nested_reft.seeding import derive_seed
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts, left_pad
+from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 
 EXAMPLES = 3  # completions that are kept as text, for people to read
@@ -36,14 +33,9 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
     for first in range(0, len(problems), evaluation.batch_problems):
         batch = problems[first : first + evaluation.batch_problems]
         prompts = encoded[first : first + evaluation.batch_problems]
-        generator = torch.Generator(policy.model.device).manual_seed(
-            derive_seed("evaluate", benchmark, evaluation.seed, first)
-        )
-        greedy = _responses(policy, prompts, evaluation, group_size=1, temperature=0.0, generator=None)
-        sampled = _responses(
-            policy, prompts, evaluation, group_size=evaluation.samples_per_problem,
-            temperature=evaluation.temperature, generator=generator,
-        )  # fmt: skip
+        seed = derive_seed("evaluate", benchmark, evaluation.seed, first)
+        greedy = _responses(policy, prompts, evaluation, None, 1, seed)
+        sampled = _responses(policy, prompts, evaluation, evaluation, evaluation.samples_per_problem, seed)
         for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
             right = grade(greedy_texts[0], problem.answer)
             items.append(
@@ -63,6 +55,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
         "dataset": run.dataset if run else None,
         "correction": run.correction if run else PRETRAINED,
         "skip": run.skip if run else 0,
+        "strategy": run.strategy if run else "uniform",
         "seed": run.seed if run else None,
         "benchmark": benchmark,
         "items": items,
@@ -75,23 +68,18 @@ def _responses(
     policy: Policy,
     prompts: Sequence[list[int]],
     evaluation: Evaluation,
-    *,
+    sampling: Sampling | None,
     group_size: int,
-    temperature: float,
-    generator: torch.Generator | None,
+    seed: int,
 ) -> list[list[str]]:
-    """The texts of `group_size` completions for each prompt."""
-    prompt_ids, prompt_mask = left_pad(prompts, policy.pad_id)
-    rollout: Rollout = sample_completions(
+    """The texts of `group_size` completions for each prompt, greedy without `sampling`."""
+    rollout = policy.sample(
         policy.model,
-        prompt_ids.to(policy.model.device),
-        prompt_mask.to(policy.model.device),
+        *policy.batch(prompts),
+        sampling,
         group_size=group_size,
         max_new_tokens=evaluation.max_new_tokens,
-        temperature=temperature,
-        end_ids=policy.end_ids,
-        pad_id=policy.pad_id,
-        generator=generator,
+        seed=seed,
     )
     texts = policy.responses(rollout)
     return [texts[row : row + group_size] for row in range(0, len(texts), group_size)]

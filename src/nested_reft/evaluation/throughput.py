@@ -15,11 +15,10 @@ import torch
 from transformers import PreTrainedModel
 
 from nested_reft.config.jobs import ThroughputSettings
-from nested_reft.core.rollout import sample_completions
 from nested_reft.core.skipping import decoder_layers, draw_skipped_layers, nested_view
 from nested_reft.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts, left_pad
+from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 
 
@@ -50,22 +49,20 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
     options, model = settings.throughput, policy.model
     questions = [problem.question for problem in problems[: options.problems]]
     prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
-    prompt_ids, prompt_mask = (tensor.to(model.device) for tensor in left_pad(prompts, policy.pad_id))
+    prompt_ids, prompt_mask = policy.batch(prompts)
     num_layers = len(decoder_layers(model))
 
     def tokens_per_s(skipped: Sequence[int], pair: int) -> float:
-        generator = torch.Generator(model.device).manual_seed(derive_seed("throughput", options.seed, pair))
         started = _now(model.device)
-        rollout = sample_completions(
+        rollout = policy.sample(
             nested_view(model, skipped),
             prompt_ids,
             prompt_mask,
+            settings.sampling,
             group_size=options.completions_per_problem,
             max_new_tokens=options.new_tokens,
-            temperature=settings.temperature,
-            end_ids=(),
-            pad_id=policy.pad_id,
-            generator=generator,
+            seed=derive_seed("throughput", options.seed, pair),
+            stop_at_end=False,
         )
         return rollout.tokens.numel() / (_now(model.device) - started)
 

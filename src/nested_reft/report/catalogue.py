@@ -7,8 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TIDY_TABLES = ("runs", "training", "throughput", "throughput_pairs")  # CSV, one fact a row
-PRESENTATION_TABLES = ("accuracy_sampled", "accuracy_greedy", "speedup", "equivalence")  # CSV and Markdown
+# CSV, one fact a row.
+TIDY_TABLES = ("runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "exact")
+# CSV and Markdown.
+PRESENTATION_TABLES = (
+    "accuracy_sampled",
+    "accuracy_greedy",
+    "speedup",
+    "equivalence",
+    "gradient_bias",
+    "layer_choice",
+    "exact_bias",
+)
 
 
 @dataclass(frozen=True)
@@ -68,5 +78,24 @@ FIGURES: dict[str, Entry] = {
         "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric, paired by seed on "
         "identical problems. Small points: seeds. Bars: 95 % Student-t interval over seeds. Filled: "
         "equivalent, that is the whole interval lies within the shaded margin; hollow: not shown to be.",
+    ),
+    "gradients": Entry(
+        "plots_gradients",
+        "Gradients",
+        ("gradients",),
+        "Bias and variance of the corrected gradient estimates against the share of layers skipped. Above: norm of the "
+        "difference between expected gradients, over the on-policy one's, with the noise taken out; grey: a second "
+        "on-policy estimate, which has no bias and shows the resolution; shaded: what counts as unbiased. Below: "
+        "variance of a batch's estimate over the on-policy one's; dashed: the limit. Bars: 95 % jackknife interval "
+        "over batches. Filled: the whole interval lies within the margin or limit; hollow: it does not.",
+    ),
+    "strategies": Entry(
+        "plots_strategies",
+        "Layer choice",
+        ("strategies",),
+        "Ways to choose the skipped layers, at one skip and correction: mean accuracy over benchmarks in the headline "
+        "metric minus baseline ReFT's, paired by seed; k3 estimate of the KL divergence; effective sample size (1 is "
+        "on-policy), both means over a run's steps. Faint points: seeds; bars: 95 % Student-t interval over seeds; "
+        "shaded: the parity margin. Filled: the whole interval lies within it.",
     ),
 }

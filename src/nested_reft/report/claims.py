@@ -4,18 +4,22 @@ A claim is judged cell by cell; a cell is a size, with a data set and a skip whe
 
 - C1, C2 pass a cell whose speed-up has its whole 95 % interval above 1. C1 is supported only if, besides, the median
   rises with the skip at every size.
+- C3 passes a cell whose relative bias of the gradient estimate has its whole 95 % interval within `bias_margin`.
+- C4 passes a cell whose variance ratio (over the on-policy estimate) has its whole 95 % interval at or below
+  `variance_limit`.
 - C5 passes a cell whose difference from the baseline has its whole 95 % interval within ±`parity_margin`.
 - C6 passes a cell whose gain over the pre-trained model is at least 0.10, with its 95 % interval above 0.
 
-Supported: every cell of the config passes. Partly: some do. Not: none does. A cell that was not run, or that has one
-seed and so no interval, does not pass; if no cell can be judged, the verdict is "not run". The row's `low` and
-`high` are of the worst cell: the one with the lowest estimate.
+C3, C4 and C5 have a row for each correction.
 
-C3 and C4 need the bias and variance of the gradient estimates, which this pipeline does not measure.
+Supported: every cell of the config passes. Partly: some do. Not: none does. A cell that was not run, or that has no
+interval (one seed; a gradient lost in its noise), does not pass; if no cell can be judged, the verdict is "not run".
+The row's `low` and `high` are of the worst cell: the one with the lowest estimate, for C3 and C4 the highest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,9 +30,20 @@ import pandas as pd
 
 from nested_reft.config import Config
 from nested_reft.report.collect import nested_skips, read_table, write_table
-from nested_reft.report.effects import Differences, Speedups, gains, parity, rollout_speedups, step_speedups
+from nested_reft.report.effects import (
+    Differences,
+    GradientEffects,
+    Speedups,
+    gains,
+    gradient_biases,
+    gradient_variances,
+    parity,
+    rollout_speedups,
+    step_speedups,
+)
+from nested_reft.report.gradient_statistics import bias_verdict, is_controlled
 from nested_reft.report.statistics import Interval, equivalence
-from nested_reft.report.tables import NOT_RUN, claims_markdown, write_markdown
+from nested_reft.report.texts import NOT_RUN, markdown, write_markdown
 
 Verdict = Literal["supported", "partly", "not", "not run"]
 Cells: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those of `effects`
@@ -92,7 +107,9 @@ def judge(cells: Cells, rule: Callable[[Interval], bool]) -> list[bool | None]:
     return [rule(cell) if cell and cell.exists else None for cell in cells.values()]
 
 
-def claim_rows(runs: pd.DataFrame, training: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> list[Claim]:
+def claim_rows(
+    runs: pd.DataFrame, training: pd.DataFrame, throughput: pd.DataFrame, gradients: pd.DataFrame, config: Config
+) -> list[Claim]:
     """All claims, from the tidy tables of `collect`."""
     metric = config.evaluation.headline
     rollout = {cell: speedup for cell, speedup in rollout_speedups(throughput, config).items() if cell[1]}
@@ -104,29 +121,90 @@ def claim_rows(runs: pd.DataFrame, training: pd.DataFrame, throughput: pd.DataFr
     c2 = _claim("C2", "The whole training step is faster", step, is_faster, _ratio, "time")
     if c2.measured != NOT_RUN:
         c2 = replace(c2, measured=c2.measured + "; noisy, as training jobs share the machine")
-    needs = "needs the bias and variance of the gradient estimates, which are not measured"
-    c3 = Claim("C3", "The gradient estimates are unbiased", needs, None, None, "not run", "")
-    c4 = Claim("C4", "The variance of the gradient estimates is controlled", needs, None, None, "not run", "")
+    biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
+    c3 = [_bias_claim(name, biases, config) for name in config.gradients.corrections]
+    c4 = [_variance_claim(name, variances, config) for name in config.gradients.corrections]
     differences = parity(runs, config, metric)
     c5 = [_parity_claim(name, differences, config) for name in HEADLINE_CORRECTIONS]
     learns = f"Baseline ReFT learns: {metric} accuracy above the pre-trained model's, mean over benchmarks"
     c6 = _claim("C6", learns, gains(runs, config, metric), has_learned, _points, "accuracy")
-    return [c1, c2, c3, c4, *c5, c6]
+    return [c1, c2, *c3, *c4, *c5, c6]
 
 
 def write_claims(root: Path, config: Config, config_file: str | None = None) -> None:
     """Write `tables/claims.{csv,md}`; `config_file` goes into the commands where it is not Snakemake's default."""
     # After the target: Snakemake's --configfile takes every word that follows it.
     option = f" --configfile {config_file}" if config_file else ""
-    runs, training, throughput = (read_table(root, name) for name in ("runs", "training", "throughput"))
+    runs, training, throughput, gradients = (
+        read_table(root, name) for name in ("runs", "training", "throughput", "gradients")
+    )
     rows = []
-    for claim in claim_rows(runs, training, throughput, config):
+    for claim in claim_rows(runs, training, throughput, gradients, config):
         figure = f"figures/{claim.figure}.png" if claim.figure else ""
         command = f"snakemake --cores all results/{config.experiment}/{figure}{option}" if figure else ""
         rows.append({**vars(claim), "paper": PAPER, "figure": figure, "command": command})
     table = pd.DataFrame(rows, columns=COLUMNS)
     write_table(root, "claims", table)
     write_markdown(root, "claims", claims_markdown(table, config))
+
+
+def claims_markdown(claims: pd.DataFrame, config: Config) -> str:
+    """The claims table with the rules of its verdicts."""
+    table = claims.drop(columns=["low", "high"]).fillna("").astype(str)
+    table["figure"] = [f"[{Path(f).stem}](../{f})" if f else "" for f in table["figure"]]
+    table["command"] = [f"`{command}`" if command else "" for command in table["command"]]
+    return f"# Claims\n\n{markdown(table)}\n\n" + (
+        "Supported: every cell (a size, with data set and skip where the claim has them) passes. Partly: some do. "
+        "Not: none does. Not run: no cell could be judged; one seed gives no interval and so no verdict. A cell "
+        "passes if its whole 95 % interval lies above 1 (C1, C2; C1 must also rise with the skip), is a relative bias "
+        f"within {100 * config.gradients.bias_margin:g} % (C3), is a variance ratio of at most "
+        f"{config.gradients.variance_limit:g} (C4), lies within "
+        f"± {100 * config.evaluation.parity_margin:g} points (C5), or above 0 with a gain of at least 10 points (C6). "
+        "Not to pass as unbiased is not to be biased: C3 says how many cells are biased for certain. "
+        "Brackets: the 95 % interval of the worst cell, the one with the lowest estimate (C3, C4: the highest); C5 "
+        "and C6 in percentage points.\n"
+    )
+
+
+def _bias_claim(name: str, biases: GradientEffects, config: Config) -> Claim:
+    """C3 for one correction; says how many cells are biased for certain, which is more than not shown unbiased."""
+    margin = config.gradients.bias_margin
+    cells = _of_correction(name, biases)
+    text = f"The gradient estimate with '{name}' is unbiased: within {100 * margin:g} % of the on-policy gradient"
+    claim = _claim(
+        f"C3-{name}",
+        text,
+        cells,
+        lambda found: bias_verdict(found, margin) == "unbiased",
+        _share,
+        "gradients",
+        max,
+        "not resolved",
+    )
+    certain = sum(bias_verdict(found, margin) == "biased" for found in cells.values() if found)
+    return _with_certain(claim, certain, "biased")
+
+
+def _variance_claim(name: str, variances: GradientEffects, config: Config) -> Claim:
+    """C4 for one correction; says how many cells are above the limit for certain."""
+    limit = config.gradients.variance_limit
+    cells = _of_correction(name, variances)
+    text = f"The variance of the gradient estimate with '{name}' is controlled: at most {limit:g}× the on-policy one's"
+    claim = _claim(
+        f"C4-{name}", text, cells, lambda found: is_controlled(found, limit), _ratio, "gradients", max, "not resolved"
+    )
+    certain = sum(found.low > limit for found in cells.values() if found)
+    return _with_certain(claim, certain, "above the limit")
+
+
+def _of_correction(name: str, effects: GradientEffects) -> dict[tuple[str, int], Interval | None]:
+    return {(size, skip): found for (size, of, skip), found in effects.items() if of == name}
+
+
+def _with_certain(claim: Claim, cells: int, what: str) -> Claim:
+    if claim.verdict == "not run":
+        return claim
+    return replace(claim, measured=f"{claim.measured}; {cells} {what} for certain")
 
 
 def _parity_claim(name: str, differences: Differences, config: Config) -> Claim:
@@ -136,29 +214,34 @@ def _parity_claim(name: str, differences: Differences, config: Config) -> Claim:
     text = f"Nested-ReFT with '{name}' is on par with baseline ReFT: {config.evaluation.headline} accuracy, mean over "
     text += f"benchmarks, within ±{100 * margin:g} points"
     claim = _claim(f"C5-{name}", text, cells, lambda found: is_on_par(found, margin), _points, "parity")
-    if claim.verdict == "not run":
-        return claim
     certain = sum(equivalence(found.low, found.high, margin) == "worse" for found in cells.values() if found)
-    return replace(claim, measured=f"{claim.measured}; {certain} worse for certain")
+    return _with_certain(claim, certain, "worse")
 
 
 def _claim(
-    claim_id: str, text: str, cells: Cells, rule: Callable[[Interval], bool], show: Callable[[float], str], figure: str
-) -> Claim:
+    claim_id: str, text: str, cells: Cells, rule: Callable[[Interval], bool], show: Callable[[float], str], figure: str,
+    worst_of: Callable[..., Any] = min, no_interval: str = "one seed, so no interval",
+) -> Claim:  # fmt: skip
+    """A claim judged over `cells`; `worst_of` picks the worst estimate, `no_interval` says why a cell has none."""
     passes = judge(cells, rule)
     found = {cell: interval for cell, interval in cells.items() if interval}
     if not found:
         return Claim(claim_id, text, NOT_RUN, None, None, "not run", figure)
-    worst = min(found, key=lambda cell: found[cell].estimate)
-    low = found[worst]
     judged = any(cell is not None for cell in passes)
-    measured = f"{sum(map(bool, passes))} of {len(cells)} pass; worst" if judged else "one seed, so no interval; worst"
-    measured += f" ({_where(worst)}): {show(low.estimate)}"
-    measured += f" [{show(low.low)}, {show(low.high)}]" if low.exists else ""
-    if len(found) < len(cells):
-        measured += f"; {len(cells) - len(found)} not run"
-    bounds = (low.low, low.high) if low.exists else (None, None)
-    return Claim(claim_id, text, measured, bounds[0], bounds[1], verdict(passes), figure)
+    parts = [f"{sum(map(bool, passes))} of {len(cells)} pass" if judged else no_interval]
+    known = {cell: interval for cell, interval in found.items() if not math.isnan(interval.estimate)}
+    low = high = None
+    if known:
+        where = worst_of(known, key=lambda cell: known[cell].estimate)
+        worst = known[where]
+        parts.append(f"worst ({_where(where)}): {show(worst.estimate)}")
+        if worst.exists:
+            low, high = worst.low, worst.high
+            parts[-1] += f" [{show(low)}, {show(high)}]"
+    unresolved = sum(not interval.exists for interval in found.values()) if judged else 0
+    parts += [f"{unresolved} without interval"] if unresolved else []
+    parts += [f"{len(cells) - len(found)} not run"] if len(found) < len(cells) else []
+    return Claim(claim_id, text, "; ".join(parts), low, high, verdict(passes), figure)
 
 
 def _where(cell: tuple[str | int, ...]) -> str:
@@ -171,3 +254,7 @@ def _ratio(value: float) -> str:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -11,36 +11,45 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nested_reft.config import PRETRAINED, Config, Run, run_table
+from nested_reft.config import PRETRAINED, Config, Run, run_table, strategy_table
+from nested_reft.report.collect_measurements import exact_table, gradient_table, layer_names, throughput_tables
 from nested_reft.report.records import (
     EvaluationRecord,
     ReportError,
     StepRecord,
-    ThroughputRecord,
+    check_owner,
     read_record,
     read_records,
 )
-from nested_reft.report.statistics import median_ratio
 
 RUNS = ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
 TRAINING = ["run", "size", "dataset", "correction", "skip", "seed", *StepRecord.model_fields]
-THROUGHPUT = ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"]
-THROUGHPUT_PAIRS = ["size", "skip", "pair", "baseline_tokens_per_s", "nested_tokens_per_s", "speedup", "skipped_layers"]
+STRATEGIES = ["size", "dataset", "strategy", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
 
-_TEXT = {"run", "size", "dataset", "correction", "benchmark", "metric", "skipped_layers"}
+# What `strategies.csv` has of a training run: a number over its steps.
+TRAINING_METRICS = {"kl_k3": "mean", "ess": "mean", "chi2": "mean", "rollout_tokens_per_s": "median"}
+
+_TEXT = {"run", "size", "dataset", "strategy", "correction", "benchmark", "metric", "skipped_layers"}
+_TEXT |= {"skipped", "params", "baseline", "normalisation"}
 _TEXT |= {"id", "claim", "paper", "measured", "verdict", "figure", "command"}
 
 
 def collect(root: Path, config: Config) -> None:
-    """Write `tables/{runs,training,throughput,throughput_pairs}.csv` under `root`, the experiment's results folder.
+    """Write the tidy tables (`catalogue.TIDY_TABLES`) to `tables/` under `root`, the experiment's results folder.
 
-    Raises ReportError for a file that is damaged, or that belongs to another run than its path says.
+    `runs` and `training` are of the grid, `strategies` is of the runs that differ in how layers are chosen. Raises
+    ReportError for a file that is damaged, or that belongs to another run than its path says.
     """
-    write_table(root, "runs", _runs(root, config))
-    write_table(root, "training", _training(root, config))
-    summary, pairs = _throughput(root, config)
+    skips = nested_skips(config)
+    runs, strategies = _runs(root, config)
+    write_table(root, "runs", runs)
+    write_table(root, "training", _training(root, config, _in_table_order(config)))
+    write_table(root, "strategies", strategies)
+    summary, pairs = throughput_tables(root, config, skips)
     write_table(root, "throughput", summary)
     write_table(root, "throughput_pairs", pairs)
+    write_table(root, "gradients", gradient_table(root, config, skips))
+    write_table(root, "exact", exact_table(root))
 
 
 def write_table(root: Path, name: str, table: pd.DataFrame) -> None:
@@ -81,25 +90,65 @@ def _in_table_order(config: Config) -> list[Run]:
     )
 
 
-def _runs(root: Path, config: Config) -> pd.DataFrame:
-    rows: list[dict[str, object]] = []
+def _comparison(config: Config) -> list[Run]:
+    """The baseline and the runs that differ in how layers are chosen; none where there is one way to choose."""
+    chosen = strategy_table(config)
+    baseline = [run for run in run_table(config) if not run.skip] if chosen else []
+    sizes, datasets, order = list(config.sizes), list(config.datasets), config.layer_choice.strategies
+    return sorted(
+        (*baseline, *chosen),
+        key=lambda run: (
+            sizes.index(run.size),
+            datasets.index(run.dataset),
+            order.index(run.strategy) if run.skip else -1,
+            run.seed,
+        ),
+    )
+
+
+def _runs(root: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The accuracies of the grid with the pre-trained models, and all that is known of the compared strategies."""
     first: dict[str, tuple[Path, list[str]]] = {}
-    runs = _in_table_order(config)
+    grid, rows = _in_table_order(config), []
     for size in config.sizes:
-        owners: list[tuple[str, dict[str, object]]] = [
-            (f"{size}/{PRETRAINED}", {"size": size, "dataset": None, "correction": PRETRAINED, "skip": 0, "seed": None})
-        ]
-        owners += [(run.path, run.model_dump()) for run in runs if run.size == size]
-        for folder, owner in owners:
-            for benchmark in config.benchmarks:
-                path = root / "evaluations" / folder / f"{benchmark}.json"
-                if path.exists():
-                    record = read_record(path, EvaluationRecord)
-                    key = {**owner, "benchmark": benchmark}
-                    _check_owner(path, record, key)
-                    _check_items(path, record, first)
-                    rows += [{**key, **accuracy} for accuracy in _accuracies(record)]
-    return pd.DataFrame(rows, columns=RUNS).astype({"seed": "Int64"})
+        nobody = {"dataset": None, "correction": PRETRAINED, "skip": 0, "strategy": "uniform", "seed": None}
+        rows += _evaluations(root, config, f"{size}/{PRETRAINED}", {"size": size, **nobody}, first)
+        for run in grid:
+            if run.size == size:
+                rows += _evaluations(root, config, run.path, run.model_dump(), first)
+    compared: list[dict[str, object]] = []
+    for run in _comparison(config):
+        compared += _evaluations(root, config, run.path, run.model_dump(), first)
+        compared += _over_steps(run, _training(root, config, [run]))
+    runs = pd.DataFrame(rows, columns=RUNS).astype({"seed": "Int64"})
+    return runs, pd.DataFrame(compared, columns=STRATEGIES).astype({"seed": "Int64"})
+
+
+def _evaluations(
+    root: Path, config: Config, folder: str, owner: dict[str, object], first: dict[str, tuple[Path, list[str]]]
+) -> list[dict[str, object]]:
+    """The accuracies of one model on all benchmarks; `first` keeps which problems each benchmark has."""
+    rows: list[dict[str, object]] = []
+    for benchmark in config.benchmarks:
+        path = root / "evaluations" / folder / f"{benchmark}.json"
+        if path.exists():
+            record = read_record(path, EvaluationRecord)
+            key = {**owner, "benchmark": benchmark}
+            check_owner(path, record, key)
+            _check_items(path, record, first)
+            rows += [{**key, **accuracy} for accuracy in _accuracies(record)]
+    return rows
+
+
+def _over_steps(run: Run, training: pd.DataFrame) -> list[dict[str, object]]:
+    """One row a metric of TRAINING_METRICS, over the steps (n) at which it is a number; none where it never is."""
+    rows: list[dict[str, object]] = []
+    for metric, over in TRAINING_METRICS.items():
+        values = training[metric].dropna().astype(float)
+        if len(values):
+            key = {**run.model_dump(), "benchmark": "", "metric": metric}
+            rows.append({**key, "value": float(values.agg(over)), "n": len(values)})
+    return rows
 
 
 def _accuracies(record: EvaluationRecord) -> list[dict[str, object]]:
@@ -110,12 +159,6 @@ def _accuracies(record: EvaluationRecord) -> list[dict[str, object]]:
     return [{"metric": "greedy", "value": greedy, "n": n}, {"metric": "sampled", "value": sampled, "n": n}]
 
 
-def _check_owner(path: Path, record: EvaluationRecord | ThroughputRecord, expected: dict[str, object]) -> None:
-    for key, value in expected.items():
-        if getattr(record, key) != value:
-            raise ReportError.damaged(path, f"{key} is {getattr(record, key)!r}, its path says {value!r}")
-
-
 def _check_items(path: Path, record: EvaluationRecord, first: dict[str, tuple[Path, list[str]]]) -> None:
     """Differences between runs are paired, so every model must have been asked the same problems."""
     ids = [item.id for item in record.items]
@@ -124,9 +167,9 @@ def _check_items(path: Path, record: EvaluationRecord, first: dict[str, tuple[Pa
         raise ReportError.damaged(path, f"holds other problems of '{record.benchmark}' than {first_path}")
 
 
-def _training(root: Path, config: Config) -> pd.DataFrame:
+def _training(root: Path, config: Config, runs: list[Run]) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
-    for run in _in_table_order(config):
+    for run in runs:
         path = root / "runs" / run.path / "metrics.jsonl"
         if not path.exists():
             continue
@@ -135,42 +178,5 @@ def _training(root: Path, config: Config) -> pd.DataFrame:
             raise ReportError.damaged(path, f"its steps are not 1 to {config.training.steps}, one a line")
         for record in records:
             rows.append({"run": run.path, **run.model_dump(), **record.model_dump()})
-            rows[-1]["skipped_layers"] = _layers(record.skipped_layers)
+            rows[-1]["skipped_layers"] = layer_names(record.skipped_layers)
     return pd.DataFrame(rows, columns=TRAINING)
-
-
-def _throughput(root: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a size and skip, and one row a pair; skip 0 pairs the baseline with itself and shows the noise."""
-    summary: list[dict[str, object]] = []
-    pairs: list[dict[str, object]] = []
-    for size in config.sizes:
-        for skip in (0, *nested_skips(config)):
-            path = root / "throughput" / size / f"skip{skip}.json"
-            if not path.exists():
-                continue
-            record = read_record(path, ThroughputRecord)
-            key: dict[str, object] = {"size": size, "skip": skip}
-            _check_owner(path, record, key)
-            nested = np.array([pair.nested_tokens_per_s for pair in record.pairs])
-            baseline = np.array([pair.baseline_tokens_per_s for pair in record.pairs])
-            speedup = median_ratio(nested, baseline)
-            summary.append(
-                {
-                    **key,
-                    "tokens_per_s": float(np.median(nested)),
-                    "speedup": speedup.estimate,
-                    "speedup_low": speedup.low,
-                    "speedup_high": speedup.high,
-                    "ideal_speedup": record.ideal_speedup,
-                    "n": speedup.n,
-                }
-            )
-            for number, pair in enumerate(record.pairs, start=1):
-                ratio = pair.nested_tokens_per_s / pair.baseline_tokens_per_s
-                pairs.append({**key, "pair": number, **pair.model_dump(), "speedup": ratio})
-                pairs[-1]["skipped_layers"] = _layers(pair.skipped_layers)
-    return pd.DataFrame(summary, columns=THROUGHPUT), pd.DataFrame(pairs, columns=THROUGHPUT_PAIRS)
-
-
-def _layers(skipped: list[int]) -> str:
-    return " ".join(str(layer) for layer in skipped)

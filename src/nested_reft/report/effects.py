@@ -14,17 +14,23 @@ import pandas as pd
 
 from nested_reft.config import BASELINE_CORRECTION, PRETRAINED, Config
 from nested_reft.report.collect import nested_skips
+from nested_reft.report.gradient_statistics import METHOD as JACKKNIFE
 from nested_reft.report.statistics import LEVEL, Array, Interval, paired_difference, paired_ratio
 
-# Keys: (size, skip), (size, data set, skip), (size, data set, correction, skip) and (size, data set).
+# Keys: (size, skip), (size, data set, skip), (size, data set, correction, skip), (size, data set),
+# (size, correction, skip) and (size, data set, strategy).
 Speedups: TypeAlias = dict[tuple[str, int], Interval | None]
+Controls: TypeAlias = dict[tuple[str, int], Interval | None]
 StepSpeedups: TypeAlias = dict[tuple[str, str, int], Interval | None]
 Differences: TypeAlias = dict[tuple[str, str, str, int], Interval | None]
 Gains: TypeAlias = dict[tuple[str, str], Interval | None]
+GradientEffects: TypeAlias = dict[tuple[str, str, int], Interval | None]
+StrategyEffects: TypeAlias = dict[tuple[str, str, str], Interval | None]
 
 T = TypeVar("T")
 _BySeed: TypeAlias = dict[int, float]
 _RUN = ["size", "dataset", "correction", "skip", "seed"]
+CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
 
 
 def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Speedups:
@@ -54,12 +60,12 @@ def step_speedups(training: pd.DataFrame, config: Config) -> StepSpeedups:
     }
 
 
-def benchmark_means(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
-    """Mean accuracy over all benchmarks: size, dataset, correction, skip, seed, value (0..1).
+def benchmark_means(runs: pd.DataFrame, config: Config, metric: str, run: list[str] = _RUN) -> pd.DataFrame:
+    """Mean accuracy over all benchmarks: the columns `run` that tell runs apart, and value (0..1).
 
     A run that misses a benchmark has no mean: one over fewer benchmarks would be compared with one over all.
     """
-    groups = runs[runs["metric"] == metric].groupby(_RUN, dropna=False, sort=False)["value"]
+    groups = runs[runs["metric"] == metric].groupby(run, dropna=False, sort=False)["value"]
     return groups.mean()[groups.count() == len(config.benchmarks)].reset_index()
 
 
@@ -88,6 +94,81 @@ def gains(runs: pd.DataFrame, config: Config, metric: str) -> Gains:
                 start = np.full(len(tuned), pretrained[size])
                 found[size, dataset] = paired_difference(np.array(list(tuned.values())), start)
     return found
+
+
+def gradient_biases(gradients: pd.DataFrame, config: Config) -> GradientEffects:
+    """Relative bias of a corrected gradient estimate, without the noise (`gradients.csv`)."""
+    return _gradients(gradients, config, "bias_debiased", "bias_low", "bias_high")
+
+
+def gradient_variances(gradients: pd.DataFrame, config: Config) -> GradientEffects:
+    """Variance of a corrected gradient estimate over that of the on-policy one (`gradients.csv`)."""
+    return _gradients(gradients, config, "variance_ratio", "variance_low", "variance_high")
+
+
+def gradient_controls(gradients: pd.DataFrame, config: Config) -> Controls:
+    """Relative bias of a second on-policy estimate, which has none: the noise, per size and skip (`gradients.csv`)."""
+    found = {
+        (row["size"], row["skip"]): Interval(
+            row["control"], row["control_low"], row["control_high"], row["n"], LEVEL, JACKKNIFE
+        )
+        for row in gradients.to_dict("records")
+    }
+    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in nested_skips(config)}
+
+
+def compared_strategies(config: Config) -> tuple[str, ...]:
+    """The ways to choose layers that are compared; none where there is one."""
+    strategies: tuple[str, ...] = config.layer_choice.strategies
+    return strategies if len(strategies) > 1 else ()
+
+
+def strategy_parity(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
+    """Mean headline accuracy over benchmarks, each way to choose layers minus baseline ReFT, paired by seed."""
+    return _strategies_against(strategies, config, None, paired_difference)
+
+
+def strategy_seeds(strategies: pd.DataFrame, config: Config) -> dict[tuple[str, str, str], Array | None]:
+    """The differences (seeds,) whose mean and interval `strategy_parity` gives."""
+    return _strategies_against(strategies, config, None, np.subtract)
+
+
+def strategy_contrasts(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
+    """Mean headline accuracy over benchmarks, each way to choose layers minus the first one, paired by seed."""
+    return _strategies_against(strategies, config, compared_strategies(config)[:1], paired_difference)
+
+
+def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str, high: str) -> GradientEffects:
+    found = {
+        (row["size"], row["correction"], row["skip"]): Interval(
+            row[estimate], row[low], row[high], row["n"], LEVEL, JACKKNIFE
+        )
+        for row in gradients.to_dict("records")
+    }
+    return {
+        (size, correction, skip): found.get((size, correction, skip))
+        for size in config.sizes
+        for correction in config.gradients.corrections
+        for skip in nested_skips(config)
+    }
+
+
+def _strategies_against(
+    strategies: pd.DataFrame,
+    config: Config,
+    reference: tuple[str, ...] | None,
+    statistic: Callable[[Array, Array], T],
+) -> dict[tuple[str, str, str], T | None]:
+    """`statistic` of every compared strategy and the reference strategy; None is the baseline."""
+    cells = _by_cell(benchmark_means(strategies, config, config.evaluation.headline, CHOICE).set_index(CHOICE)["value"])
+    skip = config.layer_choice.skip
+    control = ("uniform", 0) if reference is None else (*reference, skip)
+    return {
+        (size, dataset, strategy): _paired(cells, (size, dataset, strategy, skip), (size, dataset, *control), statistic)
+        for size in config.sizes
+        for dataset in config.datasets
+        for strategy in compared_strategies(config)
+    }
 
 
 def _against_baseline(

@@ -12,7 +12,9 @@ from nested_reft.config import Config
 from nested_reft.report.catalogue import FIGURES
 from nested_reft.report.collect import read_table
 from nested_reft.report.plots_accuracy import accuracy, parity_plot
+from nested_reft.report.plots_gradients import gradients
 from nested_reft.report.plots_speed import throughput, time
+from nested_reft.report.plots_strategies import strategies
 from nested_reft.report.plots_training import off_policyness, reward
 from nested_reft.report.style import DPI, RC
 
@@ -24,6 +26,8 @@ DRAW: dict[str, Callable[..., Figure]] = {
     "off_policyness": off_policyness,
     "accuracy": accuracy,
     "parity": parity_plot,
+    "gradients": gradients,
+    "strategies": strategies,
 }
 
 

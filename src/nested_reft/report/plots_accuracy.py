@@ -15,6 +15,7 @@ from nested_reft.report.statistics import equivalence, t_interval
 from nested_reft.report.style import (
     BASELINE,
     LOOKS,
+    MARGIN,
     PRETRAINED,
     Look,
     dodge,
@@ -81,7 +82,7 @@ def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
     for row, dataset in zip(axes, config.datasets, strict=True):
         for axis, size in zip(row, config.sizes, strict=True):
             axis.set_title(size if len(config.datasets) == 1 else f"{size}, {dataset}")
-            axis.axvspan(-100 * margin, 100 * margin, color="#E8EEF2", lw=0)
+            axis.axvspan(-100 * margin, 100 * margin, color=MARGIN, lw=0)
             axis.axvline(0, color=BASELINE.color, lw=0.8)
             axis.grid(False)
             for (name, skip), y in places.items():

@@ -8,17 +8,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config import BASELINE_CORRECTION, Config
 from nested_reft.report.collect import nested_skips
-from nested_reft.report.style import BASELINE, LOOKS, Look, dodge, legend, line_only, marker_only, not_run, panels
+from nested_reft.report.style import (
+    BASELINE,
+    LOOKS,
+    Look,
+    dodge,
+    legend,
+    line_only,
+    marker_only,
+    not_run,
+    panels,
+    ratio_scale,
+    rows,
+)
 
 
 def reward(training: pd.DataFrame, config: Config) -> Figure:
     """Reward against step: rows are sizes (and data sets), columns skips; mean over seeds, band from least to most."""
     window = smoothing_window(config.training.steps)
-    cells, skips = _rows(config), nested_skips(config)
+    cells, skips = rows(config), nested_skips(config)
     figure, axes = panels(len(cells), max(len(skips), 1), (2.0, 1.6), sharex=True, sharey="row")
     for row, (title, size, dataset) in zip(axes, cells, strict=True):
         chosen = training[(training["size"] == size) & (training["dataset"] == dataset)]
@@ -49,7 +61,7 @@ def smoothing_window(steps: int) -> int:
 
 def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
     """KL (k3), effective sample size and the spread of the ratios pi/b against skip; means over a run's steps."""
-    cells, skips = _rows(config), [0, *nested_skips(config)]
+    cells, skips = rows(config), [0, *nested_skips(config)]
     quantiles = ["ratio_q01", "ratio_q05", "ratio_q50", "ratio_q95", "ratio_q99"]
     wanted = ["kl_k3", "ess", *quantiles]
     by_run = training.groupby(["size", "dataset", "correction", "skip", "seed"], as_index=False)[wanted].mean()
@@ -79,17 +91,11 @@ def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
             row[2].vlines(x, q05, q95, color=look.color, lw=3.5, alpha=0.5)
             row[2].plot(x, q50, color=look.color, marker=look.marker, ls="")
     for axis in axes[:, 2]:
-        _ratio_scale(axis)
+        ratio_scale(axis)
     entries = [("baseline ReFT", BASELINE), *((name, LOOKS[name]) for name in config.corrections)]
     legend(figure, [(label, marker_only(look)) for label, look in entries])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure
-
-
-def _rows(config: Config) -> list[tuple[str, str, str]]:
-    """(title, size, data set) of each row of panels; the data set is named where there is a choice."""
-    several = len(config.datasets) > 1
-    return [(f"{s}, {d}" if several else s, s, d) for d in config.datasets for s in config.sizes]
 
 
 def _curve(axis: Axes, table: pd.DataFrame, window: int, look: Look) -> None:
@@ -103,15 +109,3 @@ def _by_cell(table: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
     for skip, at_skip in table.groupby("skip", sort=False):
         for correction, seeds in at_skip.groupby("correction", sort=False):
             yield int(str(skip)), str(correction), seeds
-
-
-def _ratio_scale(axis: Axes) -> None:
-    """Ratios are symmetric about 1 on a log scale; ticks at powers of two (or ten) read better than exponents."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    base = 2 if high / low < 100 else 10
-    first, last = np.floor(np.log(low) / np.log(base)), np.ceil(np.log(high) / np.log(base))
-    axis.yaxis.set_major_locator(FixedLocator(list(float(base) ** np.arange(first, last + 1))))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_ylim(low, high)

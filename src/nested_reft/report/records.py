@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Matrix = list[list[Annotated[float, Field(allow_inf_nan=False)]]]
 
 
 class ReportError(ValueError):
@@ -33,12 +35,13 @@ class Item(Record):
 
 
 class EvaluationRecord(Record):
-    """One model on one benchmark."""
+    """One model on one benchmark; `strategy` is the run's, "uniform" for the pre-trained model."""
 
     size: str
     dataset: str | None
     correction: str
     skip: int
+    strategy: str
     seed: int | None
     benchmark: str
     items: list[Item] = Field(min_length=1)
@@ -91,6 +94,82 @@ class StepRecord(Record):
     ratio_q95: float | None
     ratio_q99: float | None
     clip_fraction: float | None
+    # Of whole completions, where the others are of tokens.
+    kl_k1_sequence: float | None
+    kl_k3_sequence: float | None
+    chi2_sequence: float | None
+    clip_fraction_sequence: float | None
+    ratio_min_sequence: float | None
+    ratio_mean_sequence: float | None
+    ratio_max_sequence: float | None
+    ratio_q01_sequence: float | None
+    ratio_q05_sequence: float | None
+    ratio_q50_sequence: float | None
+    ratio_q95_sequence: float | None
+    ratio_q99_sequence: float | None
+    # Of the weights that the correction makes of the ratios.
+    weight_mean: float | None
+    weight_max: float | None
+    surrogate_clip_fraction: float | None
+
+
+class Products(Record):
+    """A correction's gradient estimates o_j: <o_j, o_k>, and <a_j, o_k> with the on-policy ones (batches, batches)."""
+
+    own: Matrix
+    on_policy: Matrix
+
+
+class GradientRecord(Record):
+    """Inner products of gradient estimates of one size and skip; `gradient_statistics` says of which.
+
+    `completions` is the number of completions in a batch. A delete-one jackknife over pairs of batches needs three.
+    """
+
+    size: str
+    skip: int
+    completions: int = Field(gt=0)
+    batches: int = Field(ge=3)
+    on_policy: Matrix
+    repeat: Matrix
+    on_policy_repeat: Matrix
+    corrections: dict[str, Products]
+
+    @model_validator(mode="after")
+    def _are_square(self) -> GradientRecord:
+        matrices = {name: getattr(self, name) for name in ("on_policy", "repeat", "on_policy_repeat")}
+        for correction, products in self.corrections.items():
+            matrices |= {f"{correction}.own": products.own, f"{correction}.on_policy": products.on_policy}
+        for name, matrix in matrices.items():
+            if [len(row) for row in matrix] != [self.batches] * self.batches:
+                raise ValueError(f"{name} is not {self.batches} x {self.batches}, one row and column a batch")
+        return self
+
+
+class ExactRow(Record):
+    """One estimator of a model small enough to enumerate its completions, so that nothing here is sampled.
+
+    `skipped` names the layers ("1 2"); "drawn" is a random draw of `num_skipped` layers, which is 0 on-policy.
+    """
+
+    skipped: str
+    num_skipped: int
+    correction: str
+    params: str
+    baseline: str
+    std: bool
+    normalisation: str
+    bias: float
+    cosine: float
+    variance_ratio: float
+    second_moment_ratio: float
+    max_weight: float
+
+
+class ExactRecord(Record):
+    """All estimators with all layers that may be left out."""
+
+    rows: list[ExactRow]
 
 
 R = TypeVar("R", bound=Record)
@@ -105,6 +184,13 @@ def read_records(path: Path, model: type[R]) -> list[R]:
     """The records in a JSON-lines file, or a ReportError that also names the line."""
     lines = _text(path).splitlines()
     return [_parse(path, line, model, f"line {number}: ") for number, line in enumerate(lines, start=1)]
+
+
+def check_owner(path: Path, record: Record, expected: Mapping[str, object]) -> None:
+    """ReportError where a record says that it belongs to another run than its path does."""
+    for key, value in expected.items():
+        if getattr(record, key) != value:
+            raise ReportError.damaged(path, f"{key} is {getattr(record, key)!r}, its path says {value!r}")
 
 
 def _text(path: Path) -> str:

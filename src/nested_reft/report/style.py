@@ -6,6 +6,7 @@ Tol (2021), told apart by colour-blind readers; markers and lines tell them apar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from nested_reft.config import Config
 
 
 class Look(NamedTuple):
@@ -41,8 +45,11 @@ LOOKS: dict[str, Look] = {
 BASELINE = Look("#222222", "D", (0, (6, 2)))
 PRETRAINED = Look("#8A8A8A", "X", ":")
 IDEAL = Look("#8A8A8A", "", "--")
+NOISE = Look("#8A8A8A", "*", "")  # what is measured where there is nothing to find
+MARGIN = "#E8EEF2"  # the band within which a difference counts as none
 
 DPI = 200
+MOST_TICKS = 8  # on a log axis
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
@@ -110,3 +117,24 @@ def not_run(axes: Axes) -> None:
 def dodge(count: int, width: float) -> np.ndarray:
     """Offsets (count,) that set `count` series side by side within `width`, centred on 0."""
     return (np.arange(count) - (count - 1) / 2) * (width / max(count, 1))
+
+
+def rows(config: Config) -> list[tuple[str, str, str]]:
+    """(title, size, data set) of each row of panels; the data set is named where there is a choice."""
+    several = len(config.datasets) > 1
+    return [(f"{s}, {d}" if several else s, s, d) for d in config.datasets for s in config.sizes]
+
+
+def ratio_scale(axis: Axes) -> None:
+    """Ratios are symmetric about 1 on a log scale; ticks at powers of two (or ten) read better than exponents."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    base = 2 if high / low < 100 else 10
+    first, last = np.floor(np.log(low) / np.log(base)), np.ceil(np.log(high) / np.log(base))
+    powers = np.arange(first, last + 1)
+    # Wide intervals can span many decades; 1 is always named.
+    powers = powers[powers % math.ceil(len(powers) / MOST_TICKS) == 0]
+    axis.yaxis.set_major_locator(FixedLocator(list(float(base) ** powers)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_ylim(low, high)

@@ -1,10 +1,12 @@
-"""The tables that people read, as Markdown and CSV: accuracy, throughput, parity with the baseline, and claims.
+"""The tables that people read, as Markdown and CSV; here those of accuracy, speed and parity with the baseline.
 
 A cell that was not run says so. What varies and what the interval is stands under each table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +16,40 @@ from nested_reft.config import BASELINE_CORRECTION, PRETRAINED, Config
 from nested_reft.report.collect import nested_skips, read_table, write_table
 from nested_reft.report.effects import parity, rollout_speedups, step_speedups
 from nested_reft.report.statistics import (
-    Interval,
     equivalence,
     interquartile_mean,
     stratified_bootstrap,
     t_interval,
 )
+from nested_reft.report.tables_gradients import (
+    exact_bias_markdown,
+    exact_bias_table,
+    gradient_bias_markdown,
+    gradient_bias_table,
+)
+from nested_reft.report.tables_strategies import layer_choice_markdown, layer_choice_table
+from nested_reft.report.texts import NOT_RUN, markdown, ratio, write_markdown
 
-NOT_RUN = "not run"
 METRICS = ("sampled", "greedy")
 
 
 def write_tables(root: Path, config: Config) -> None:
-    """Write `tables/{accuracy_sampled,accuracy_greedy,speedup,equivalence}.{csv,md}` from the tables of `collect`."""
+    """Write the presentation tables (`catalogue.PRESENTATION_TABLES`, CSV and Markdown) from those of `collect`."""
     runs, training, throughput = (read_table(root, name) for name in ("runs", "training", "throughput"))
+    gradients, strategies, exact = (read_table(root, name) for name in ("gradients", "strategies", "exact"))
+
+    def both(name: str, table: pd.DataFrame, page: Callable[[pd.DataFrame], str]) -> None:
+        write_table(root, name, table)
+        write_markdown(root, name, page(table))
+
     for metric in METRICS:
-        table = accuracy_table(runs, config, metric)
-        write_table(root, f"accuracy_{metric}", table)
-        write_markdown(root, f"accuracy_{metric}", accuracy_markdown(table, config, metric))
-    speedup = speedup_table(throughput, training, config)
-    write_table(root, "speedup", speedup)
-    write_markdown(root, "speedup", speedup_markdown(speedup))
-    equivalent = equivalence_table(runs, config)
-    write_table(root, "equivalence", equivalent)
-    write_markdown(root, "equivalence", equivalence_markdown(equivalent, config))
+        page = partial(accuracy_markdown, config=config, metric=metric)
+        both(f"accuracy_{metric}", accuracy_table(runs, config, metric), page)
+    both("speedup", speedup_table(throughput, training, config), speedup_markdown)
+    both("equivalence", equivalence_table(runs, config), partial(equivalence_markdown, config=config))
+    both("gradient_bias", gradient_bias_table(gradients, config), partial(gradient_bias_markdown, config=config))
+    both("layer_choice", layer_choice_table(strategies, config), partial(layer_choice_markdown, config=config))
+    both("exact_bias", exact_bias_table(exact), exact_bias_markdown)
 
 
 def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
@@ -73,11 +85,11 @@ def speedup_table(throughput: pd.DataFrame, training: pd.DataFrame, config: Conf
         measured = throughput[(throughput["size"] == size) & (throughput["skip"] == skip)]
         row = {"size": size, "skip %": str(skip)}
         row["rollout tokens/s"] = f"{measured['tokens_per_s'].iloc[0]:,.0f}" if rollout else NOT_RUN
-        row["rollout speed-up"] = _ratio(rollout)
+        row["rollout speed-up"] = ratio(rollout)
         row["ideal"] = f"{measured['ideal_speedup'].iloc[0]:.2f}" if rollout else NOT_RUN
         row["pairs"] = str(rollout.n) if rollout else ""
         for dataset in config.datasets:
-            row[f"step speed-up, {dataset}"] = _ratio(steps[size, dataset, skip]) if skip else "1"
+            row[f"step speed-up, {dataset}"] = ratio(steps[size, dataset, skip]) if skip else "1"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -139,26 +151,6 @@ def equivalence_markdown(table: pd.DataFrame, config: Config) -> str:
     )
 
 
-def claims_markdown(claims: pd.DataFrame, config: Config) -> str:
-    """The claims table with the rules of its verdicts."""
-    table = claims.drop(columns=["low", "high"]).fillna("").astype(str)
-    table["figure"] = [f"[{Path(f).stem}](../{f})" if f else "" for f in table["figure"]]
-    table["command"] = [f"`{command}`" if command else "" for command in table["command"]]
-    return f"# Claims\n\n{markdown(table)}\n\n" + (
-        "Supported: every cell (a size, with data set and skip where the claim has them) passes. Partly: some do. "
-        "Not: none does. Not run: no cell could be judged; one seed gives no interval and so no verdict. A cell "
-        "passes if its whole 95 % interval lies above 1 (C1, C2; C1 must also rise with the skip), within "
-        f"± {100 * config.evaluation.parity_margin:g} points (C5), or above 0 with a gain of at least 10 points (C6). "
-        "Brackets: the 95 % interval of the worst cell, the one with the lowest estimate; C5 and C6 in percentage "
-        "points.\n"
-    )
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of texts as Markdown, as it stands: no text is taken for a number and rounded."""
-    return str(table.to_markdown(index=False, disable_numparse=True))
-
-
 def _accuracy_cells(cell: pd.DataFrame, benchmarks: list[str]) -> dict[str, str]:
     """The texts of one model's row, from its tidy rows: one value per benchmark and seed."""
     # The pre-trained model has no seed, and a pivot would drop it.
@@ -186,19 +178,7 @@ def _iqm(scores: np.ndarray) -> str:
     return f"{100 * interval.estimate:.1f}{bounds}"
 
 
-def _ratio(interval: Interval | None) -> str:
-    if interval is None:
-        return NOT_RUN
-    bounds = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval.exists else ""
-    return f"{interval.estimate:.2f}{bounds}"
-
-
 def _model_name(correction: str, skip: int) -> str:
     if correction == PRETRAINED:
         return "pre-trained"
     return f"{correction}, skip {skip} %" if skip else "baseline ReFT"
-
-
-def write_markdown(root: Path, name: str, text: str) -> None:
-    """Write `tables/{name}.md`."""
-    (root / "tables" / f"{name}.md").write_text(text, encoding="utf-8")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nested_reft.core.rollout import Rollout
+from nested_reft.config import Sampling
+from nested_reft.core.rollout import Rollout, sample_completions
+from nested_reft.tasks.prompts import left_pad
 from nested_reft.tasks.records import DataError
 
 
@@ -20,6 +24,38 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
     pad_id: int
+
+    def batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Prompts as left-padded ids and mask (P, S), on the model's device."""
+        ids, mask = left_pad(prompts, self.pad_id)
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+    def sample(
+        self,
+        model: PreTrainedModel,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        sampling: Sampling | None,
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        seed: int,
+        stop_at_end: bool = True,
+    ) -> Rollout:
+        """Completions of prompts (P, S) that `model`, the policy's own or a view of it, writes; None is greedy."""
+        return sample_completions(
+            model,
+            prompt_ids,
+            prompt_mask,
+            group_size=group_size,
+            max_new_tokens=max_new_tokens,
+            temperature=sampling.temperature if sampling else 0.0,
+            top_k=sampling.top_k if sampling else None,
+            top_p=sampling.top_p if sampling else None,
+            end_ids=self.end_ids if stop_at_end else (),
+            pad_id=self.pad_id,
+            generator=torch.Generator(self.model.device).manual_seed(seed),
+        )
 
     def responses(self, rollout: Rollout) -> list[str]:
         """The text of each completion, without special tokens."""
@@ -35,6 +71,11 @@ def select_device(name: str) -> torch.device:
             "or set `device: cpu` in the config"
         )
     return torch.device(name)
+
+
+def compute_dtype(model: PreTrainedModel, dtype: str) -> torch.autocast:
+    """Matrix products in `dtype`; the weights stay float32, as an update of 1e-6 is lost in bfloat16 weights."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def load_policy(path: Path, *, device: torch.device, dtype: str = "float32") -> Policy:

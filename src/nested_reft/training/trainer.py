@@ -1,11 +1,12 @@
 """One reinforced fine-tuning run. The baseline ReFT is the run with skip 0; there is no second trainer.
 
-A step: draw layers -> the view of the target without them writes G completions a problem -> grade -> advantages per
-group -> log pi of the same tokens under the full target -> corrected loss -> one update of the target.
+A step: choose layers -> the view of the target without them writes G completions a problem -> grade -> advantages per
+group -> log pi of the same tokens under the full target -> corrected loss -> one update of the target, or several.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -14,23 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from nested_reft.config import Training
+from nested_reft.config import Run, Training
 from nested_reft.config.jobs import TrainSettings
-from nested_reft.core.advantages import group_advantages
-from nested_reft.core.corrections import check_parameters
-from nested_reft.core.diagnostics import off_policy_diagnostics
-from nested_reft.core.loss import policy_loss, token_scale
-from nested_reft.core.rollout import Rollout, completion_logp, sample_completions
-from nested_reft.core.skipping import decoder_layers, draw_skipped_layers, nested_view
+from nested_reft.core.diagnostics import alarms
+from nested_reft.core.rollout import Rollout
+from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.core.strategies import choose_skipped_layers, layer_influence
 from nested_reft.seeding import derive_seed
-from nested_reft.tasks.grading import grade
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts, left_pad
+from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.update import make_objective, update_policy
 
 
 class NumericalError(RuntimeError):
@@ -61,11 +59,13 @@ def train(
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
     `report` is called after each step with the step's metrics and the seconds that are left by the pace so far; `log`
-    is told whether the run continues or starts anew.
+    is told whether the run continues or starts anew, and of alarms. Raises NumericalError.
     """
     training, run = settings.training, settings.run
-    correction, params = run.correction, check_parameters(run.correction, settings.params.given())
+    objective = make_objective(run, settings.params, training)
     model = policy.model
+    # The policy that the run started from; a copy, since the model is about to change.
+    reference = copy.deepcopy(model).requires_grad_(False) if training.kl_coefficient else None
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=training.weight_decay
     )
@@ -80,23 +80,20 @@ def train(
     for step in range(progress.step + 1, training.steps + 1):
         indices = batch_indices(step, training.problems_per_step, len(problems), run.seed)
         clock = _Clock(model.device)
-        with compute_dtype(model, training):
-            skipped, rollout = nested_rollout(policy, [prompts[i] for i in indices], training, run.skip, run.seed, step)
+        with compute_dtype(model, training.dtype):
+            skipped, rollout = nested_rollout(policy, [prompts[i] for i in indices], training, run, step)
         rollout_seconds = clock.lap()
-        rewards = grade_rollout(policy, rollout, [problems[i] for i in indices])
+        rewards = rollout_rewards(policy, rollout, [problems[i] for i in indices])
         reward_seconds = clock.lap()
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * min(1.0, step / (training.warmup_steps + 1))
-        optimizer.zero_grad(set_to_none=True)
-        with compute_dtype(model, training):
-            loss, diagnostics = accumulate_gradient(policy, rollout, rewards, training, correction, params)
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm).item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        with compute_dtype(model, training.dtype):
+            update = update_policy(model, optimizer, rollout, rewards, training, objective, reference)
+        if not (math.isfinite(update.loss) and math.isfinite(update.grad_norm)):
             raise NumericalError(
-                f"{run.path}: step {step} has loss {loss} and gradient norm {grad_norm}; "
+                f"{run.path}: step {step} has loss {update.loss} and gradient norm {update.grad_norm}; "
                 "lower training.learning_rate or use a correction with bounded weights"
             )
-        optimizer.step()
         update_seconds = clock.lap()
 
         num_tokens = int(rollout.mask.sum())
@@ -106,16 +103,18 @@ def train(
             "reward_std": rewards.std().item(),
             "completion_length": num_tokens / len(rollout.mask),
             "skipped_layers": list(skipped),
-            "loss": loss,
-            "grad_norm": grad_norm,
+            "loss": update.loss,
+            "grad_norm": update.grad_norm,
             "learning_rate": optimizer.param_groups[0]["lr"],
-            **diagnostics,
+            **update.metrics,
             "rollout_seconds": rollout_seconds,
             "reward_seconds": reward_seconds,
             "update_seconds": update_seconds,
             "rollout_tokens_per_s": num_tokens / rollout_seconds,
             "tokens_per_s": num_tokens / (rollout_seconds + reward_seconds + update_seconds),
         }
+        for alarm in step_alarms(row, training):
+            log(f"alarm: step {step}: {alarm['quantity']} is {alarm['value']:.3g}, {alarm['limit']}")
         seconds = time.perf_counter() - started
         progress = TrainingState(step, seconds, [*progress.metrics, row])
         if step % training.checkpoint_every == 0 or step == training.steps:
@@ -124,74 +123,39 @@ def train(
     return progress
 
 
-def compute_dtype(model: PreTrainedModel, training: Training) -> torch.autocast:
-    """Matrix products in `training.dtype`; the weights stay float32, as an update of 1e-6 is lost in bfloat16."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16")
+def step_alarms(row: dict[str, Any], training: Training) -> list[dict[str, Any]]:
+    """The alarms of one step, for log and manifest, from its row of metrics: step, quantity, value, limit."""
+    limits = {"ess": f"below {training.alarms.ess_below}", "kl_k3": f"above {training.alarms.kl_above}"}
+    found = alarms(row, ess_below=training.alarms.ess_below, kl_above=training.alarms.kl_above)
+    return [
+        {"step": row["step"], "quantity": name, "value": value, "limit": limits[name]} for name, value in found.items()
+    ]
 
 
 def nested_rollout(
-    policy: Policy, prompts: Sequence[list[int]], training: Training, skip: int, seed: int, step: int
+    policy: Policy, prompts: Sequence[list[int]], training: Training, run: Run, step: int
 ) -> tuple[tuple[int, ...], Rollout]:
-    """The layers drawn for this batch, and the completions that the view without them wrote."""
-    layer_generator = torch.Generator().manual_seed(derive_seed("layers", seed, step))
-    num_layers = len(decoder_layers(policy.model))
-    skipped = draw_skipped_layers(num_layers, skip, training.border, layer_generator)
-    device = policy.model.device
-    prompt_ids, prompt_mask = left_pad(list(prompts), policy.pad_id)
-    rollout = sample_completions(
+    """The layers left out for this batch, and the completions that the view without them wrote."""
+    prompt_ids, prompt_mask = policy.batch(prompts)
+    skipped = choose_skipped_layers(
+        run.strategy,
+        len(decoder_layers(policy.model)),
+        run.skip,
+        training.border,
+        batch_seed=derive_seed("layers", run.seed, step),
+        run_seed=derive_seed("layers", run.seed),
+        influence=lambda: layer_influence(policy.model, prompt_ids, prompt_mask),
+    )
+    rollout = policy.sample(
         nested_view(policy.model, skipped),
-        prompt_ids.to(device),
-        prompt_mask.to(device),
+        prompt_ids,
+        prompt_mask,
+        training,
         group_size=training.completions_per_problem,
         max_new_tokens=training.max_new_tokens,
-        temperature=training.temperature,
-        end_ids=policy.end_ids,
-        pad_id=policy.pad_id,
-        generator=torch.Generator(device).manual_seed(derive_seed("rollout", seed, step)),
+        seed=derive_seed("rollout", run.seed, step),
     )
     return skipped, rollout
-
-
-def grade_rollout(policy: Policy, rollout: Rollout, problems: Sequence[Problem]) -> Tensor:
-    """The verifiable reward of each completion, 1 for the right answer and 0 otherwise: (P, G) on the CPU."""
-    responses = policy.responses(rollout)
-    group = rollout.group_size
-    rewards = [float(grade(text, problems[row // group].answer)) for row, text in enumerate(responses)]
-    return torch.tensor(rewards).view(len(problems), group)
-
-
-def accumulate_gradient(
-    policy: Policy, rollout: Rollout, rewards: Tensor, training: Training, correction: str, params: dict[str, float]
-) -> tuple[float, dict[str, float]]:
-    """Add the gradient of the batch's loss to the model's; returns the loss and the diagnostics of the whole batch.
-
-    The micro-batches are whole groups; their gradients add up to that of the batch, whatever their size. The loss is
-    nan, and the gradient not to be used, where a log-probability is not finite.
-    """
-    advantages = group_advantages(
-        rewards, baseline=training.advantage_baseline, scale_by_std=training.advantage_std
-    ).flatten()  # (B,)
-    advantages = advantages.to(rollout.tokens.device)
-    scale = token_scale(rollout.mask, training.normalisation, training.max_new_tokens)  # (B, 1)
-    num_prompts, group = len(rollout.prompt_ids), rollout.group_size
-    size = training.problems_per_micro_batch or num_prompts
-    total, logps, weights = 0.0, [], []
-    for first in range(0, num_prompts, size):
-        last = min(first + size, num_prompts)
-        part, rows = rollout.groups(first, last), slice(first * group, last * group)
-        logp = completion_logp(policy.model, part, training.temperature)  # (b, T)
-        if not (torch.isfinite(logp).all() and torch.isfinite(part.logp).all()):
-            return math.nan, {}  # the model computes no numbers any more; the caller names step and remedy
-        loss, weight_metrics = policy_loss(
-            logp, part.logp, part.mask, advantages[rows], scale[rows], correction=correction, params=params
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-        logps.append(logp.detach())
-        weights.append(weight_metrics)
-    diagnostics = off_policy_diagnostics(torch.cat(logps), rollout.logp, rollout.mask)
-    diagnostics["weight_max"] = max(metrics["weight_max"] for metrics in weights)
-    return total, diagnostics
 
 
 def write_metrics(path: Path, metrics: Sequence[dict[str, Any]]) -> None:

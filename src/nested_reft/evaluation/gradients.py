@@ -1,0 +1,158 @@
+"""Bias and variance of the gradient estimates of one model at one skip setting, against on-policy ones.
+
+For every batch of problems: completions by the full model, twice, and completions by a nested view, with the gradient
+estimate of each correction. All with a leave-one-out baseline, no division by the standard deviation and the same
+factor for every token, under which the on-policy estimate is unbiased: what differs is the correction's doing.
+
+Kept are inner products alone, of which every norm and angle of means can be made; they are taken over a random subset
+of the parameters, the same for all gradients, so that memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.config.jobs import GradientSettings
+from nested_reft.core.loss import Objective, policy_loss, token_scale
+from nested_reft.core.rollout import Rollout, completion_logp
+from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.core.strategies import choose_skipped_layers, layer_influence
+from nested_reft.seeding import derive_seed
+from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.prompts import encode_prompts
+from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rewards import rollout_rewards
+
+UNBIASED: dict[str, Any] = {"normalisation": "dr_grpo", "baseline": "leave_one_out", "scale_by_std": False}
+DIGITS = 8  # of the inner products in the record
+
+
+def choose_coordinates(model: PreTrainedModel, count: int, seed: int) -> list[Tensor]:
+    """For each parameter the flat indices that are compared: `count` of all, uniformly without replacement."""
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    total = sum(sizes)
+    if count >= total:
+        return [torch.arange(size, device=model.device) for size in sizes]
+    generator = torch.Generator().manual_seed(derive_seed("gradient-coordinates", seed))
+    # With replacement and then without repeats: a permutation of billions would not fit.
+    chosen = torch.empty(0, dtype=torch.long)
+    while len(chosen) < count:
+        more = torch.randint(total, (2 * count,), generator=generator)
+        chosen = torch.unique(torch.cat((chosen, more)))
+    chosen = chosen[torch.randperm(len(chosen), generator=generator)[:count]].sort().values
+    starts = torch.tensor([0, *sizes]).cumsum(0)
+    bounds = torch.searchsorted(chosen, starts)
+    return [(chosen[bounds[i] : bounds[i + 1]] - starts[i]).to(model.device) for i in range(len(sizes))]
+
+
+def estimate_gradients(
+    model: PreTrainedModel,
+    rollout: Rollout,
+    rewards: Tensor,
+    objectives: Sequence[Objective],
+    settings: GradientSettings,
+    coordinates: Sequence[Tensor],
+) -> Tensor:
+    """The gradient estimate of each objective from one rollout with rewards (P, G): (objectives, coordinates) float32.
+
+    The forward pass is made once for all objectives, in micro-batches of whole groups.
+    """
+    parameters = list(model.parameters())
+    num_prompts, group = len(rollout.prompt_ids), rollout.group_size
+    size = settings.problems_per_micro_batch or num_prompts
+    total = torch.zeros(len(objectives), sum(map(len, coordinates)))
+    scale = token_scale(rollout.mask, UNBIASED["normalisation"], settings.max_new_tokens)
+    for first in range(0, num_prompts, size):
+        last = min(first + size, num_prompts)
+        part, rows = rollout.groups(first, last), slice(first * group, last * group)
+        logp = completion_logp(model, part, settings.sampling.temperature)
+        for number, objective in enumerate(objectives):
+            loss, _ = policy_loss(
+                objective, logp, part.logp, part.mask, rewards[first:last],
+                max_new_tokens=settings.max_new_tokens, scale=scale[rows],
+            )  # fmt: skip
+            grads = torch.autograd.grad(-loss, parameters, retain_graph=number + 1 < len(objectives), allow_unused=True)
+            total[number] += torch.cat(
+                [
+                    (torch.zeros_like(parameter) if grad is None else grad).flatten()[indices].float().cpu()
+                    for parameter, grad, indices in zip(parameters, grads, coordinates, strict=True)
+                ]
+            )
+    return total
+
+
+def measure_gradients(
+    settings: GradientSettings, policy: Policy, problems: Sequence[Problem], report: Callable[[int], None]
+) -> dict[str, Any]:
+    """The gradient record of one size and skip; `report` is called with each finished batch."""
+    options, model = settings.gradients, policy.model
+    prompts = encode_prompts(
+        [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
+    )
+    coordinates = choose_coordinates(model, options.coordinates, options.seed)
+    on_policy = [Objective(correction="unit", **UNBIASED)]
+    corrected = [
+        Objective(correction=name, params=params.given(), **UNBIASED) for name, params in options.corrections.items()
+    ]
+    sets: dict[str, list[Tensor]] = {"on_policy": [], "repeat": [], "nested": []}
+    order = torch.randperm(
+        len(problems), generator=torch.Generator().manual_seed(derive_seed("gradient-problems", options.seed))
+    ).tolist()
+    for batch in range(options.batches):
+        first = batch * options.problems_per_batch
+        indices = [order[i % len(order)] for i in range(first, first + options.problems_per_batch)]
+        prompt_ids, prompt_mask = policy.batch([prompts[i] for i in indices])
+        skipped = choose_skipped_layers(
+            settings.strategy,
+            len(decoder_layers(model)),
+            settings.skip,
+            settings.border,
+            batch_seed=derive_seed("gradient-layers", options.seed, batch),
+            run_seed=derive_seed("gradient-layers", options.seed),
+            influence=partial(layer_influence, model, prompt_ids, prompt_mask),
+        )
+        for name, gradients in sets.items():
+            with compute_dtype(model, settings.dtype):
+                rollout = policy.sample(
+                    nested_view(model, skipped) if name == "nested" else model,
+                    prompt_ids,
+                    prompt_mask,
+                    settings.sampling,
+                    group_size=options.completions_per_problem,
+                    max_new_tokens=settings.max_new_tokens,
+                    # The nested view draws with the numbers of the first on-policy set: where the two distributions
+                    # agree it writes the same token, and the difference of the estimates has little noise.
+                    seed=derive_seed("gradients", options.seed, "repeat" if name == "repeat" else "paired", batch),
+                )
+                rewards = rollout_rewards(policy, rollout, [problems[i] for i in indices])
+                objectives = corrected if name == "nested" else on_policy
+                gradients.append(estimate_gradients(model, rollout, rewards, objectives, settings, coordinates))
+        report(batch + 1)
+    on, repeat, nested = (torch.stack(gradients) for gradients in sets.values())  # (batches, objectives, coordinates)
+    return {
+        "size": settings.size,
+        "skip": settings.skip,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "coordinates": on.shape[-1],
+        "completions": options.problems_per_batch * options.completions_per_problem,
+        "batches": options.batches,
+        "on_policy": _inner(on[:, 0], on[:, 0]),
+        "repeat": _inner(repeat[:, 0], repeat[:, 0]),
+        "on_policy_repeat": _inner(on[:, 0], repeat[:, 0]),
+        "corrections": {
+            name: {"own": _inner(nested[:, i], nested[:, i]), "on_policy": _inner(on[:, 0], nested[:, i])}
+            for i, name in enumerate(options.corrections)
+        },
+    }
+
+
+def _inner(rows: Tensor, columns: Tensor) -> list[list[float]]:
+    """Inner products <rows_j, columns_k>, (n, n), summed in float64."""
+    products = rows.double() @ columns.double().T
+    return [[float(f"{value:.{DIGITS}g}") for value in row] for row in products.tolist()]

@@ -1,0 +1,127 @@
+"""One rollout's update of the target: the gradient of the corrected loss, in micro-batches, once or several times."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.config import Run, Training
+from nested_reft.config.method import CorrectionParams
+from nested_reft.core.diagnostics import off_policy_diagnostics
+from nested_reft.core.loss import Objective, policy_loss, token_scale
+from nested_reft.core.rollout import Rollout, completion_logp
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step's updates came to: means over them, and diagnostics of the target before the first."""
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+
+
+def make_objective(run: Run, params: CorrectionParams, training: Training) -> Objective:
+    """The switches of the loss as the config sets them."""
+    return Objective(
+        correction=run.correction,
+        params=params.given(),
+        normalisation=training.normalisation,
+        baseline=training.advantage_baseline,
+        scale_by_std=training.advantage_std,
+        clip_low=training.update_clip_low,
+        clip_high=training.update_clip_high,
+        kl_coefficient=training.kl_coefficient,
+    )
+
+
+def update_policy(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    rewards: Tensor,
+    training: Training,
+    objective: Objective,
+    reference: PreTrainedModel | None,
+) -> Update:
+    """`training.updates_per_rollout` updates of `model` on one rollout with rewards (P, G).
+
+    Stops before an update whose loss or gradient is not finite, and returns these: the caller decides what to say.
+    """
+    logp_reference = None
+    if reference is not None:
+        with torch.no_grad():
+            parts = [completion_logp(reference, part, training.temperature) for part, _ in _parts(rollout, training)]
+        logp_reference = torch.cat(parts)
+    logp_before: Tensor | None = None
+    diagnostics: dict[str, float] = {}
+    sums: dict[str, float] = defaultdict(float)
+    for _ in range(training.updates_per_rollout):
+        optimizer.zero_grad(set_to_none=True)
+        loss, logp, metrics = accumulate_gradient(
+            model, rollout, rewards, training, objective, logp_before=logp_before, logp_reference=logp_reference
+        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return Update(loss, grad_norm, {})
+        if logp_before is None:
+            logp_before, diagnostics = logp, off_policy_diagnostics(logp, rollout.logp, rollout.mask)
+        optimizer.step()
+        for name, value in {"loss": loss, "grad_norm": grad_norm, **metrics}.items():
+            sums[name] += value / training.updates_per_rollout
+    return Update(sums.pop("loss"), sums.pop("grad_norm"), {**diagnostics, **sums})
+
+
+def accumulate_gradient(
+    model: PreTrainedModel,
+    rollout: Rollout,
+    rewards: Tensor,
+    training: Training,
+    objective: Objective,
+    *,
+    logp_before: Tensor | None = None,
+    logp_reference: Tensor | None = None,
+) -> tuple[float, Tensor, dict[str, float]]:
+    """Add the gradient of the batch's loss to the model's; returns loss, log pi (B, T) and the loss's metrics.
+
+    The micro-batches are whole groups; their gradients add up to that of the batch, whatever their size. The loss is
+    nan, and the gradient not to be used, where a log-probability is not finite.
+    """
+    rows_per_part = (training.problems_per_micro_batch or len(rollout.prompt_ids)) * rollout.group_size
+    scale = token_scale(rollout.mask, objective.normalisation, training.max_new_tokens, rows_per_part)  # (B, 1)
+    total, logps = 0.0, []
+    means: dict[str, float] = defaultdict(float)
+    num_tokens = int(rollout.mask.sum())
+    for part, rows in _parts(rollout, training):
+        logp = completion_logp(model, part, training.temperature)  # (b, T)
+        if not (torch.isfinite(logp).all() and torch.isfinite(part.logp).all()):
+            return math.nan, logp.detach(), {}  # the model computes no numbers any more
+        loss, metrics = policy_loss(
+            objective, logp, part.logp, part.mask, rewards.flatten()[rows].view(-1, rollout.group_size),
+            max_new_tokens=training.max_new_tokens, scale=scale[rows],
+            logp_before=None if logp_before is None else logp_before[rows],
+            logp_reference=None if logp_reference is None else logp_reference[rows],
+        )  # fmt: skip
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+        logps.append(logp.detach())
+        largest = max(means["weight_max"], metrics.pop("weight_max"))
+        for name, value in metrics.items():
+            means[name] += value * int(part.mask.sum()) / num_tokens
+        means["weight_max"] = largest
+    return total, torch.cat(logps), dict(means)
+
+
+def _parts(rollout: Rollout, training: Training) -> Iterator[tuple[Rollout, slice]]:
+    """The micro-batches, each whole groups, and which of the batch's rows they are."""
+    num_prompts, group = len(rollout.prompt_ids), rollout.group_size
+    size = training.problems_per_micro_batch or num_prompts
+    for first in range(0, num_prompts, size):
+        last = min(first + size, num_prompts)
+        yield rollout.groups(first, last), slice(first * group, last * group)

@@ -1,0 +1,190 @@
+"""The run table, what a job depends on, and that config and core agree about names."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from valid_config import COMPARED, CONFIGS, PROBLEMS, REMOVE, VALID, changed
+
+from nested_reft.config import (
+    CORRECTIONS,
+    ConfigError,
+    CorrectionParams,
+    Strategy,
+    Training,
+    all_runs,
+    benchmark_batches,
+    load_config,
+    parse_config,
+    run_table,
+    skipped_count,
+    strategy_table,
+)
+from nested_reft.config.jobs import data_settings, evaluate_settings, gradient_settings, train_settings
+from nested_reft.config.method import CORRECTION_PARAMETERS
+from nested_reft.core.advantages import BASELINES
+from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.loss import NORMALISATIONS
+from nested_reft.core.strategies import STRATEGIES
+
+# --- the run table
+
+
+def test_the_run_table_has_one_baseline_and_every_correction_at_every_other_skip() -> None:
+    runs = run_table(parse_config(VALID))
+    # 2 sizes x 2 data sets x (1 baseline + 2 skips x 3 corrections) x 2 seeds
+    assert len(runs) == 2 * 2 * 7 * 2
+    assert len({run.path for run in runs}) == len(runs)
+    assert [run.path for run in runs[:14]] == [
+        f"tiny/stories/{cell}/seed{seed}"
+        for cell in (
+            "base/skip0", "base/skip17", "unit/skip17", "retrace/skip17",
+            "base/skip34", "unit/skip34", "retrace/skip34",
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    assert [run.path.split("/")[:2] for run in runs[::14]] == [
+        ["tiny", "stories"], ["tiny", "more"], ["big", "stories"], ["big", "more"],
+    ]  # fmt: skip
+    assert {(run.correction, run.skip) for run in runs if run.skip == 0} == {("base", 0)}
+
+
+def test_the_baseline_runs_even_where_skip_zero_is_not_listed() -> None:
+    runs = run_table(parse_config(changed("skips", [34])))
+    assert [(run.correction, run.skip) for run in runs[::2][:4]] == [
+        ("base", 0), ("base", 34), ("unit", 34), ("retrace", 34),
+    ]  # fmt: skip
+
+
+def test_strategies_are_compared_at_one_skip_with_one_correction() -> None:
+    config = parse_config(changed("layer_choice", COMPARED))
+    compared = strategy_table(config)
+    assert [run.path for run in compared[:4]] == [
+        "tiny/stories/retrace/skip17/seed1", "tiny/stories/retrace/skip17/seed2",
+        "tiny/stories/retrace/skip17-static/seed1", "tiny/stories/retrace/skip17-static/seed2",
+    ]  # fmt: skip
+    assert len(compared) == 2 * 2 * 2 * 2
+    assert run_table(config) == run_table(parse_config(VALID)), "the grid has the first strategy alone"
+    assert len(all_runs(config)) == len(run_table(config)) + len(compared) // 2
+    assert strategy_table(parse_config(VALID)) == []
+
+
+def test_the_first_strategy_is_that_of_the_grid_and_the_baseline_has_none() -> None:
+    runs = run_table(parse_config(changed("layer_choice", COMPARED | {"strategies": ["contiguous", "uniform"]})))
+    assert {(run.skip, run.strategy) for run in runs} == {(0, "uniform"), (17, "contiguous"), (34, "contiguous")}
+    assert {run.rollout for run in runs} == {"skip0", "skip17-contiguous", "skip34-contiguous"}
+
+
+@pytest.mark.parametrize(("strategies", "refused"), [(["alternate"], True), (["uniform", "alternate"], False)])
+def test_every_second_layer_must_be_enough_where_it_is_used(strategies: list[str], refused: bool) -> None:
+    """Border 1 leaves 4 of 6 layers and 2 of these are every second; 50 % is 3, 17 % is 1."""
+    settings = changed("skips", [0, 17, 50])
+    settings["layer_choice"] = COMPARED | {"strategies": strategies}
+    if refused:
+        with pytest.raises(ConfigError, match=r"50 % .* is 3, but 'alternate' can leave out only 2"):
+            parse_config(settings)
+    else:
+        assert len(strategy_table(parse_config(settings))) == 16
+
+
+@pytest.mark.parametrize(("size", "batches"), [(1, [1, 1, 1]), (2, [2, 1]), (5, [3])])
+def test_benchmarks_are_handed_out_in_order(size: int, batches: list[int]) -> None:
+    handed = benchmark_batches(parse_config(changed("evaluation/benchmarks_per_job", size)))
+    assert [len(batch) for batch in handed] == batches
+    assert [name for batch in handed for name in batch] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    # sizes x data sets x (1 + skips x corrections + other strategies) x seeds
+    [
+        ("config", 2 * 1 * (1 + 3 * 3 + 2) * 3),
+        ("smoke", 1 * 1 * (1 + 1 * 3 + 2) * 2),
+        ("paper", 2 * 3 * (1 + 3 * 3) * 3),
+    ],
+)
+def test_the_project_s_configs_load(name: str, runs: int) -> None:
+    assert len(all_runs(load_config(CONFIGS / f"{name}.yaml"))) == runs
+
+
+def test_every_config_file_is_tested() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "percent", "count"), [(8, 12, 1), (8, 25, 2), (8, 38, 3), (28, 5, 1), (28, 10, 3), (28, 15, 4)]
+)
+def test_skipped_count(layers: int, percent: int, count: int) -> None:
+    assert skipped_count(layers, percent) == count
+
+
+# --- what a job depends on
+
+
+def test_a_run_s_key_depends_on_what_the_run_depends_on_alone() -> None:
+    def key(settings: dict[str, Any]) -> str:
+        config = parse_config(settings)
+        run = next(run for run in run_table(config) if run.path == "tiny/stories/retrace/skip17/seed1")
+        return train_settings(config, run).key
+
+    same = [("seeds", [1]), ("corrections/unit", REMOVE), ("evaluation/max_new_tokens", 9), ("throughput/pairs", 5)]
+    other = [("training/learning_rate", 0.2), ("corrections/retrace", {"lambda": 0.8}), ("prompt/suffix", " =")]
+    assert {key(changed(*change)) for change in same} == {key(VALID)}
+    assert len({key(changed(*change)) for change in other} | {key(VALID)}) == 4
+
+
+def test_spelling_a_default_out_changes_no_key() -> None:
+    spelt = changed("training/temperature", 1.0)
+    for config in (parse_config(VALID), parse_config(spelt)):
+        run = run_table(config)[0]
+        assert train_settings(config, run) == train_settings(parse_config(VALID), run)
+        assert train_settings(config, run).key == train_settings(parse_config(VALID), run).key
+
+
+def test_data_of_both_roles_come_from_their_own_table() -> None:
+    settings = changed("benchmarks/one", PROBLEMS | {"problems": 5})
+    settings["datasets"]["one"] = PROBLEMS | {"problems": 7}
+    config = parse_config(settings)
+    assert data_settings(config, "test", "one").problems.problems == 5
+    assert data_settings(config, "train", "one").problems.problems == 7
+
+
+def test_evaluation_gets_the_training_dtype() -> None:
+    config = parse_config(changed("training/dtype", "bfloat16"))
+    assert evaluate_settings(config, "tiny", None, ("one",)).dtype == "bfloat16"
+
+
+def test_gradients_are_measured_on_what_training_samples() -> None:
+    settings = changed("training/top_p", 0.9)
+    settings["layer_choice"] = COMPARED | {"strategies": ["static", "uniform"]}
+    found = gradient_settings(parse_config(settings), "tiny", 17)
+    assert (found.sampling.top_p, found.strategy, found.max_new_tokens) == (0.9, "static", 4)
+
+
+# --- config and core agree (neither imports the other)
+
+
+def test_corrections_and_their_parameters_are_those_of_the_core() -> None:
+    assert set(CORRECTIONS) == set(PARAMETERS)
+    assert {name: set(keys) for name, keys in CORRECTION_PARAMETERS.items()} == {
+        name: set(defaults) for name, defaults in PARAMETERS.items()
+    }
+
+
+def test_correction_params_has_a_field_for_each_parameter_and_no_other() -> None:
+    fields = {field.alias or name for name, field in CorrectionParams.model_fields.items()}
+    assert fields == {key for defaults in PARAMETERS.values() for key in defaults}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_core_s_defaults_are_within_the_config_s_ranges(name: str) -> None:
+    corrections = {"base": {}, name: PARAMETERS[name]}
+    assert parse_config(changed("corrections", corrections)).corrections[name].given() == PARAMETERS[name]
+
+
+def test_choices_of_the_training_settings_are_those_of_the_core() -> None:
+    fields = Training.model_fields
+    assert get_args(fields["normalisation"].annotation) == NORMALISATIONS
+    assert get_args(fields["advantage_baseline"].annotation) == BASELINES
+    assert get_args(Strategy) == STRATEGIES

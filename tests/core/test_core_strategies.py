@@ -1,0 +1,297 @@
+"""Each strategy by all its possible outcomes; the layer influence against a loop; and what both refuse."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from itertools import combinations, pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from tiny_models import KINDS, in_double, padded_prompts, tiny_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nested_reft.core.rollout import positions
+from nested_reft.core.skipping import decoder_layers, draw_skipped_layers
+from nested_reft.core.strategies import STRATEGIES, choose_skipped_layers, layer_influence
+
+SEEDS = {"batch_seed": 1, "run_seed": 2}
+
+
+def chosen(strategy: str, num_layers: int, percent: int, border: int, **options: object) -> tuple[int, ...]:
+    return choose_skipped_layers(strategy, num_layers, percent, border, **(SEEDS | options))
+
+
+def refuse() -> Tensor:
+    raise AssertionError("the influence was asked for")
+
+
+# --- the choice
+
+
+def test_the_names_of_the_strategies() -> None:
+    assert STRATEGIES == ("uniform", "contiguous", "alternate", "static", "influence")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "seed", "outcomes"),
+    [
+        ("uniform", "batch_seed", list(combinations(range(1, 6), 3))),
+        ("static", "run_seed", list(combinations(range(1, 6), 3))),
+        ("contiguous", "batch_seed", [(1, 2, 3), (2, 3, 4), (3, 4, 5)]),
+        ("alternate", "batch_seed", [(1, 3, 5)]),
+    ],
+)
+def test_three_of_five_layers_every_outcome_is_equally_likely(
+    strategy: str, seed: str, outcomes: list[tuple[int, ...]]
+) -> None:
+    counts = Counter(chosen(strategy, 7, 43, 1, influence=refuse, **{seed: value}) for value in range(1500))
+    assert set(counts) == set(outcomes)
+    if len(outcomes) > 1:
+        assert chisquare([counts[outcome] for outcome in outcomes]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("strategy", "outcomes"),
+    [("contiguous", [(2, 3), (3, 4), (4, 5), (5, 6), (6, 7)]), ("alternate", [(2, 4), (3, 5), (4, 6), (5, 7)])],
+)
+def test_two_of_six_layers_every_start_is_equally_likely(strategy: str, outcomes: list[tuple[int, ...]]) -> None:
+    counts = Counter(chosen(strategy, 10, 20, 2, batch_seed=seed) for seed in range(1500))
+    assert set(counts) == set(outcomes)
+    assert chisquare([counts[outcome] for outcome in outcomes]).pvalue > 1e-3
+
+
+@given(layers=st.integers(1, 40), percent=st.integers(0, 99), border=st.integers(0, 4), seed=st.integers(0, 2**63 - 1))
+def test_uniform_is_the_paper_s_draw(layers: int, percent: int, border: int, seed: int) -> None:
+    def outcome(draw: Callable[[], tuple[int, ...]]) -> tuple[int, ...] | str:
+        try:
+            return draw()
+        except ValueError as error:
+            return str(error)
+
+    expected = outcome(lambda: draw_skipped_layers(layers, percent, border, torch.Generator().manual_seed(seed)))
+    assert outcome(lambda: chosen("uniform", layers, percent, border, batch_seed=seed)) == expected
+    assert outcome(lambda: chosen("static", layers, percent, border, run_seed=seed)) == expected
+
+
+@given(
+    strategy=st.sampled_from(STRATEGIES),
+    layers=st.integers(1, 40),
+    border=st.integers(0, 5),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_the_count_is_right_and_the_border_respected(
+    strategy: str, layers: int, border: int, share: float, seed: int
+) -> None:
+    eligible = range(border, layers - border)
+    reach = (len(eligible) + 1) // 2 if strategy == "alternate" else len(eligible)
+    percent = min(int(share * 100 * reach / layers), 99)
+    influence = torch.randn(layers, generator=torch.Generator().manual_seed(seed))
+    found = chosen(strategy, layers, percent, border, batch_seed=seed, run_seed=seed, influence=lambda: influence)
+    assert len(found) == len(set(found)) == round(percent / 100 * layers)
+    assert list(found) == sorted(found)
+    assert set(found) <= set(eligible)
+    steps = {after - before for before, after in pairwise(found)}
+    assert steps <= {"contiguous": {1}, "alternate": {2}}.get(strategy, set(range(1, 40)))
+
+
+def test_static_is_one_draw_for_the_whole_run() -> None:
+    batches = [{chosen("static", 28, 15, 1, run_seed=run, batch_seed=batch) for batch in range(20)} for run in range(6)]
+    assert all(len(draws) == 1 for draws in batches)
+    assert len(set.union(*batches)) == 6
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "contiguous", "alternate"])
+def test_the_batch_alone_decides_for_the_strategies_that_draw_anew(strategy: str) -> None:
+    torch.manual_seed(5)
+    draws = [chosen(strategy, 28, 15, 1, batch_seed=batch) for batch in range(20)]
+    torch.manual_seed(6)
+    assert [chosen(strategy, 28, 15, 1, batch_seed=batch, run_seed=9) for batch in range(20)] == draws
+    assert len(set(draws)) > 5
+
+
+@pytest.mark.parametrize(
+    ("influence", "percent", "border", "expected"),
+    [
+        # With a border of 1 the least, layer 0, is not eligible.
+        ([0.1, 0.9, 0.3, 0.5, 0.2, 0.8], 33, 1, (2, 4)),
+        ([0.1, 0.9, 0.3, 0.5, 0.2, 0.8], 33, 0, (0, 4)),
+        ([0.1, 0.9, 0.3, 0.5, 0.2, 0.8], 50, 1, (2, 3, 4)),
+        # Ties: the lowest index, also beside a smaller value.
+        ([0.0, 0.5, 0.5, 0.5, 0.5, 0.0], 33, 1, (1, 2)),
+        ([0.0, 0.7, 0.7, 0.7, 0.2, 0.0], 33, 1, (1, 4)),
+        ([0.0, 0.3, -0.1, 0.3, 0.3, 0.0], 50, 1, (1, 2, 3)),
+    ],
+)
+def test_influence_leaves_out_the_layers_of_least_influence(
+    influence: list[float], percent: int, border: int, expected: tuple[int, ...]
+) -> None:
+    for seed in range(3):
+        found = chosen("influence", 6, percent, border, batch_seed=seed, influence=lambda: torch.tensor(influence))
+        assert found == expected
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nothing_is_left_out_and_nothing_asked_where_the_count_is_zero(strategy: str) -> None:
+    assert chosen(strategy, 8, 0, 1, influence=refuse) == ()
+    assert chosen(strategy, 8, 6, 1, influence=refuse) == ()
+    assert chosen(strategy, 8, 0, 4, influence=None) == ()
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"influence"}))
+def test_the_other_strategies_do_not_ask_for_the_influence(strategy: str) -> None:
+    assert len(chosen(strategy, 8, 25, 1, influence=refuse)) == 2
+
+
+def test_alternate_reaches_half_the_eligible_layers_and_no_more() -> None:
+    assert chosen("alternate", 9, 44, 1) == (1, 3, 5, 7)
+    with pytest.raises(ValueError, match="leaves out 5 of 9 layers, but strategy 'alternate' can leave out only 4"):
+        chosen("alternate", 9, 56, 1)
+    with pytest.raises(ValueError, match="can leave out only 3 of the 6 within border 1"):
+        chosen("alternate", 8, 50, 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((8, 100, 1), r"skip_percent must be in \[0, 100\), got 100"),
+        ((8, -1, 1), r"skip_percent must be in \[0, 100\), got -1"),
+        ((8, 25, -1), "border must not be negative, got -1"),
+        ((8, 38, 3), "leaves out 3 of 8 layers, but border 3 leaves only 2"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_names_its_argument(
+    strategy: str, arguments: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        chosen(strategy, *arguments, influence=lambda: torch.zeros(8))
+
+
+def test_an_unknown_strategy_is_named_with_the_possible_ones() -> None:
+    for percent in (25, 0):
+        with pytest.raises(ValueError, match="'random'; possible: uniform, contiguous, alternate, static, influence"):
+            chosen("random", 8, percent, 1)
+
+
+@pytest.mark.parametrize(
+    ("influence", "message"),
+    [
+        (None, "strategy 'influence' needs the argument influence"),
+        (torch.zeros(7), r"influence must be \(8,\), got \(7,\)"),
+        (torch.zeros(8, 1), r"influence must be \(8,\), got \(8, 1\)"),
+        (torch.tensor([0.0] * 7 + [torch.nan]), "influence has a layer whose value is not finite"),
+        (torch.tensor([-torch.inf] + [0.0] * 7), "value is not finite"),
+    ],
+)
+def test_an_influence_that_does_not_fit_is_named(influence: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chosen("influence", 8, 25, 1, influence=None if influence is None else lambda: influence)
+
+
+# --- the influence
+
+
+def by_loops(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> list[float]:
+    """The definition, token by token, from the recorded hidden states; without the final norm the last is raw too."""
+    raw = copy.deepcopy(model)
+    raw.model.norm = nn.Identity()
+    with torch.no_grad():
+        states = raw(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), output_hidden_states=True
+        ).hidden_states  # fmt: skip
+    influences = []
+    for before, after in pairwise(states):
+        cosines = []
+        for row, column in mask.nonzero().tolist():
+            x, y = before[row, column].double(), after[row, column].double()
+            cosines.append((x @ y / (x.norm() * y.norm())).item())
+        influences.append(1 - sum(cosines) / len(cosines))
+    return influences
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_influence_is_that_of_the_definition(kind: str, dtype: torch.dtype) -> None:
+    model, (ids, mask) = tiny_model(kind).to(dtype), padded_prompts((7, 3, 5))
+    found = layer_influence(model, ids, mask)
+    assert (found.shape, found.dtype, found.device.type) == ((5,), torch.float64, "cpu")
+    assert found.tolist() == pytest.approx(by_loops(model, ids, mask), abs=1e-6)
+    assert found.min() > 1e-3, "every layer of these models does something"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_no_influence(kind: str) -> None:
+    model, (ids, mask) = tiny_model(kind), padded_prompts((7, 3, 5))
+    more = [nn.functional.pad(tensor, (4, 0)) for tensor in (ids, mask)]
+    torch.testing.assert_close(layer_influence(model, *more), layer_influence(model, ids, mask), rtol=0, atol=1e-6)
+
+
+def test_a_long_prompt_weighs_more_than_a_short_one() -> None:
+    model, (ids, mask) = in_double(tiny_model()), padded_prompts((6, 2))
+    long, short = (layer_influence(model, ids[row : row + 1], mask[row : row + 1]) for row in (0, 1))
+    torch.testing.assert_close(layer_influence(model, ids, mask), (6 * long + 2 * short) / 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_writes_nothing_has_no_influence_and_is_left_out_first(kind: str) -> None:
+    model, (ids, mask) = tiny_model(kind), padded_prompts((7, 3, 5))
+    with torch.no_grad():
+        for name, parameter in decoder_layers(model)[3].named_parameters():
+            if "o_proj" in name or "down_proj" in name:
+                parameter.zero_()
+    found = layer_influence(model, ids, mask)
+    assert found[3].item() == pytest.approx(0, abs=1e-12)
+    assert chosen("influence", 5, 20, 1, influence=lambda: found) == (3,)
+
+
+def test_a_layer_that_turns_the_stream_round_has_influence_two() -> None:
+    model, (ids, mask) = tiny_model(), padded_prompts((4,))
+    decoder_layers(model)[2].register_forward_hook(lambda module, args, output: -3 * args[0])
+    assert layer_influence(model, ids, mask)[2].item() == pytest.approx(2, abs=1e-12)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_on_the_model(fails: bool) -> None:
+    model, (ids, mask) = tiny_model().train(), padded_prompts((7, 3))
+    modules, state = list(model.modules()), [sorted(vars(module)) for module in model.modules()]
+    if fails:
+        with pytest.raises(IndexError):
+            layer_influence(model, ids + 1000, mask)
+    else:
+        assert not layer_influence(model, ids, mask).requires_grad
+    assert all(now is then for now, then in zip(model.modules(), modules, strict=True))
+    assert [sorted(vars(module)) for module in model.modules()] == state
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert all(module.training for module in modules)
+
+
+def test_dropout_is_off_and_the_head_does_not_run() -> None:
+    model, (ids, mask) = tiny_model(), padded_prompts((7, 3))
+    expected, ran = layer_influence(model, ids, mask), []
+    model.lm_head.register_forward_hook(lambda *_: ran.append("head"))
+    model.model.register_forward_hook(lambda *_: ran.append("body"))
+    for layer in decoder_layers(model):
+        layer.self_attn.attention_dropout = 0.5
+    model.train()
+    assert torch.equal(layer_influence(model, ids, mask), expected)
+    assert ran == ["body"], "one forward, without the head"
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "message"),
+    [
+        (torch.ones(2, 3), torch.ones(2, 4), r"must both be \(P, S\), got \(2, 3\) and \(2, 4\)"),
+        (torch.ones(3), torch.ones(3), r"must both be \(P, S\), got \(3,\) and \(3,\)"),
+        (torch.ones(2, 3), torch.zeros(2, 3), "attention_mask has no real token"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_named(ids: Tensor, mask: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer_influence(tiny_model(), ids.long(), mask.long())
