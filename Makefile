@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env results smoke paper reference test test-slow lint format lock clean
+.PHONY: help env results smoke paper reference test test-slow test-faults audit lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,8 +43,15 @@ reference: results  ## keep the figures and tables of this run in docs/reference
 test: env  ## the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-slow: env  ## the others: whole DAGs
-	$(BIN)/python -m pytest -m slow
+test-slow: env  ## whole DAGs
+	$(BIN)/python -m pytest -m slow --ignore tests/faults
+
+test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all of docs/reliability.md
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/faults
+
+audit: env  ## known vulnerabilities of the locked dependencies
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 lint: env  ## ruff, snakefmt, snakemake --lint, mypy
 	$(BIN)/ruff check .

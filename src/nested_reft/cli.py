@@ -8,12 +8,15 @@ and then, and the error if there is one. Imports stand inside the commands: `--h
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nested_reft import __version__
 
+# No room, too large, or no permission: the user's to mend, unlike a file that we look for in the wrong place.
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -60,15 +63,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or 1 after a one-line error."""
+    """Run one command; 0, or after a one-line error 1 (75 if it stopped as asked and can go on, 130 after Ctrl-C)."""
     options = _parser().parse_args(arguments)
     from nested_reft.commands import user_errors
 
     try:
         options.run(options)
     except user_errors() as error:
-        line = f"nested-reft {options.command}: error: {error}"
-        print(line, file=sys.stderr)
-        print(line, flush=True)
-        return 1
+        return _fail(options.command, str(error), getattr(error, "exit_code", 1))
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        text = (
+            f"{error.filename}: {error.strerror}; make room or permit writing there and call again: what was finished"
+        )
+        return _fail(options.command, f"{text} stays valid", 1)
+    except KeyboardInterrupt:
+        return _fail(options.command, "stopped by Ctrl-C; call again", 130)
     return 0
+
+
+def _fail(command: str, text: str, code: int) -> int:
+    line = f"nested-reft {command}: error: {text}"
+    print(line, file=sys.stderr)
+    print(line, flush=True)
+    return code

@@ -18,7 +18,8 @@ from nested_reft.config.jobs import (
     ThroughputSettings,
     TrainSettings,
 )
-from nested_reft.manifest import build_manifest, write_json
+from nested_reft.files import StorageError, write_json
+from nested_reft.manifest import build_manifest
 from nested_reft.progress import Progress, clock
 
 Options = argparse.Namespace
@@ -29,11 +30,13 @@ def user_errors() -> tuple[type[Exception], ...]:
     from nested_reft.report.records import ReportError
     from nested_reft.tasks.records import DataError
 
-    errors: tuple[type[Exception], ...] = (ConfigError, DataError, ReportError)
+    errors: tuple[type[Exception], ...] = (ConfigError, DataError, ReportError, StorageError)
     if "nested_reft.training.trainer" in sys.modules:
+        from nested_reft.training.checkpoint import BusyError
+        from nested_reft.training.stopping import StoppedError
         from nested_reft.training.trainer import NumericalError
 
-        errors += (NumericalError,)
+        errors += (NumericalError, BusyError, StoppedError)
     return errors
 
 
@@ -128,14 +131,13 @@ def train(options: Options) -> None:
 
     from nested_reft.tasks.policy import load_policy, save_policy, select_device
     from nested_reft.tasks.records import read_problems
-    from nested_reft.training.checkpoint import remove_checkpoint
+    from nested_reft.training.checkpoint import locked, remove_checkpoints
+    from nested_reft.training.stopping import stop_on_signals
     from nested_reft.training.trainer import step_alarms, write_metrics
     from nested_reft.training.trainer import train as run_training
 
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
-    problems = read_problems(options.problems)
-    policy = load_policy(options.policy, device=select_device(settings.device))
     folder = options.checkpoints / settings.key
     progress = Progress(f"train {settings.run.path}")
 
@@ -146,17 +148,21 @@ def train(options: Options) -> None:
             f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
         )
 
-    done = run_training(settings, policy, problems, folder, report, progress.log)
-    shutil.rmtree(options.output, ignore_errors=True)
-    policy.model.to(getattr(torch, settings.training.dtype))
-    save_policy(policy, options.output)
-    write_metrics(options.metrics, done.metrics)
-    alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training)]
-    write_json(options.manifest, build_manifest(options.settings, wall_seconds=done.seconds, alarms=alarms))
-    if alarms:
-        steps = len({alarm["step"] for alarm in alarms})
-        print(f"train {settings.run.path}  alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")
-    remove_checkpoint(folder)
+    with locked(folder):
+        with stop_on_signals() as request:
+            problems = read_problems(options.problems)
+            policy = load_policy(options.policy, device=select_device(settings.device))
+            done = run_training(settings, policy, problems, folder, report, progress.log, lambda: bool(request))
+        shutil.rmtree(options.output, ignore_errors=True)
+        policy.model.to(getattr(torch, settings.training.dtype))
+        save_policy(policy, options.output)
+        write_metrics(options.metrics, done.metrics)
+        alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training)]
+        write_json(options.manifest, build_manifest(options.settings, wall_seconds=done.seconds, alarms=alarms))
+        if alarms:
+            steps = len({alarm["step"] for alarm in alarms})
+            print(f"train {settings.run.path}  alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")
+        remove_checkpoints(folder)
 
 
 def evaluate(options: Options) -> None:

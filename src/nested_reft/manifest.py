@@ -53,9 +53,3 @@ def build_manifest(settings: str, **facts: Any) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         **facts,
     }
-
-
-def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
-    """JSON with an indent, for people to read as well; None for large tables of numbers."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 from nested_reft.config import CORRECTIONS, PRETRAINED, ConfigError, HubModel, Run
-from nested_reft.config import all_runs, benchmark_batches, parse_config
+from nested_reft.config import (
+    all_runs,
+    benchmark_batches,
+    parse_config,
+    read_settings,
+)
 from nested_reft.config import jobs
 from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
 from snakemake.exceptions import WorkflowError
@@ -16,6 +21,10 @@ from snakemake.settings.types import DeploymentMethod
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 try:
+    for path in workflow.configfiles:
+        read_settings(
+            path
+        )  # Snakemake has read it already, and takes the second of two equal keys
     CONFIG = parse_config(
         config, " and ".join(map(str, workflow.configfiles)) or "--config"
     )

@@ -32,11 +32,12 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
         return f"{key}: is missing"
     if kind == "literal_error":
         return (
-            f"{key}: unknown value {item['input']!r}, {nearest(str(item['input']), _quoted(item['ctx']['expected']))}"
+            f"{key}: unknown value {_short(item['input'])}, "
+            f"{nearest(str(item['input']), _quoted(item['ctx']['expected']))}"
         )
     if kind == "union_tag_invalid":
         choices = _quoted(item["ctx"]["expected_tags"])
-        return f"{key}.source: unknown value {item['ctx']['tag']!r}, {nearest(item['ctx']['tag'], choices)}"
+        return f"{key}.source: unknown value {_short(item['ctx']['tag'])}, {nearest(item['ctx']['tag'], choices)}"
     if kind == "union_tag_not_found":
         return f"{key}: needs the key 'source'"
     message = item["msg"].removeprefix("Value error, ")

@@ -131,7 +131,10 @@ def _cell(value: Any, column: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value).strip()
+        try:
+            return str(value).strip().encode("utf-8").decode("utf-8")
+        except ValueError as error:  # half of a surrogate pair, or an integer of 5,000 digits
+            raise DataError(f"{where}: column {column!r} holds what cannot be text ({error})") from None
     raise DataError(f"{where}: column {column!r} holds neither text nor a number but {type(value).__name__}")
 
 

@@ -66,7 +66,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
             raise DataError(f"{path}, line {number}: is not JSON ({error}); fetch it again") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: is not an object with columns; fetch it again")

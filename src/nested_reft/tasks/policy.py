@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from nested_reft.config import Sampling
 from nested_reft.core.rollout import Rollout, sample_completions
+from nested_reft.files import check_space
 from nested_reft.tasks.prompts import left_pad
 from nested_reft.tasks.records import DataError
 
@@ -100,6 +101,8 @@ def load_policy(path: Path, *, device: torch.device, dtype: str = "float32") -> 
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write model (safetensors) and tokenizer into the folder `path`."""
+    """Write model (safetensors) and tokenizer into the folder `path`; StorageError where there is no room."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in policy.model.parameters())
+    check_space(path, size, "the model")
     policy.model.save_pretrained(path)
     policy.tokenizer.save_pretrained(path)

@@ -30,14 +30,22 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
 
 def read_problems(path: Path) -> list[Problem]:
     """The problems of a file written by `write_problems`; DataError names file and line."""
+    try:
+        # Not splitlines: a question may hold the other characters that it takes for the end of a line.
+        lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason}); delete the file to make it anew") from None
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1) if lines != [""] else ():
         try:
-            problems.append(Problem(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
+            problem = Problem(**json.loads(line))
+            if not all(isinstance(value, str) and value for value in asdict(problem).values()):
+                raise TypeError("id, question and answer must be text")
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path}, line {number}: not a problem ({error}); delete the file to make it anew"
             ) from None
+        problems.append(problem)
     if not problems:
         raise DataError(f"{path}: holds no problem; delete the file to make it anew")
     return problems

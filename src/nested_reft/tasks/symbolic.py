@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# Seconds for one question. Ordinary answers take milliseconds.
-TIME_LIMIT = 3.0
+# Seconds for one question. Ordinary answers take milliseconds, and the worker has warmed up when it says it is ready.
+TIME_LIMIT = 1.0
 # Seconds for importing sympy on a busy machine.
 START_LIMIT = 120.0
 
@@ -39,23 +39,38 @@ class _Worker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._ready = False
 
     def ask(self, found: str, expected: str, places: int | None) -> Verdict:
         with self._lock:
             # A worker that died between two questions (killed for memory, say) is replaced once.
             for _ in range(2):
-                process = self._process or self._start()
+                process = self._serving()
                 asked = time.monotonic()
                 reply, late = self._exchange(process, json.dumps([found, expected, places]) + "\n", TIME_LIMIT)
                 if reply:
                     return Verdict(reply.strip() == "true", time.monotonic() - asked)
                 self._stop()
+                # Its successor imports what it needs while other answers are compared.
+                self._start()
                 if late:
                     break
             return Verdict(None, TIME_LIMIT)
 
+    def _serving(self) -> subprocess.Popen[str]:
+        """A process that answers: the running one, once it is ready."""
+        process = self._process or self._start()
+        if not self._ready:
+            ready, _ = self._exchange(process, "", START_LIMIT)
+            if not ready:
+                self._stop()
+                raise RuntimeError("the grading worker does not start (its error is above); is math-verify installed?")
+            self._ready = True
+        return process
+
     def _start(self) -> subprocess.Popen[str]:
         # Run by its path: it needs nothing of this package, and -P keeps the working directory off its path.
+        self._ready = False
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("grading_worker.py"))],
             stdin=subprocess.PIPE,
@@ -63,10 +78,6 @@ class _Worker:
             text=True,
             encoding="ascii",
         )
-        ready, _ = self._exchange(self._process, "", START_LIMIT)
-        if not ready:
-            self._stop()
-            raise RuntimeError("the grading worker does not start (its error is above); is math-verify installed?")
         return self._process
 
     @staticmethod

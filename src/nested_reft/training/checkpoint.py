@@ -1,14 +1,22 @@
-"""Rolling checkpoints of a training run: one safetensors file that a rerun with the same settings continues from.
+"""Rolling checkpoints of a training run: the last two steps that were saved, each with its checksum.
 
 The folder is keyed by the hash of the run's settings, so that a changed setting starts over instead of continuing
 something else, and it is not a declared output, so that Snakemake does not delete it before a rerun. Random draws
 need no saved state: they are seeded by step (`seeding.derive_seed`).
+
+A checkpoint is two files: `step00000010.safetensors` with weights, optimizer and the metrics so far, and
+`step00000010.json` with its SHA-256, written after it. Each is written beside its place, flushed to the disk and moved
+there, so that a kill at any moment leaves what was complete before.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
-import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FILE = "checkpoint.safetensors"
+from nested_reft.files import StorageError, check_space, replace_file
+
+VERSION = 2  # of the format; a checkpoint of another version is not continued
+KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,117 @@ class TrainingState:
     metrics: list[dict[str, Any]]
 
 
+class BusyError(RuntimeError):
+    """The run is being trained already; the message is for the user."""
+
+
+class _UnusableError(Exception):
+    """Why one checkpoint is not continued."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; BusyError where another process does. The lock ends with the process, even killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"{folder}: another process is training this run; wait for it, or stop it and call again"
+            ) from None
+        for left in folder.glob("*.tmp"):  # of a process that was killed while it wrote
+            left.unlink()
+        yield
+
+
+def save_checkpoint(
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState
+) -> None:
+    """Write the state after a step and keep no more than the last two; StorageError names the folder and the space."""
+    tensors = {f"model/{name}": value.detach() for name, value in model.named_parameters()}
+    tensors |= _optimizer_tensors(model, optimizer)
+    metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
+    path = _path(folder, progress.step)
+    size = sum(value.numel() * value.element_size() for value in tensors.values())
+    try:
+        check_space(folder, size, f"the checkpoint of step {progress.step}")
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+        seal = {"version": VERSION, "key": key, "step": progress.step, "sha256": _sha256(path)}
+        replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
+        # Those of later steps could not be continued from, or this step would not have been made again.
+        earlier = [old for old in _checkpoints(folder) if old <= path]
+        for old in {*_checkpoints(folder)} - {*earlier[:KEPT]}:
+            old.with_suffix(".json").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{folder}: the checkpoint of step {progress.step} cannot be written ({error}); it needs "
+            f"{size / 1e6:,.1f} MB. Make room or permit writing and call again: earlier checkpoints stay valid"
+        ) from None
+
+
+def load_checkpoint(
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
+) -> TrainingState | None:
+    """Restore model and optimizer in place from the newest checkpoint that is whole; None where there is none.
+
+    `log` hears why a checkpoint is not used.
+    """
+    for path in _checkpoints(folder):
+        try:
+            progress = _load(path, key, model, optimizer)
+        except _UnusableError as reason:
+            log(f"{path} is not used: {reason}")
+            continue
+        log(f"continues after step {progress.step}")
+        return progress
+    log("starts at step 1: no checkpoint to continue from")
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the run's folder once its final files stand."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    try:
+        seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        version, owner, step, digest = (seal[name] for name in ("version", "key", "step", "sha256"))
+    except FileNotFoundError:
+        raise _UnusableError("it was cut off while it was written") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _UnusableError(f"{path.with_suffix('.json').name} is damaged ({error})") from None
+    if version != VERSION:
+        raise _UnusableError(f"it has version {version}, and this program reads {VERSION}")
+    if owner != key:
+        raise _UnusableError("it belongs to other settings")
+    try:
+        if _sha256(path) != digest:
+            raise _UnusableError("it is damaged (its checksum is another)")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        progress = TrainingState(step, float(metadata["seconds"]), json.loads(metadata["metrics"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _UnusableError(f"it is damaged ({error})") from None
+    parameters = dict(model.named_parameters())
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}
+    if shapes != {f"model/{name}": parameter.shape for name, parameter in parameters.items()}:
+        raise _UnusableError("it has other parameters than this model")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"model/{name}"])
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, entry, parameter_name = name.split("/", 2)
+            parameter = parameters[parameter_name]
+            optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+    return progress
+
+
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
@@ -39,61 +161,15 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def save_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState
-) -> None:
-    """Write the state after a step; the file is replaced in one move, so that a kill leaves the old or the new."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model/{name}": value.detach() for name, value in model.named_parameters()}
-    tensors |= _optimizer_tensors(model, optimizer)
-    metadata = {
-        "key": key,
-        "step": str(progress.step),
-        "seconds": repr(progress.seconds),
-        "metrics": json.dumps(progress.metrics),
-    }
-    temporary = folder / f"{FILE}.{os.getpid()}.tmp"
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(folder / FILE)
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("step*.safetensors"), reverse=True)
 
 
-def load_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[TrainingState | None, str]:
-    """Restore model and optimizer in place. Returns the progress and '', or None and why there is nothing to continue.
-
-    A damaged or foreign file is not used and not deleted; the next save replaces it.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return None, "no checkpoint"
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
-                return None, f"{path} belongs to other settings"
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        progress = TrainingState(int(metadata["step"]), float(metadata["seconds"]), json.loads(metadata["metrics"]))
-        parameters = dict(model.named_parameters())
-        if {f"model/{name}" for name in parameters} - tensors.keys():
-            return None, f"{path} lacks parameters of this model"
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        return None, f"{path} is damaged ({error})"
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"model/{name}"])
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, entry, parameter_name = name.split("/", 2)
-            parameter = parameters[parameter_name]
-            optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
-    return progress, ""
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step{step:08d}.safetensors"
 
 
-def remove_checkpoint(folder: Path) -> None:
-    """Delete the run's checkpoint once its final files stand."""
-    (folder / FILE).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

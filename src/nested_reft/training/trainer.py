@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from nested_reft.config import Run, Training
 from nested_reft.config.jobs import TrainSettings
@@ -28,11 +30,12 @@ from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.stopping import StoppedError
 from nested_reft.training.update import make_objective, update_policy
 
 
 class NumericalError(RuntimeError):
-    """The loss or its gradient is not finite; the message names the step and what to try."""
+    """The loss or its gradient is not finite; the message names the step, the saved batch, and what to try."""
 
 
 def batch_indices(step: int, batch_size: int, num_problems: int, seed: int) -> list[int]:
@@ -55,11 +58,14 @@ def train(
     checkpoint_folder: Path,
     report: Callable[[dict[str, Any], float], None],
     log: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
     `report` is called after each step with the step's metrics and the seconds that are left by the pace so far; `log`
-    is told whether the run continues or starts anew, and of alarms. Raises NumericalError.
+    is told whether the run continues or starts anew, and of alarms. `stop` is asked before each step: if so, the steps
+    that are not saved yet are, and StoppedError is raised. Raises NumericalError, and StorageError for a checkpoint
+    that cannot be written.
     """
     training, run = settings.training, settings.run
     objective = make_objective(run, settings.params, training)
@@ -72,12 +78,18 @@ def train(
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
-    found, reason = load_checkpoint(checkpoint_folder, settings.key, model, optimizer)
+    found = load_checkpoint(checkpoint_folder, settings.key, model, optimizer, log)
     progress = found or TrainingState(0, 0.0, [])
-    log(f"continues after step {found.step}" if found else f"starts at step 1: {reason}")
+    saved = progress.step
     started = time.perf_counter() - progress.seconds
 
     for step in range(progress.step + 1, training.steps + 1):
+        if stop():
+            if saved < progress.step:
+                save_checkpoint(checkpoint_folder, settings.key, model, optimizer, progress)
+            raise StoppedError(
+                f"{run.path}: stopped after step {progress.step} of {training.steps}; call again to go on"
+            )
         indices = batch_indices(step, training.problems_per_step, len(problems), run.seed)
         clock = _Clock(model.device)
         with compute_dtype(model, training.dtype):
@@ -90,9 +102,11 @@ def train(
         with compute_dtype(model, training.dtype):
             update = update_policy(model, optimizer, rollout, rewards, training, objective, reference)
         if not (math.isfinite(update.loss) and math.isfinite(update.grad_norm)):
+            path = checkpoint_folder / f"not-finite-step{step}.safetensors"
+            save_batch(path, rollout, rewards, skipped)
             raise NumericalError(
-                f"{run.path}: step {step} has loss {update.loss} and gradient norm {update.grad_norm}; "
-                "lower training.learning_rate or use a correction with bounded weights"
+                f"{run.path}: step {step} has loss {update.loss} and gradient norm {update.grad_norm}; its batch is in "
+                f"{path}. Lower training.learning_rate or use a correction with bounded weights"
             )
         update_seconds = clock.lap()
 
@@ -119,6 +133,7 @@ def train(
         progress = TrainingState(step, seconds, [*progress.metrics, row])
         if step % training.checkpoint_every == 0 or step == training.steps:
             save_checkpoint(checkpoint_folder, settings.key, model, optimizer, progress)
+            saved = step
         report(row, seconds / step * (training.steps - step))
     return progress
 
@@ -156,6 +171,14 @@ def nested_rollout(
         seed=derive_seed("rollout", run.seed, step),
     )
     return skipped, rollout
+
+
+def save_batch(path: Path, rollout: Rollout, rewards: Tensor, skipped: Sequence[int]) -> None:
+    """Write a rollout with its rewards (P, G), to look at: the fields of `Rollout` as tensors, layers as metadata."""
+    fields = {name: value for name, value in vars(rollout).items() if value is not None} | {"rewards": rewards}
+    tensors = {name: value.cpu().contiguous() for name, value in fields.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"skipped_layers": json.dumps(list(skipped))})
 
 
 def write_metrics(path: Path, metrics: Sequence[dict[str, Any]]) -> None:

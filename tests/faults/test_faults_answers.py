@@ -1,0 +1,174 @@
+"""Hostile answers: 100,000 of them, none of which may crash the grader, hang it, fill memory, run, or count as right.
+
+The gold answer is a number that no hostile text is made to name, so that the only right grade is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nested_reft.tasks import grading, symbolic
+from nested_reft.tasks.grading import grade
+
+GOLD = "86753.09"
+PARTS, ANSWERS = 10, 10_000
+# One answer's bound is symbolic.TIME_LIMIT; the rest is for a machine that does other things as well.
+SECONDS = 1.0 + 1.0
+MEMORY = 300 * 2**20  # bytes that this process may grow by; the worker's bound is grading_worker.MEMORY_BYTES
+
+CANARY = "canary.txt"
+CODE = [
+    f"__import__('os').system('touch {CANARY}')", f"open('{CANARY}', 'w')", "exec('import os')", "eval('1+1')",
+    "().__class__.__bases__[0].__subclasses__()", "lambda: 0", f"\\write18{{touch {CANARY}}}", f"$(touch {CANARY})",
+    f"`touch {CANARY}`", "{{7*7}}", "'; DROP TABLE answers; --", f"import os; os.mknod('{CANARY}')", "%n%n%n%s",
+]  # fmt: skip
+BOMBS = [
+    r"\def\a{\a\a}\a", r"\newcommand{\x}{\x\x}\x", r"\loop\iftrue\repeat", r"\input{/dev/zero}", r"\csname x\endcsname",
+    "9" * 5000, "9!" * 200, "((((9!)!)!)!)!", "10^{10^{10^{10}}}", "9^9^9^9^9^9", "2**2**2**2**2**2", "1e999999999",
+    r"\frac{" * 300, r"\sqrt{" * 300, "(" * 3000, "[" * 3000, "{" * 3000, "}" * 3000, "$" * 3001, "\\" * 3001,
+    r"\boxed{" * 500, r"\left(" * 300, r"\begin{pmatrix}" * 100, r"\int_0^1 " * 50 + "x dx", r"\sum_{k=1}^{10^9} k^k",
+    r"\prod_{k=1}^{\infty} k", r"\lim_{x\to 0} \frac{\sin x}{x}" * 20, "x^{" * 200 + "2" + "}" * 200, "1/0", "0^0",
+    r"\binom{10^9}{5\cdot 10^8}", r"\Gamma(10^{10})", "factorial(factorial(100))", "1," * 3000, "a=" * 500,
+    r"\pm" * 300,
+    r"\cup" * 300, "- " * 2000, "!" * 2000, "%" * 2000, r"\%" * 500, "nan", "inf", "-inf", "NaN!", "0x" + "f" * 1000,
+]  # fmt: skip
+ODD = [
+    "\0", "\x07", "\x1b[2J", "\u202e", "\u200b" * 50, "\ufeff", "\ud7ff", "\U0010ffff", "٣٤٥", "７８９", "Ⅷ", "½", "²³",
+    "𝟗𝟗", "\r\n", "\t\v\f", "\u2028", "−5", "∞", "é" * 500, "ﷺ" * 300, "🧨" * 100, "a\u0301" * 300, "\\u0000", "&#x00;",
+]  # fmt: skip
+FRAMES = [
+    "{}", "\\boxed{{{}}}", "#### {}", "The answer is {}.", "$${}$$", "\\[{}\\]", "<think>{}</think>", "\\boxed{{{}",
+    "Final Answer: {}", "```python\n{}\n```", "({})", "[{}, {}]", "\\frac{{{}}}{{{}}}", "{}^{{{}}}", "\\text{{{}}}",
+    "({}) = ({})", "\\sqrt{{{}}}", "{}, {}, {}", "#### \\boxed{{{}}} #### {}", "\\left\\{{{}\\right\\}}",
+]  # fmt: skip
+
+
+def hostile(rng: random.Random) -> str:
+    """One response: fragments in frames in frames; now and then damaged, or a megabyte long."""
+    words = [
+        "so",
+        "we",
+        "get",
+        "the",
+        "answer",
+        "is",
+        "apples",
+        "and",
+        "then",
+        "=",
+        "7",
+        "cm",
+        "**",
+        "$",
+        "\\[",
+        "12",
+        "x",
+    ]
+    pick: list[Callable[[], str]] = [
+        *[lambda: " ".join(rng.choices(words, k=rng.randint(1, 30)))] * 8,
+        *[lambda: str(rng.randint(-(10**6), 10**4))] * 4,
+        *[lambda: "".join(chr(rng.choice([rng.randint(1, 0xD7FF), rng.randint(32, 126)])) for _ in range(20))] * 3,
+        *[lambda: rng.choice(ODD) * rng.randint(1, 4)] * 3,
+        *[lambda: "".join(rng.choices("0123456789+-*/^!(){}[]\\$,.=<>|_ xeπ%", k=rng.randint(1, 60)))] * 2,
+        *[lambda: rng.choice(CODE)] * 2,
+        lambda: rng.choice(BOMBS),
+    ]
+    text = rng.choice(pick)()
+    for _ in range(rng.randint(1, 4)):
+        frame = rng.choice(FRAMES)
+        text = frame.format(*(rng.choice([text, rng.choice(pick)()]) for _ in range(frame.count("{}"))))
+    damage = rng.random()
+    if damage < 0.2 and text:
+        cut = rng.randrange(len(text))
+        text = text[:cut] if damage < 0.1 else text[cut:]
+    elif damage > 0.999:
+        text = text * (1 + 10**6 // max(len(text), 1))
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where code that ran would leave its trace."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_ten_thousand_hostile_answers(folder: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fifth of the time limit, which a hundredth of them would otherwise use up to the end."""
+    monkeypatch.setattr(symbolic, "TIME_LIMIT", symbolic.TIME_LIMIT / 5)
+    rng = random.Random(part)
+    grade(r"\boxed{x + 1}", "1 + x")  # the worker's start is not the first answer's fault
+    before, slowest = resident_bytes(), (0.0, "")
+    cut_off = grading.timeouts()
+    for _ in range(ANSWERS):
+        text = hostile(rng)
+        started = time.monotonic()
+        right = grade(text, GOLD)
+        slowest = max(slowest, (time.monotonic() - started, text[:300]))
+        assert right is False, f"accepted: {text[:300]!r}"
+    assert slowest[0] < SECONDS, f"{slowest[0]:.2f} s: {slowest[1]!r}"
+    assert resident_bytes() - before < MEMORY
+    assert grading.timeouts() - cut_off < ANSWERS // 50, "time-outs are counted, and rare"
+    assert list(folder.iterdir()) == [], "code was run"
+    assert grade(r"\boxed{86753.09}", GOLD), "the grader still works"
+
+
+@given(st.text(max_size=300), st.sampled_from(FRAMES))
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_text_at_all_makes_the_grader_raise(text: str, frame: str) -> None:
+    response = frame.format(*[text] * frame.count("{}"))
+    assert isinstance(grade(response, GOLD), bool)
+    assert isinstance(grade(GOLD, response), bool)
+    assert isinstance(grade(response, response), bool)
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_every_bomb_by_itself_is_wrong_in_time(folder: Path, bomb: str) -> None:
+    for text in (bomb, rf"\boxed{{{bomb}}}", f"#### {bomb}"):
+        started = time.monotonic()
+        assert grade(text, GOLD) is False
+        assert time.monotonic() - started < SECONDS
+    assert list(folder.iterdir()) == []
+
+
+def test_megabytes_of_text_are_read_in_time() -> None:
+    for piece in (r"\boxed{", "x + ", "#### ", "The answer is ", "$", "9", "(", "\n", "1,"):
+        text = piece * (3 * 10**6 // len(piece))
+        started = time.monotonic()
+        assert grade(text, GOLD) is False
+        assert time.monotonic() - started < SECONDS, piece
+
+
+def test_a_worker_that_dies_is_replaced_and_its_answer_counts_as_wrong_and_is_counted() -> None:
+    symbolic.equivalent.cache_clear()
+    assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}")
+    process = symbolic._worker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # it hangs: killed at the limit, wrong, counted
+    before = grading.timeouts()
+    assert not grade(r"\boxed{\sqrt{18}}", r"3\sqrt{2}")
+    assert grading.timeouts() == before + 1
+    assert process.poll() is not None
+    assert grade(r"\boxed{\sqrt{32}}", r"4\sqrt{2}"), "the next answer has a new worker"
+    second = symbolic._worker._process
+    assert second is not None
+    os.kill(second.pid, signal.SIGKILL)  # it died between two answers: nobody's fault
+    second.wait()
+    assert grade(r"\boxed{\sqrt{50}}", r"5\sqrt{2}")
+    assert grading.timeouts() == before + 1

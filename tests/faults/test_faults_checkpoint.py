@@ -1,0 +1,134 @@
+"""A checkpoint that is not whole, or not of this run, is not continued; the one before it is, and the log says why."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults_harness import Run, assert_same_outcome
+from test_faults_kill import killing
+
+from nested_reft.training import trainer
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def fill_with_noise(path: Path) -> None:
+    path.write_bytes(b"\x7fnot safetensors" * 100)
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the last weight: the file is still a valid one of its format, and only the checksum can tell."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def remove_the_seal(path: Path) -> None:
+    path.with_suffix(".json").unlink()
+
+
+def damage_the_seal(path: Path) -> None:
+    path.with_suffix(".json").write_text('{"version": 2, "key":', encoding="utf-8")
+
+
+def reseal(**change: object) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        seal = path.with_suffix(".json")
+        seal.write_text(json.dumps(json.loads(seal.read_text(encoding="utf-8")) | change), encoding="utf-8")
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (truncate, "it is damaged (its checksum is another)"),
+    "empty": (empty, "it is damaged (its checksum is another)"),
+    "noise": (fill_with_noise, "it is damaged (its checksum is another)"),
+    "one bit flipped": (flip_a_bit, "it is damaged (its checksum is another)"),
+    "removed": (Path.unlink, ""),
+    "without its checksum": (remove_the_seal, "it was cut off while it was written"),
+    "with a damaged checksum": (damage_the_seal, "step00000009.json is damaged"),
+    "of other settings": (reseal(key="0123456789abcdef"), "it belongs to other settings"),
+    "of another version": (reseal(version=1), "it has version 1, and this program reads 2"),
+}
+
+
+@pytest.fixture
+def cut_off(run: Run) -> Run:
+    """The run, killed after its third checkpoint: steps 6 and 9 are kept."""
+    assert run.call(killing(trainer, "save_checkpoint", 3, after=True)).code == -signal.SIGKILL
+    assert [path.name for path in steps_of(run)] == ["step00000006.safetensors", "step00000009.safetensors"]
+    return run
+
+
+def steps_of(run: Run) -> list[Path]:
+    return sorted(run.checkpoints.glob("step*.safetensors"))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_checkpoint_before_a_bad_one_is_used(cut_off: Run, uninterrupted: Run, name: str) -> None:
+    damage, reason = DAMAGES[name]
+    newest = steps_of(cut_off)[-1]
+    damage(newest)
+    again = cut_off.call()
+    assert again.code == 0, again.output
+    if reason:
+        assert f"{newest} is not used: " in again.output
+        assert reason in again.output
+    assert "continues after step 6\n" in again.output
+    assert_same_outcome(cut_off, uninterrupted)
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGES if name != "removed"])
+def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(cut_off: Run, uninterrupted: Run, name: str) -> None:
+    damage, _ = DAMAGES[name]
+    for path in steps_of(cut_off):
+        damage(path)
+    again = cut_off.call()
+    assert again.code == 0, again.output
+    assert again.output.count("is not used: ") == 2
+    assert "starts at step 1: no checkpoint to continue from\n" in again.output
+    assert_same_outcome(cut_off, uninterrupted)
+
+
+def test_a_bad_checkpoint_of_a_later_step_is_gone_with_the_next_save(cut_off: Run) -> None:
+    """Otherwise it would count as one of the two that are kept."""
+    flip_a_bit(steps_of(cut_off)[-1])
+    cut_off.call(killing(trainer, "save_checkpoint", 1))
+    late = cut_off.checkpoints / "step00000011.safetensors"
+    steps_of(cut_off)[-1].rename(late)
+    cut_off.call(killing(trainer, "save_checkpoint", 1, after=True))
+    assert [path.name for path in steps_of(cut_off)] == ["step00000006.safetensors", "step00000009.safetensors"]
+
+
+def test_a_changed_setting_starts_over_and_leaves_the_other_run_s_checkpoints(cut_off: Run) -> None:
+    other = Run.prepared(cut_off.folder, learning_rate=0.001)
+    ended = other.call()
+    assert ended.code == 0
+    assert "starts at step 1: no checkpoint to continue from\n" in ended.output
+    assert len(steps_of(cut_off)) == 2
+
+
+def test_a_model_of_another_shape_is_not_filled_with_old_weights(cut_off: Run) -> None:
+    """The settings are the same and the policy's folder was replaced by hand."""
+    from faults_harness import MODEL, PROMPT
+
+    from nested_reft.tasks.policy import Policy, save_policy
+    from nested_reft.training.pretrain import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer(PROMPT)
+    wider = build_model(MODEL.model_copy(update={"feed_forward": 48}), tokenizer, 0).eval()
+    save_policy(Policy(wider, tokenizer, (tokenizer.eos_token_id,), tokenizer.pad_token_id), cut_off.folder / "model")
+    ended = cut_off.call()
+    assert ended.code == 0, ended.output
+    assert ended.output.count("it has other parameters than this model") == 2
+    assert "starts at step 1" in ended.output

@@ -1,0 +1,137 @@
+"""Numbers that are none stop the run with step, batch and advice; degenerate batches are handled as documented."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults_harness import Run
+from safetensors import safe_open
+from safetensors.torch import load_file
+from test_faults_storage import one_line
+
+from nested_reft.core.loss import Objective, policy_loss
+from nested_reft.training import update
+
+
+def spoil_loss(value: float) -> Callable[[], None]:
+    def prepare() -> None:
+        plain, calls = update.policy_loss, 0
+
+        def spoilt(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            loss, metrics = plain(*arguments, **options)
+            return (loss * value if calls == 9 else loss), metrics  # the first update of step 5
+
+        update.policy_loss = spoilt
+
+    return prepare
+
+
+def spoil_gradient() -> None:
+    plain, calls = torch.nn.utils.clip_grad_norm_, 0
+
+    def spoilt(parameters: Any, limit: float) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        parameters = list(parameters)
+        if calls == 10:  # the second update of step 5
+            parameters[0].grad[0, 0] = math.inf
+        return plain(parameters, limit)
+
+    torch.nn.utils.clip_grad_norm_ = spoilt
+
+
+def spoil_logp() -> None:
+    plain, calls = update.completion_logp, 0
+
+    def spoilt(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return plain(*arguments) * (math.nan if calls == 14 else 1.0)  # 3 a step, with the reference's: step 5
+
+    update.completion_logp = spoilt
+
+
+@pytest.mark.parametrize(
+    ("spoil", "loss"),
+    [
+        (spoil_loss(math.nan), "nan"),
+        (spoil_loss(math.inf), "-?inf"),
+        (spoil_gradient, "-?[0-9.e-]+"),
+        (spoil_logp, "nan"),
+    ],
+    ids=["nan loss", "infinite loss", "infinite gradient", "nan log-probability"],
+)
+def test_what_is_not_finite_stops_the_run_with_step_batch_and_advice(
+    run: Run, spoil: Callable[[], None], loss: str
+) -> None:
+    ended = run.call(spoil)
+    assert ended.code == 1, ended.output
+    line = one_line(ended.output)
+    pattern = rf"skip34/seed1: step 5 has loss {loss} and gradient norm [^;]*; its batch is in (\S+)\. Lower training"
+    found = re.search(pattern, line)
+    assert found, line
+    assert "or use a correction with bounded weights" in line
+
+    path = Path(found[1])
+    batch = load_file(path)
+    assert batch["tokens"].shape == batch["logp"].shape == batch["mask"].shape
+    assert len(batch["tokens"]) == 8
+    assert batch["rewards"].shape == (2, 4)
+    with safe_open(path, framework="pt") as file:
+        assert len(json.loads(file.metadata()["skipped_layers"])) == 2
+    assert not (run.folder / "out").exists(), "nothing of it lands in a table"
+
+
+def test_the_run_can_go_on_after_the_cause_is_gone(run: Run, uninterrupted: Run) -> None:
+    run.call(spoil_gradient)
+    again = run.call()
+    assert "continues after step 3\n" in again.output
+    assert run.outcome()[1] == uninterrupted.outcome()[1]
+
+
+# --- batches with nothing to learn from: (B, T) = (4, 3), two groups of two
+
+
+def loss_of(mask: list[list[int]], rewards: list[list[float]], correction: str) -> tuple[float, torch.Tensor]:
+    logp = (-torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).double()).requires_grad_()
+    objective = Objective(correction)
+    loss, _ = policy_loss(
+        objective, logp, logp.detach() - 0.1, torch.tensor(mask).bool(), torch.tensor(rewards), max_new_tokens=3
+    )
+    loss.backward()
+    assert logp.grad is not None
+    return loss.item(), logp.grad
+
+
+FULL = [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("correction", ["base", "unit", "retrace", "is_sequence"])
+def test_a_group_of_equal_rewards_teaches_nothing_and_the_others_still_do(correction: str) -> None:
+    loss, gradient = loss_of(FULL, [[1.0, 1.0], [1.0, 0.0]], correction)
+    assert math.isfinite(loss)
+    assert (gradient[:2] == 0).all()
+    assert (gradient[2:].abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("correction", ["base", "unit", "retrace", "is_sequence"])
+def test_an_empty_completion_counts_in_its_group_s_advantages_and_has_no_gradient(correction: str) -> None:
+    mask = [[0, 0, 0], *FULL[1:]]
+    loss, gradient = loss_of(mask, [[1.0, 0.0], [1.0, 0.0]], correction)
+    assert math.isfinite(loss)
+    assert (gradient[0] == 0).all()
+    assert (gradient[1, :2] != 0).all(), "its reward is what the other's is compared with"
+
+
+def test_a_batch_without_a_single_token_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="mask has no valid token"):
+        loss_of([[0, 0, 0]] * 4, [[1.0, 0.0], [1.0, 0.0]], "unit")

@@ -1,0 +1,95 @@
+"""A polite stop: the step in hand is finished and saved, the exit code says so, and the next call goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from faults_harness import Run, assert_same_outcome
+
+STOPPED = 75
+SECONDS = 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_saves_the_step_in_hand_and_the_next_call_goes_on(
+    run: Run, uninterrupted: Run, number: signal.Signals
+) -> None:
+    process = run.start()
+    run.wait_for("step 4/12", process)
+    os.kill(process, number)
+    ended = run.wait(process)
+    assert ended.code == STOPPED, ended.output
+    assert ended.seconds < SECONDS
+    last = [line for line in ended.output.splitlines() if "step " in line and "/12" in line][-1]
+    done = int(last.split("step ")[1].split("/")[0])
+    assert done < 12, "it finished before the signal came"
+    expected = f"tiny/stories/retrace/skip34/seed1: stopped after step {done} of 12; call again to go on"
+    assert ended.output.count(f"nested-reft train: error: {expected}\n") == 2  # log and terminal
+    assert "Traceback" not in ended.output
+    assert not (run.folder / "out").exists()
+
+    again = run.call()
+    assert again.code == 0, again.output
+    assert f"continues after step {done}\n" in again.output
+    assert_same_outcome(run, uninterrupted)
+
+
+def test_a_stop_before_the_first_step_saves_nothing_and_loses_nothing(run: Run, uninterrupted: Run) -> None:
+    ended = run.call(lambda: stop_when_the_policy_is_loaded())
+    assert ended.code == STOPPED, ended.output
+    assert "stopped after step 0 of 12" in ended.output
+    assert not list(run.checkpoints.glob("step*"))
+    assert run.call().code == 0
+    assert_same_outcome(run, uninterrupted)
+
+
+def stop_when_the_policy_is_loaded() -> None:
+    from nested_reft.tasks import policy
+
+    plain = policy.load_policy
+
+    def load(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments, **options)  # type: ignore[arg-type]
+
+    policy.load_policy = load  # type: ignore[assignment]
+
+
+def test_a_second_signal_ends_the_process_at_once(run: Run) -> None:
+    """As it would without our handling: a step at paper scale takes minutes, and a user may not want to wait."""
+
+    def hang() -> None:
+        from nested_reft.training import trainer
+
+        def never_ending(*_: object) -> None:
+            print("hanging", flush=True)
+            while True:
+                signal.pause()
+
+        trainer.nested_rollout = never_ending  # type: ignore[assignment]
+
+    process = run.start(hang)
+    run.wait_for("hanging", process)
+    os.kill(process, signal.SIGTERM)
+    time.sleep(0.3)  # two at once would be one
+    os.kill(process, 0)
+    os.kill(process, signal.SIGTERM)
+    assert run.wait(process).code == -signal.SIGTERM
+
+
+def test_ctrl_c_outside_training_is_one_line(run: Run) -> None:
+    def interrupted() -> None:
+        from nested_reft import commands
+
+        def check(_: object) -> None:
+            raise KeyboardInterrupt
+
+        commands.train = check
+
+    ended = run.call(interrupted)
+    assert ended.code == 130
+    assert "nested-reft train: error: stopped by Ctrl-C; call again\n" in ended.output
+    assert "Traceback" not in ended.output
