@@ -30,7 +30,7 @@ def wait_for_checkpoint(pipeline: Pipeline, process: subprocess.Popen[bytes]) ->
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, "the call ended before its first checkpoint was seen"
-        found = list((pipeline.results("tiny") / "checkpoints").glob("*/checkpoint.safetensors"))
+        found = list((pipeline.results("tiny") / "checkpoints").glob("*/step*.json"))
         if found:
             return found[0]
         time.sleep(0.02)
@@ -74,7 +74,7 @@ def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    assert checkpoint.exists()
+    assert list(checkpoint.parent.glob("step*.safetensors"))
     assert not (pipeline.folder / metrics).exists()
 
     if victim == "everything":
@@ -86,18 +86,18 @@ def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
     assert "continues after step" in log
     rows = [json.loads(line) for line in (pipeline.folder / metrics).read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert not checkpoint.exists()
+    assert not checkpoint.parent.exists()
 
 
 def test_a_changed_setting_does_not_continue_the_old_run(pipeline: Pipeline) -> None:
     settings = config()
     settings["training"]["steps"] = 2
     metrics = f"results/tiny/runs/{RUN}/metrics.jsonl"
-    stale = pipeline.results("tiny") / "checkpoints/0123456789abcdef/checkpoint.safetensors"
+    stale = pipeline.results("tiny") / "checkpoints/0123456789abcdef/step00000001.safetensors"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"of other settings")
     done = pipeline.call(metrics, config=pipeline.write_config(settings))
     assert done.code == 0, done.output
     log = (pipeline.results("tiny") / f"logs/train/{RUN}.log").read_text(encoding="utf-8")
-    assert "starts at step 1: no checkpoint" in log
+    assert "starts at step 1: no checkpoint to continue from" in log
     assert stale.read_bytes() == b"of other settings"
