@@ -16,7 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_faults_storage import one_line
 
+from nested_reft.config import Sampling
 from nested_reft.core.loss import Objective, policy_loss
+from nested_reft.tasks import rewards
+from nested_reft.tasks.policy import load_policy
+from nested_reft.tasks.records import Problem
 from nested_reft.training import update
 
 
@@ -135,3 +139,23 @@ def test_an_empty_completion_counts_in_its_group_s_advantages_and_has_no_gradien
 def test_a_batch_without_a_single_token_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="mask has no valid token"):
         loss_of([[0, 0, 0]] * 4, [[1.0, 0.0], [1.0, 0.0]], "unit")
+
+
+def test_a_completion_cut_at_the_limit_is_graded_as_it_stands_and_all_its_tokens_count(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def grade(response: str, gold: str) -> bool:
+        asked.append(response)
+        return response.startswith(gold)
+
+    monkeypatch.setattr(rewards, "grade", grade)
+    policy = load_policy(run.folder / "model", device=torch.device("cpu"))
+    ids, mask = policy.batch([[4, 5, 6]])
+    cut = policy.sample(policy.model, ids, mask, Sampling(), group_size=2, max_new_tokens=4, seed=0, stop_at_end=False)
+    assert cut.mask.all()
+    first = policy.responses(cut)[0]
+    found = rewards.rollout_rewards(policy, cut, [Problem("1", "?", first)])
+    assert asked == policy.responses(cut)
+    assert found.tolist() == [[1.0, float(asked[1].startswith(first))]]

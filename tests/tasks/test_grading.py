@@ -73,6 +73,8 @@ RIGHT = [
     (r"\boxed{52_{8}}", "52_8"),
 ]
 WRONG = [
+    (r"\boxed{\sqrt{∞}}", "86753.09"),
+    (r"\boxed{\sqrt{\infty}}", "7"),
     ("", "5"), ("5", ""), ("", ""), (r"\boxed{}", "5"), ("####", "5"),
     (r"\boxed{12", "12"),  # cut off: it might have become 125
     ("#### 150", "15"),

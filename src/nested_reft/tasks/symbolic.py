@@ -77,6 +77,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             encoding="ascii",
+            env=os.environ | {"PYTHONHASHSEED": "0"},  # sympy's steps depend on it, and now and then a verdict
         )
         return self._process
 
