@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and room for them before they are written."""
+"""Writing files: room for them beforehand, and in one piece where a kill must not leave half of one."""
 
 from __future__ import annotations
 

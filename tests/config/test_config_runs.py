@@ -155,6 +155,14 @@ def test_evaluation_gets_the_training_dtype() -> None:
     assert evaluate_settings(config, "tiny", None, ("one",)).dtype == "bfloat16"
 
 
+def test_another_judgement_measures_no_gradient_again() -> None:
+    judged = changed("gradients/bias_margin", 0.3)
+    judged["gradients"]["variance_limit"] = 5.0
+    expected = gradient_settings(parse_config(VALID), "tiny", 17).canonical_json()
+    assert gradient_settings(parse_config(judged), "tiny", 17).canonical_json() == expected
+    assert gradient_settings(parse_config(changed("gradients/batches", 5)), "tiny", 17).canonical_json() != expected
+
+
 def test_gradients_are_measured_on_what_training_samples() -> None:
     settings = changed("training/top_p", 0.9)
     settings["layer_choice"] = COMPARED | {"strategies": ["static", "uniform"]}

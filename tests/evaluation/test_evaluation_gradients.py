@@ -128,6 +128,13 @@ def test_with_no_layer_skipped_all_corrections_are_one_estimate() -> None:
         torch.testing.assert_close(torch.tensor(entry["own"]), factor * unit, rtol=1e-3, atol=1e-5 * unit.max().item())
 
 
+def test_nested_and_on_policy_completions_share_their_random_numbers() -> None:
+    """With no layer skipped they are the same texts, and the estimates the same to the last digit; the repeat's not."""
+    record = record_of(settings(0))
+    assert record["corrections"]["unit"] == {"own": record["on_policy"], "on_policy": record["on_policy"]}
+    assert record["repeat"] != record["on_policy"]
+
+
 def test_micro_batches_change_nothing() -> None:
     whole, parts = record_of(settings()), record_of(settings(problems_per_micro_batch=2))
     for name, entry in whole["corrections"].items():

@@ -1,4 +1,4 @@
-"""The experiment's configuration: typed, frozen, strict about keys; see `config/README.md` for every key.
+"""The experiment's configuration: typed, frozen, strict about keys.
 
 `experiment` holds the whole experiment and its run table, `method` the settings of its parts, `sources` where problems
 and models come from, `jobs` what each rule hands to its sub-command, `strict` and `errors` the checking.

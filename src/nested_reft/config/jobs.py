@@ -6,13 +6,13 @@ others; its hash names the run's checkpoints.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from nested_reft.config.experiment import Config, Run
 from nested_reft.config.method import (
     CorrectionParams,
     Evaluation,
-    Gradients,
+    GradientMeasurement,
     Prompt,
     Sampling,
     Strategy,
@@ -21,6 +21,8 @@ from nested_reft.config.method import (
 )
 from nested_reft.config.sources import Model, Pretraining, Problems
 from nested_reft.config.strict import Strict, settings_hash
+
+T = TypeVar("T", bound=Strict)
 
 
 class DataSettings(Strict):
@@ -87,7 +89,7 @@ class GradientSettings(Strict):
 
     size: str
     skip: int
-    gradients: Gradients
+    gradients: GradientMeasurement
     prompt: Prompt
     sampling: Sampling
     strategy: Strategy
@@ -145,7 +147,7 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
         skip=skip,
         throughput=config.throughput,
         prompt=config.prompt,
-        sampling=_sampling(training),
+        sampling=_part(Sampling, training),
         border=training.border,
         max_prompt_tokens=training.max_prompt_tokens,
         dtype=training.dtype,
@@ -158,9 +160,9 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
     return GradientSettings(
         size=size,
         skip=skip,
-        gradients=config.gradients,
+        gradients=_part(GradientMeasurement, config.gradients),
         prompt=config.prompt,
-        sampling=_sampling(training),
+        sampling=_part(Sampling, training),
         strategy=config.layer_choice.strategies[0],
         border=training.border,
         max_new_tokens=training.max_new_tokens,
@@ -171,5 +173,6 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
     )
 
 
-def _sampling(training: Training) -> Sampling:
-    return Sampling(temperature=training.temperature, top_k=training.top_k, top_p=training.top_p)
+def _part(model: type[T], settings: T) -> T:
+    """The fields of `settings` that a class it extends has: a job is not run again for the others."""
+    return model.model_validate(settings.model_dump(by_alias=True, include=set(model.model_fields)))

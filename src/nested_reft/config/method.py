@@ -154,12 +154,11 @@ class Throughput(Strict):
     seed: int = 0
 
 
-class Gradients(Strict):
+class GradientMeasurement(Strict):
     """Bias and variance of the gradient estimates of a pre-trained model, against on-policy ones.
 
     Every batch has `problems_per_batch` problems and its own draw of layers. Gradients are compared at `coordinates`
-    parameters, drawn once (all, where the model has no more). A correction passes as unbiased with a relative bias up
-    to `bias_margin`, and its variance as controlled up to `variance_limit` times the on-policy estimate's.
+    parameters, drawn once (all, where the model has no more).
     """
 
     corrections: Corrections
@@ -167,6 +166,15 @@ class Gradients(Strict):
     problems_per_batch: Positive
     completions_per_problem: Annotated[int, Field(ge=2)]
     coordinates: Positive = 250_000
+    seed: int = 0
+
+
+class Gradients(GradientMeasurement):
+    """The measurement, and how it is judged: another judgement measures nothing again.
+
+    A correction passes as unbiased with a relative bias up to `bias_margin`, and its variance as controlled up to
+    `variance_limit` times the on-policy estimate's.
+    """
+
     bias_margin: Annotated[float, Field(gt=0)] = 0.1
     variance_limit: Annotated[float, Field(ge=1)] = 2.0
-    seed: int = 0

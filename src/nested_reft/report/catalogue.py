@@ -85,7 +85,8 @@ FIGURES: dict[str, Entry] = {
         ("gradients",),
         "Bias and variance of the corrected gradient estimates against the share of layers skipped. Above: norm of the "
         "difference between expected gradients, over the on-policy one's, with the noise taken out; grey: a second "
-        "on-policy estimate, which has no bias and shows the resolution; shaded: what counts as unbiased. Below: "
+        "on-policy estimate, which has no bias, sampled with random numbers of its own where the corrected ones share "
+        "the first's and are less noisy for it; shaded: what counts as unbiased. Below: "
         "variance of a batch's estimate over the on-policy one's; dashed: the limit. Bars: 95 % jackknife interval "
         "over batches. Filled: the whole interval lies within the margin or limit; hollow: it does not.",
     ),

@@ -6,8 +6,9 @@ has been measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,54 +34,42 @@ GRADIENTS = [
 ]  # fmt: skip
 EXACT = list(ExactRow.model_fields)
 
+R = TypeVar("R", ThroughputRecord, GradientRecord)
+
 
 def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a size and skip, and one row a pair; skip 0 pairs the baseline with itself and shows the noise."""
     summary: list[dict[str, object]] = []
     pairs: list[dict[str, object]] = []
-    for size in config.sizes:
-        for skip in (0, *skips):
-            path = root / "throughput" / size / f"skip{skip}.json"
-            if not path.exists():
-                continue
-            record = read_record(path, ThroughputRecord)
-            key: dict[str, object] = {"size": size, "skip": skip}
-            check_owner(path, record, key)
-            nested = np.array([pair.nested_tokens_per_s for pair in record.pairs])
-            baseline = np.array([pair.baseline_tokens_per_s for pair in record.pairs])
-            speedup = median_ratio(nested, baseline)
-            summary.append(
-                {
-                    **key,
-                    "tokens_per_s": float(np.median(nested)),
-                    "speedup": speedup.estimate,
-                    "speedup_low": speedup.low,
-                    "speedup_high": speedup.high,
-                    "ideal_speedup": record.ideal_speedup,
-                    "n": speedup.n,
-                }
-            )
-            for number, pair in enumerate(record.pairs, start=1):
-                ratio = pair.nested_tokens_per_s / pair.baseline_tokens_per_s
-                pairs.append({**key, "pair": number, **pair.model_dump(), "speedup": ratio})
-                pairs[-1]["skipped_layers"] = layer_names(pair.skipped_layers)
+    for key, record in _records(root / "throughput", config, (0, *skips), ThroughputRecord):
+        nested = np.array([pair.nested_tokens_per_s for pair in record.pairs])
+        baseline = np.array([pair.baseline_tokens_per_s for pair in record.pairs])
+        speedup = median_ratio(nested, baseline)
+        summary.append(
+            {
+                **key,
+                "tokens_per_s": float(np.median(nested)),
+                "speedup": speedup.estimate,
+                "speedup_low": speedup.low,
+                "speedup_high": speedup.high,
+                "ideal_speedup": record.ideal_speedup,
+                "n": speedup.n,
+            }
+        )
+        for number, pair in enumerate(record.pairs, start=1):
+            ratio = pair.nested_tokens_per_s / pair.baseline_tokens_per_s
+            pairs.append({**key, "pair": number, **pair.model_dump(), "speedup": ratio})
+            pairs[-1]["skipped_layers"] = layer_names(pair.skipped_layers)
     return pd.DataFrame(summary, columns=THROUGHPUT), pd.DataFrame(pairs, columns=THROUGHPUT_PAIRS)
 
 
 def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataFrame:
     """One row a size, skip and correction, in the config's order; biases and variances as shares of the on-policy."""
     rows: list[dict[str, object]] = []
-    for size in config.sizes:
-        for skip in skips:
-            path = root / "gradients" / size / f"skip{skip}.json"
-            if not path.exists():
-                continue
-            record = read_record(path, GradientRecord)
-            key: dict[str, object] = {"size": size, "skip": skip}
-            check_owner(path, record, key)
-            for correction in config.gradients.corrections:
-                if correction in record.corrections:
-                    rows.append({**key, "correction": correction, **_gradient(record, correction)})
+    for key, record in _records(root / "gradients", config, skips, GradientRecord):
+        for correction in config.gradients.corrections:
+            if correction in record.corrections:
+                rows.append({**key, "correction": correction, **_gradient(record, correction)})
     return pd.DataFrame(rows, columns=GRADIENTS)
 
 
@@ -94,6 +83,19 @@ def exact_table(root: Path) -> pd.DataFrame:
 def layer_names(skipped: Sequence[int]) -> str:
     """Layer indices as one text: "3 5"."""
     return " ".join(str(layer) for layer in skipped)
+
+
+def _records(
+    folder: Path, config: Config, skips: Sequence[int], model: type[R]
+) -> Iterator[tuple[dict[str, object], R]]:
+    """The records `{size}/skip{skip}.json` that exist, in the config's order, each with its size and skip."""
+    for size in config.sizes:
+        for skip in skips:
+            path = folder / size / f"skip{skip}.json"
+            if path.exists():
+                record, key = read_record(path, model), {"size": size, "skip": skip}
+                check_owner(path, record, key)
+                yield key, record
 
 
 def _gradient(record: GradientRecord, correction: str) -> dict[str, object]:

@@ -20,7 +20,6 @@ from nested_reft.report.statistics import LEVEL, Array, Interval, paired_differe
 # Keys: (size, skip), (size, data set, skip), (size, data set, correction, skip), (size, data set),
 # (size, correction, skip) and (size, data set, strategy).
 Speedups: TypeAlias = dict[tuple[str, int], Interval | None]
-Controls: TypeAlias = dict[tuple[str, int], Interval | None]
 StepSpeedups: TypeAlias = dict[tuple[str, str, int], Interval | None]
 Differences: TypeAlias = dict[tuple[str, str, str, int], Interval | None]
 Gains: TypeAlias = dict[tuple[str, str], Interval | None]
@@ -31,6 +30,7 @@ T = TypeVar("T")
 _BySeed: TypeAlias = dict[int, float]
 _RUN = ["size", "dataset", "correction", "skip", "seed"]
 CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
+BASELINE_CHOICE = ("uniform", 0)  # where no layer is left out there is nothing to choose
 
 
 def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Speedups:
@@ -106,7 +106,7 @@ def gradient_variances(gradients: pd.DataFrame, config: Config) -> GradientEffec
     return _gradients(gradients, config, "variance_ratio", "variance_low", "variance_high")
 
 
-def gradient_controls(gradients: pd.DataFrame, config: Config) -> Controls:
+def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Interval | None]:
     """Relative bias of a second on-policy estimate, which has none: the noise, per size and skip (`gradients.csv`)."""
     found = {
         (row["size"], row["skip"]): Interval(
@@ -125,17 +125,18 @@ def compared_strategies(config: Config) -> tuple[str, ...]:
 
 def strategy_parity(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
     """Mean headline accuracy over benchmarks, each way to choose layers minus baseline ReFT, paired by seed."""
-    return _strategies_against(strategies, config, None, paired_difference)
+    return _strategies_against(strategies, config, BASELINE_CHOICE, paired_difference)
 
 
 def strategy_seeds(strategies: pd.DataFrame, config: Config) -> dict[tuple[str, str, str], Array | None]:
     """The differences (seeds,) whose mean and interval `strategy_parity` gives."""
-    return _strategies_against(strategies, config, None, np.subtract)
+    return _strategies_against(strategies, config, BASELINE_CHOICE, np.subtract)
 
 
 def strategy_contrasts(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
     """Mean headline accuracy over benchmarks, each way to choose layers minus the first one, paired by seed."""
-    return _strategies_against(strategies, config, compared_strategies(config)[:1], paired_difference)
+    choice = config.layer_choice
+    return _strategies_against(strategies, config, (choice.strategies[0], choice.skip), paired_difference)
 
 
 def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str, high: str) -> GradientEffects:
@@ -156,13 +157,12 @@ def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str,
 def _strategies_against(
     strategies: pd.DataFrame,
     config: Config,
-    reference: tuple[str, ...] | None,
+    control: tuple[str, int | None],
     statistic: Callable[[Array, Array], T],
 ) -> dict[tuple[str, str, str], T | None]:
-    """`statistic` of every compared strategy and the reference strategy; None is the baseline."""
+    """`statistic` of every compared strategy and the control, a strategy and skip."""
     cells = _by_cell(benchmark_means(strategies, config, config.evaluation.headline, CHOICE).set_index(CHOICE)["value"])
     skip = config.layer_choice.skip
-    control = ("uniform", 0) if reference is None else (*reference, skip)
     return {
         (size, dataset, strategy): _paired(cells, (size, dataset, strategy, skip), (size, dataset, *control), statistic)
         for size in config.sizes

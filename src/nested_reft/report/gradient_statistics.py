@@ -1,9 +1,10 @@
 """Bias and variance of gradient estimates, from the inner products of one estimate per batch of problems.
 
 There are n batches. On batch j stand three estimates of the gradient: a_j on-policy, r_j on-policy again, and o_j from
-the nested model's rollouts, corrected. Batch j has the same problems in all three; all else is independent. So a
-product of two different batches is, in expectation, the product of the expectations, and holds no noise: means over
-j != k (U-statistics) are unbiased where the same means over all j, k are not.
+the nested model's rollouts, corrected. Batch j has the same problems in all three, and o_j is sampled with the random
+numbers of a_j, so that most of the noise drops out of o_j - a_j; different batches are independent. So a product of two
+different batches is, in expectation, the product of the expectations, and holds no noise: means over j != k
+(U-statistics) are unbiased where the same means over all j, k are not.
 
 Intervals are delete-one jackknifes over batches (batch j is left out of all sets at once) with Student's t of n - 1
 degrees of freedom. Where there is no bias at all, the squared bias is a degenerate U-statistic, whose standard error
@@ -38,7 +39,10 @@ class Grams:
 
     @property
     def control(self) -> Grams:
-        """The same with the on-policy repeat in the place of the corrected estimate: unbiased by construction."""
+        """The same with the on-policy repeat in the place of the corrected estimate: unbiased by construction.
+
+        Sampled with random numbers of its own, it is noisier than a corrected estimate.
+        """
         return replace(self, own=self.repeat, cross=self.on_policy_repeat)
 
 
