@@ -16,7 +16,7 @@ from tiny_models import KINDS, in_double, padded_prompts, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nested_reft.core.rollout import positions
+from nested_reft.core.packed import positions
 from nested_reft.core.skipping import decoder_layers, draw_skipped_layers
 from nested_reft.core.strategies import STRATEGIES, choose_skipped_layers, layer_influence
 

@@ -13,7 +13,8 @@ from tiny_models import padded_prompts, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
 
-from nested_reft.core.rollout import Rollout, completion_logp, sample_completions
+from nested_reft.core.logprobs import completion_logp
+from nested_reft.core.rollout import Rollout, sample_completions
 from nested_reft.core.skipping import decoder_layers, nested_view
 
 PROMPT = torch.tensor([[2, 4, 3]])
@@ -32,7 +33,8 @@ class Table:
     """Stands in for a model whose next-token logits are given: (P, V), the same at every step."""
 
     def __init__(self, logits: Tensor) -> None:
-        self.logits, self.config = logits, tiny_model(layers=1).config
+        model = tiny_model("gemma2", layers=1)  # an architecture that is decoded through its forward
+        self.logits, self.config, self.base_model = logits, model.config, model.base_model
 
     def __call__(self, **_: object) -> SimpleNamespace:
         return SimpleNamespace(logits=self.logits.unsqueeze(1))

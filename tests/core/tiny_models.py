@@ -40,6 +40,7 @@ FULL, WINDOW = "full_attention", "sliding_attention"
 MODELS = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}),
+    "qwen3_full": (Qwen3ForCausalLM, Qwen3Config, {}),
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
     "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"sliding_window": 4, "query_pre_attn_scalar": 8}),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {"sliding_window": 4, "query_pre_attn_scalar": 8}),

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from nested_reft.config import Training
 from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.loss import NORMALISATIONS, Objective
-from nested_reft.core.rollout import Rollout, completion_logp
+from nested_reft.core.rollout import Rollout
 from nested_reft.tasks.policy import Policy
 from nested_reft.training.update import Update, accumulate_gradient, make_objective, update_policy
 

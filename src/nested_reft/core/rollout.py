@@ -14,8 +14,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+
+from nested_reft.core.decoding import make_decoder
+
+BLOCK = 1024  # columns
 
 
 @dataclass(frozen=True)
@@ -53,22 +58,6 @@ class Rollout:
         )  # fmt: skip
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Position of each token, counted from the first that the mask (rows, length) lets through."""
-    return (mask.long().cumsum(-1) - 1).clamp_min(0)
-
-
-def prefill(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int) -> tuple[Tensor, Cache]:
-    """Read each prompt once: logits of the next token (B, V) and the cache, both repeated for the G completions."""
-    cache = DynamicCache(config=model.config)
-    output = model(
-        input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask),
-        past_key_values=cache, use_cache=True, logits_to_keep=1,
-    )  # fmt: skip
-    cache.batch_repeat_interleave(group_size)
-    return output.logits[:, -1].repeat_interleave(group_size, dim=0), cache
-
-
 @torch.no_grad()
 def sample_completions(
     model: PreTrainedModel,
@@ -103,68 +92,87 @@ def sample_completions(
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     if prompt_ids.shape != prompt_mask.shape:
         raise ValueError(f"prompt_ids {tuple(prompt_ids.shape)} and prompt_mask {tuple(prompt_mask.shape)} differ")
-    rows, device = prompt_ids.shape[0] * group_size, prompt_ids.device
+    if not prompt_mask[:, -1].all():
+        raise ValueError("prompts must be padded on the left, and none may be empty")
+    num_rows, device = prompt_ids.shape[0] * group_size, prompt_ids.device
     ends = torch.tensor(sorted(end_ids), dtype=torch.long, device=device)
-    tokens = torch.full((rows, max_new_tokens), pad_id, dtype=torch.long, device=device)
-    mask = torch.zeros((rows, max_new_tokens), dtype=torch.bool, device=device)
-    attention = torch.cat((prompt_mask.bool(), torch.ones_like(prompt_mask[:, :1], dtype=torch.bool)), dim=1)
-    attention = attention.repeat_interleave(group_size, dim=0)
-    position = prompt_mask.long().sum(-1, keepdim=True).repeat_interleave(group_size, dim=0)
-
-    logits, cache = prefill(model, prompt_ids, prompt_mask, group_size)
-    logp = torch.zeros((rows, max_new_tokens), dtype=_wide(logits).dtype, device=device)
-    supports: list[Tensor] = []
-    running = torch.ones(rows, dtype=torch.bool, device=device)
+    decoder = make_decoder(model)
+    logits = widened(decoder.start(prompt_ids, prompt_mask, group_size, max_new_tokens))
+    logits = logits.repeat_interleave(group_size, dim=0)
+    tokens = torch.full((num_rows, max_new_tokens), pad_id, dtype=torch.long, device=device)
+    mask = torch.zeros((num_rows, max_new_tokens), dtype=torch.bool, device=device)
+    logp = torch.zeros((num_rows, max_new_tokens), dtype=logits.dtype, device=device)
+    # One for every row and step, used or not: a completion does not depend on when another one ends.
+    uniform = torch.rand((max_new_tokens, num_rows), generator=generator, dtype=logits.dtype, device=device)
+    supports: list[tuple[Tensor, Tensor]] = []
+    rows = torch.arange(num_rows, device=device)  # those that have not ended
     for step in range(max_new_tokens):
-        wide = _wide(logits)
         if temperature == 0:
-            token, token_logp = wide.argmax(-1), torch.zeros_like(wide[:, 0])
-        elif (top_k is None or top_k >= wide.shape[-1]) and (top_p is None or top_p == 1):
-            token, token_logp = _choose(torch.log_softmax(wide / temperature, dim=-1), generator)
+            token = logits.argmax(-1)
+        elif (top_k is None or top_k >= logits.shape[-1]) and (top_p is None or top_p == 1):
+            token, logp[rows, step] = _choose(logits / temperature, uniform[step, rows])
         else:
-            kept, log_probs = _truncate(wide / temperature, top_k, top_p, running)
-            rank, token_logp = _choose(log_probs, generator)
+            kept, log_probs = _truncate(logits / temperature, top_k, top_p)
+            rank, logp[rows, step] = _choose(log_probs, uniform[step, rows])
             # A row of nan has no rank; its logp is nan, and its token must still be one that the model can read.
             token = kept.gather(-1, rank.unsqueeze(-1)).squeeze(-1).clamp_min(0)
-            kept[:, 0] = torch.where(running, kept[:, 0], pad_id)
-            supports.append(kept.int())
-        tokens[:, step] = torch.where(running, token, pad_id)
-        logp[:, step] = torch.where(running, token_logp, 0.0)
-        mask[:, step] = running
-        running = running & ~torch.isin(token, ends)
-        if step + 1 == max_new_tokens or not running.any():
+            supports.append((rows, kept.int()))
+        tokens[rows, step], mask[rows, step] = token, True
+        going = torch.isin(token, ends, invert=True)
+        if not going.all():
+            kept_rows = going.nonzero().squeeze(-1)
+            rows, token = rows[kept_rows], token[kept_rows]
+            if len(rows):
+                decoder.keep(kept_rows)
+        if step + 1 == max_new_tokens or not len(rows):
             break
-        output = model(
-            input_ids=tokens[:, step : step + 1], attention_mask=attention, position_ids=position + step,
-            past_key_values=cache, use_cache=True,
-        )  # fmt: skip
-        logits = output.logits[:, -1]
-        attention = torch.cat((attention, torch.ones_like(attention[:, :1])), dim=1)
-    length = step + 1
-    support = _stack(supports) if supports else None
-    return Rollout(prompt_ids, prompt_mask, tokens[:, :length], mask[:, :length], logp[:, :length], support)
+        logits = widened(decoder.step(token))
+    mask = mask[:, : step + 1]
+    support = _stack(supports, mask, pad_id) if supports else None
+    return Rollout(prompt_ids, prompt_mask, tokens[:, : step + 1], mask, logp[:, : step + 1], support)
 
 
-def _wide(logits: Tensor) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
     """The logits in float64 where they are, in float32 otherwise: half types have too few digits for a ratio."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _choose(log_probs: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """A column of each row of log_probs (B, V), by inverting the cumulative distribution, and its entry: (B,) each."""
-    cumulative = log_probs.exp().cumsum(-1)
-    # Scaled by the last entry, which rounding leaves near but not at 1; `right` never takes a token of probability 0.
-    uniform = torch.rand((log_probs.shape[0], 1), generator=generator, dtype=log_probs.dtype, device=log_probs.device)
-    uniform = uniform * cumulative[:, -1:]
-    column = torch.searchsorted(cumulative, uniform, right=True).clamp_max(log_probs.shape[-1] - 1)
-    return column.squeeze(-1), log_probs.gather(-1, column).squeeze(-1)
+def _choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """A column of each row of logits (R, V), by its uniform number (R,), and its log-probability: (R,) each.
+
+    A long row is searched in two steps, among blocks of columns and in the block: the cumulative sum over a large
+    vocabulary is slow, and in float32 inexact.
+    """
+    shifted = logits - logits.amax(-1, keepdim=True)
+    weights = shifted.exp()
+    if logits.shape[-1] <= BLOCK:
+        column, total, _ = _invert(weights, uniform)
+    else:
+        blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).view(len(weights), -1, BLOCK)
+        block, total, uniform = _invert(blocks.sum(-1), uniform)
+        column, _, _ = _invert(blocks[torch.arange(len(blocks), device=block.device), block], uniform)
+        column = (block * BLOCK + column).clamp_max(logits.shape[-1] - 1)
+    return column, shifted.gather(-1, column.unsqueeze(-1)).squeeze(-1) - total.log()
 
 
-def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None, running: Tensor) -> tuple[Tensor, Tensor]:
-    """What top_k and then top_p keep of the logits after temperature (B, V): token ids and log-probabilities (B, K).
+def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The column at which the cumulative sum of each row of weights (R, V) passes uniform (R,) times the total, the
+    total, and how far into the column's weight that is, from 0 to 1: (R,) each.
+    """
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
+    # Below the total whatever the rounding; `right` then finds a column, and never one of weight 0.
+    wanted = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
+    column = torch.searchsorted(cumulative, wanted, right=True).clamp_max(weights.shape[-1] - 1)  # nan has none
+    weight = weights.gather(-1, column)
+    within = 1 - (cumulative.gather(-1, column) - wanted) / weight
+    return column.squeeze(-1), total.squeeze(-1), within.clamp(0, 1).squeeze(-1)
 
-    The most probable first; -1 and -inf where a row keeps fewer than K. Rows that have ended keep one token, so that
-    K is the most that a row of `running` (B,) keeps.
+
+def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
+    """What top_k and then top_p keep of the logits after temperature (R, V): token ids and log-probabilities (R, K).
+
+    The most probable first, K the most that a row keeps; -1 and -inf where a row keeps fewer.
     """
     ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
     ordered, ids = ordered[:, :top_k], ids[:, :top_k]
@@ -172,62 +180,19 @@ def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None, running: T
     # A token that can never be sampled is not in the support: the other model's share of it would be lost to the ratio.
     kept = probs > 0
     if top_p is not None and top_p < 1:
-        before = torch.nn.functional.pad(probs.cumsum(-1)[:, :-1], (1, 0))
+        before = F.pad(probs.cumsum(-1)[:, :-1], (1, 0))
         kept &= before < top_p
-    kept[:, 1:] &= running.unsqueeze(-1)
     kept[:, 0] = True
     width = int(kept.sum(-1).max())
     kept, ordered, ids = kept[:, :width], ordered[:, :width], ids[:, :width]
     return ids.masked_fill(~kept, -1), torch.log_softmax(ordered.masked_fill(~kept, -torch.inf), dim=-1)
 
 
-def _stack(supports: list[Tensor]) -> Tensor:
-    """The supports of all steps, (B, K of the step) each, as one (B, T, K) with -1 where a step kept fewer."""
-    rows, width = supports[0].shape[0], max(support.shape[1] for support in supports)
-    stacked = supports[0].new_full((rows, len(supports), width), -1)
-    for step, support in enumerate(supports):
-        stacked[:, step, : support.shape[1]] = support
+def _stack(supports: list[tuple[Tensor, Tensor]], mask: Tensor, pad_id: int) -> Tensor:
+    """The supports of all steps, rows (R,) and their (R, K) each, as one (B, T, K); the pad token where mask is not."""
+    width = max(kept.shape[1] for _, kept in supports)
+    stacked = supports[0][1].new_full((*mask.shape, width), -1)
+    stacked[..., 0].masked_fill_(~mask, pad_id)
+    for step, (rows, kept) in enumerate(supports):
+        stacked[rows, step, : kept.shape[1]] = kept
     return stacked
-
-
-def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
-    """log pi of a rollout's tokens under `model` after `temperature`: (B, T), 0 where the mask is false.
-
-    Where the rollout has a support, pi is renormalised on it: log pi(o) - log sum over v in support of pi(v), and -inf
-    for a token that is not in it. float64 for a float64 model, float32 for every other. Differentiable. The prompt is
-    read once for the group, as in sampling: its graph is shared by the completions.
-    """
-    first_logits, cache = prefill(model, rollout.prompt_ids, rollout.prompt_mask, rollout.group_size)
-    mask = rollout.mask
-    prompt_mask = rollout.prompt_mask.bool().repeat_interleave(rollout.group_size, dim=0)
-    parts = [first_logits.unsqueeze(1)]
-    if mask.shape[1] > 1:
-        full_mask = torch.cat((prompt_mask, mask[:, :-1]), dim=1)
-        output = model(
-            input_ids=rollout.tokens[:, :-1], attention_mask=full_mask,
-            position_ids=positions(full_mask)[:, prompt_mask.shape[1] :], past_key_values=cache, use_cache=True,
-        )  # fmt: skip
-        parts.append(output.logits)
-    if rollout.support is not None:
-        return _supported_logp(parts, rollout.tokens, rollout.support, mask, temperature) * mask
-    log_probs = torch.log_softmax(_wide(torch.cat(parts, dim=1)) / temperature, dim=-1)
-    logp = log_probs.gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)
-    return logp * mask
-
-
-def _supported_logp(parts: list[Tensor], tokens: Tensor, support: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """Log-probability (B, T) of the tokens, renormalised on support (B, T, K), from the logits in parts along T.
-
-    Only (B, T, K) is taken from the logits, before any change of type: no further (B, T, V) is made. The token is
-    looked up among the K, rather than taken from the logits a second time: its gradient (1 - p) / temperature is then
-    one number when it is rounded to the logits' type, not the difference of two that were.
-    """
-    absent = support < 0
-    indices = torch.split(support.clamp_min(0).long(), [part.shape[1] for part in parts], dim=1)
-    gathered = torch.cat([part.gather(-1, index) for part, index in zip(parts, indices, strict=True)], dim=1)
-    scaled = _wide(gathered) / temperature
-    # A step with nothing in its support is nan here; the fill below takes it out, and this one takes out its gradient.
-    log_probs = torch.log_softmax(scaled.masked_fill(absent, -torch.inf), dim=-1)
-    other = support != tokens.unsqueeze(-1)
-    logp = log_probs.masked_fill(other, 0.0).sum(-1)
-    return logp.masked_fill(other.all(-1) & mask, -torch.inf)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from nested_reft.core.rollout import positions
+from nested_reft.core.packed import positions
 from nested_reft.core.skipping import count_and_eligible, decoder_layers, draw_skipped_layers, nested_view
 
 

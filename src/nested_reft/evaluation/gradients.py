@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.jobs import GradientSettings
+from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.loss import Objective, policy_loss, token_scale
-from nested_reft.core.rollout import Rollout, completion_logp
+from nested_reft.core.rollout import Rollout
 from nested_reft.core.skipping import decoder_layers, nested_view
 from nested_reft.core.strategies import choose_skipped_layers, layer_influence
 from nested_reft.seeding import derive_seed

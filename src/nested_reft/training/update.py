@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from nested_reft.config import Run, Training
 from nested_reft.config.method import CorrectionParams
 from nested_reft.core.diagnostics import off_policy_diagnostics
+from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.loss import Objective, policy_loss, token_scale
-from nested_reft.core.rollout import Rollout, completion_logp
+from nested_reft.core.rollout import Rollout
 
 
 @dataclass(frozen=True)
