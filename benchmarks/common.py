@@ -88,6 +88,7 @@ def parse_options(
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of torch (default 1)")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="keeps the pre-trained models")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append the JSON line to this file too")
     if add is not None:
         add(parser)
     options = parser.parse_args()
@@ -250,7 +251,11 @@ def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, 
     }  # fmt: skip
     if options.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
-    print(json.dumps({"benchmark": benchmark, **_rounded(result), **machine}), flush=True)
+    line = json.dumps({"benchmark": benchmark, **_rounded(result), **machine})
+    if options.log is not None:
+        with options.log.open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+    print(line, flush=True)
 
 
 def _cpu_name() -> str:

@@ -75,7 +75,8 @@ def main() -> None:
         folder = Path(name)
         copy_pipeline(folder)
         for key, command in commands.items():
-            run(command, folder)
+            if not options.quick:
+                run(command, folder)
             clock, processor = (
                 Spread.of(times) for times in zip(*(run(command, folder) for _ in range(runs)), strict=True)
             )
