@@ -88,6 +88,8 @@ def parse_options(
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of torch (default 1)")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="keeps the pre-trained models")
+    parser.add_argument("--pretraining-steps", type=int, metavar="N", help="of the small and large model (default: as "
+                        "in the experiment; 500 teach them the form of a solution and little else)")  # fmt: skip
     parser.add_argument("--log", type=Path, metavar="FILE", help="append the JSON line to this file too")
     if add is not None:
         add(parser)
@@ -186,13 +188,15 @@ def of(value: Any, kind: type) -> Any:
 def laptop_policy(config: Config, size: str, options: argparse.Namespace) -> Policy:
     """The experiment's pre-trained model of a size: made by the experiment's own code once, then kept in the cache."""
     settings, pretraining = of(config.sizes[size], ScratchModel), of(config.pretraining, Pretraining)
+    if options.pretraining_steps:
+        settings = settings.model_copy(update={"pretraining_steps": options.pretraining_steps})
     key = settings_hash(settings.canonical_json() + pretraining.canonical_json() + config.prompt.canonical_json())
     folder, device = options.cache / f"{size}-{key}", torch.device(options.device)
     if not (folder / "config.json").exists():
         print(f"{size}: pre-training {settings.pretraining_steps} steps, kept in {folder}", flush=True)
 
         def report(step: int, loss: float) -> None:
-            if step % 500 == 0:
+            if step % 250 == 0:
                 print(f"{size}: step {step}, loss {loss:.3f}", flush=True)
 
         policy = pretrain(settings, pretraining, config.prompt, size, device, report)
@@ -247,6 +251,7 @@ def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, 
     """The JSON line: the result, and where it was measured."""
     machine = {
         "cpu": _cpu_name(), "threads": options.threads, "device": options.device, "quick": options.quick,
+        "pretraining_steps": options.pretraining_steps,
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
     }  # fmt: skip
     if options.device == "cuda":
