@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -200,9 +202,12 @@ def laptop_policy(config: Config, size: str, options: argparse.Namespace) -> Pol
                 print(f"{size}: step {step}, loss {loss:.3f}", flush=True)
 
         policy = pretrain(settings, pretraining, config.prompt, size, device, report)
-        part = folder.with_name(f"{folder.name}.part")
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         save_policy(policy, part)
-        part.rename(folder)
+        if folder.exists():  # another benchmark was faster
+            shutil.rmtree(part)
+        else:
+            part.rename(folder)
     return load_policy(folder, device=device)
 
 
