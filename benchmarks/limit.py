@@ -103,7 +103,7 @@ def phase_work(model: PreTrainedModel, prompt_mask: Tensor, group: int, new_toke
 
 
 def peaks(dtype: torch.dtype, device: torch.device, quick: bool) -> Work:
-    """FLOP/s of a large matrix product and bytes/s of a large copy: the best of a few."""
+    """FLOP/s of a large matrix product and bytes/s of a large copy: the best of nine."""
     size, megabytes = (128, 4) if quick else (2048 if device.type == "cpu" else 8192, 512)
     left, right = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
     source = torch.zeros(megabytes * 2**20, dtype=torch.uint8, device=device)
@@ -111,7 +111,7 @@ def peaks(dtype: torch.dtype, device: torch.device, quick: bool) -> Work:
 
     def best(work: Any) -> float:
         times = []
-        for _ in range(6):
+        for _ in range(10):
             started = now(device)
             work()
             times.append(now(device) - started)

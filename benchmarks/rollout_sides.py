@@ -86,8 +86,9 @@ def continuous_batching(case: Case) -> Iterator[Callable[[], int]]:
     """
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     on_gpu = case.model.device.type == "cuda"
-    # Of a GPU it takes all memory, of a CPU it must not.
-    batching = ContinuousBatchingConfig() if on_gpu else ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256)
+    # By itself its cache takes nearly all memory that is free, and our side needs some too.
+    limits = {"max_memory_percent": 0.5} if on_gpu else {"num_blocks": 64, "max_batch_tokens": 256}
+    batching = ContinuousBatchingConfig(**limits)
     prompts = [ids[real].tolist() for ids, real in zip(case.prompt_ids, case.prompt_mask, strict=True)]
     sampling = GenerationConfig(
         max_new_tokens=case.new_tokens, num_return_sequences=case.group, do_sample=True, temperature=case.temperature,
