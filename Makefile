@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env results smoke paper reference test test-slow test-faults audit lint format lock clean
+.PHONY: help env results smoke paper reference test test-slow test-faults bench audit lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,17 @@ test-slow: env  ## whole DAGs
 
 test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all of docs/reliability.md
 	$(BIN)/python -m pytest -n auto --dist loadgroup tests/faults
+
+BENCH_ARGS ?= --threads 1
+BENCH_LOG := results/benchmarks.jsonl
+
+bench: env  ## all benchmarks, about an hour on a quiet machine: docs/benchmarks.md; BENCH_ARGS="--quick" for a try
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[bench]'
+	@rm -f $(BENCH_LOG)
+	@for name in startup rollout grpo_step limit; do \
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) --log $(BENCH_LOG) || exit 1; done
+	$(BIN)/python benchmarks/nested_view.py
+	$(BIN)/python benchmarks/tidy.py $(BENCH_LOG) > results/benchmarks.csv
 
 audit: env  ## known vulnerabilities of the locked dependencies
 	$(BIN)/python -m pip install --quiet pip-audit

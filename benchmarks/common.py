@@ -1,0 +1,288 @@
+"""What the benchmarks share: options, models, prompts, interleaved pairs, and the JSON line.
+
+Two sides are timed in pairs, one right after the other, and the order alternates from pair to pair (A B, B A, ...): a
+machine whose speed drifts favours neither. A ratio is the median over pairs of the pair's own ratio; its spread is the
+quartiles. The first pair warms up and is not counted. Times are the wall clock's; beside a ratio of them stands one of
+the processor's, which other programs on the machine do not lengthen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from nested_reft.config import Config, GeneratedProblems, Pretraining, ScratchModel, Training, load_config
+from nested_reft.config.strict import settings_hash
+from nested_reft.tasks.policy import Policy, load_policy, save_policy
+from nested_reft.tasks.problems import generate_problems
+from nested_reft.tasks.prompts import encode_prompts
+from nested_reft.tasks.records import Problem
+from nested_reft.training.pretrain import pretrain
+
+ROOT = Path(__file__).parents[1]
+CACHE = Path(__file__).parent / ".cache"
+Work = Callable[[int], Any]  # what a side does in pair i (warm-up pairs have a negative i)
+
+# https://huggingface.co/Qwen, config.json of each
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-0.5b": {
+        "num_hidden_layers": 24, "hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
+    },
+    "qwen2.5-math-1.5b": {
+        "num_hidden_layers": 28, "hidden_size": 1536, "num_attention_heads": 12, "num_key_value_heads": 2,
+        "intermediate_size": 8960, "vocab_size": 151936, "tie_word_embeddings": True,
+    },
+    "qwen2.5-math-7b": {
+        "num_hidden_layers": 28, "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+# The same layers, so that a skip means the same; everything else as small as it goes.
+QUICK = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64,
+         "vocab_size": 128}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some values and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+def parse_options(
+    description: str | None, add: Callable[[argparse.ArgumentParser], object] | None = None
+) -> argparse.Namespace:
+    """The options that every benchmark has; a GPU that was asked for and is not there ends the program.
+
+    `add` adds a benchmark's own.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, in seconds; the numbers mean nothing")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of torch (default 1)")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="keeps the pre-trained models")
+    parser.add_argument("--pretraining-steps", type=int, metavar="N", help="of the small and large model (default: as "
+                        "in the experiment; 500 teach them the form of a solution and little else)")  # fmt: skip
+    parser.add_argument("--log", type=Path, metavar="FILE", help="append the JSON line to this file too")
+    if add is not None:
+        add(parser)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        fail("--device cuda was asked for, but torch sees no GPU")
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return options
+
+
+def fail(text: str, code: int = 1) -> None:
+    """End the program with one line."""
+    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def require_bench_extra(*modules: str) -> None:
+    """End the program with exit code 2 where a package that we compare with is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        fail(f"{' and '.join(missing)} not installed; run: pip install -e '.[bench]'", 2)
+
+
+def now(device: torch.device) -> float:
+    """Seconds; on a GPU after the work that was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Seconds of the clock and of the processor, and results, of (first, second)."""
+
+    seconds: tuple[float, float]
+    processor: tuple[float, float]
+    results: tuple[Any, Any]
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, float, Any]:
+    """Seconds of the clock and of the processor, and the result."""
+    started, started_processor = now(device), time.process_time()
+    result = work()
+    return now(device) - started, time.process_time() - started_processor, result
+
+
+def timed_pairs(first: Work, second: Work, pairs: int, device: torch.device) -> list[Pair]:
+    """Run both sides in pairs; the counted pairs."""
+    done = []
+    for pair in range(-1, pairs):
+        order = (0, 1) if pair % 2 == 0 else (1, 0)
+        of_side = {side: timed(lambda side=side, pair=pair: (first, second)[side](pair), device) for side in order}
+        seconds, processor, results = zip(of_side[0], of_side[1], strict=True)
+        if pair >= 0:
+            done.append(Pair(seconds, processor, results))
+    return done
+
+
+def laptop_config(quick: bool) -> Config:
+    """The default experiment; `quick` makes its models tiny and its problems easy.
+
+    They are trained just long enough to write solutions of the right form: grading anything else is slow.
+    """
+    config = load_config(ROOT / "config/config.yaml")
+    if not quick:
+        return config
+    tiny = {
+        "width": 32, "heads": 2, "key_value_heads": 1, "feed_forward": 64,
+        "pretraining_steps": 100, "pretraining_learning_rate": 0.01,
+    }  # fmt: skip
+    pretraining = of(config.pretraining, Pretraining)
+    easy = {"problems": 1600, "steps": (1, 1), "phrasing": "standard", "distractors": (0, 0)}
+    problems = pretraining.problems.model_copy(update=easy)
+    return config.model_copy(
+        update={
+            "sizes": {name: model.model_copy(update=tiny) for name, model in config.sizes.items()},
+            "pretraining": pretraining.model_copy(
+                update={"problems": problems, "warmup_steps": 20, "wrong_fraction": 0.0, "layer_drop": 0.0}
+            ),
+            "training": config.training.model_copy(
+                update={"problems_per_step": 4, "completions_per_problem": 4, "max_new_tokens": 10}
+            ),
+        }
+    )
+
+
+def of(value: Any, kind: type) -> Any:
+    """The value, which config.yaml is known to hold in this kind; TypeError where somebody changed that."""
+    if not isinstance(value, kind):
+        raise TypeError(f"config/config.yaml holds a {type(value).__name__}, but the benchmarks need a {kind.__name__}")
+    return value
+
+
+def laptop_policy(config: Config, size: str, options: argparse.Namespace) -> Policy:
+    """The experiment's pre-trained model of a size: made by the experiment's own code once, then kept in the cache."""
+    settings, pretraining = of(config.sizes[size], ScratchModel), of(config.pretraining, Pretraining)
+    if options.pretraining_steps:
+        settings = settings.model_copy(update={"pretraining_steps": options.pretraining_steps})
+    key = settings_hash(settings.canonical_json() + pretraining.canonical_json() + config.prompt.canonical_json())
+    folder, device = options.cache / f"{size}-{key}", torch.device(options.device)
+    if not (folder / "config.json").exists():
+        print(f"{size}: pre-training {settings.pretraining_steps} steps, kept in {folder}", flush=True)
+
+        def report(step: int, loss: float) -> None:
+            if step % 250 == 0:
+                print(f"{size}: step {step}, loss {loss:.3f}", flush=True)
+
+        policy = pretrain(settings, pretraining, config.prompt, size, device, report)
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        save_policy(policy, part)
+        if folder.exists():  # another benchmark was faster
+            shutil.rmtree(part)
+        else:
+            part.rename(folder)
+    return load_policy(folder, device=device)
+
+
+def laptop_problems(config: Config) -> list[Problem]:
+    """What reinforcement trains on."""
+    name, problems = next(iter(config.datasets.items()))
+    return generate_problems(of(problems, GeneratedProblems), "train", name)
+
+
+def laptop_batch(config: Config, policy: Policy, problems: Sequence[Problem], first: int) -> tuple[Tensor, Tensor]:
+    """Prompt ids and mask (P, S) of a step's problems, starting at problem `first`."""
+    training: Training = config.training
+    chosen = problems[first : first + training.problems_per_step]
+    questions = [problem.question for problem in chosen]
+    return policy.batch(encode_prompts(questions, config.prompt, policy.tokenizer, training.max_prompt_tokens))
+
+
+def half_dtype(device: str) -> torch.dtype:
+    """bfloat16, or float32 on a CPU that has no instructions for it: there a bfloat16 product is 50 times slower."""
+    fast = device == "cuda" or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def random_model(name: str, options: argparse.Namespace) -> PreTrainedModel:
+    """A Qwen2 of the named shape with random weights in `half_dtype`, which no token ends."""
+    shape = SHAPES[name] | (QUICK if options.quick else {})
+    ends = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(half_dtype(options.device))  # built in its own type: 7 B in float32 would not fit
+    try:
+        with torch.device(options.device):
+            return Qwen2ForCausalLM(Qwen2Config(**shape, **ends)).eval()
+    finally:
+        torch.set_default_dtype(default)
+
+
+def random_prompts(model: PreTrainedModel, prompts: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Random prompt ids and a mask that lets all through, (P, S) each."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (prompts, tokens), generator=generator).to(model.device)
+    return ids, torch.ones_like(ids, dtype=torch.bool)
+
+
+def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """The JSON line: the result, and where it was measured."""
+    machine = {
+        "cpu": _cpu_name(), "threads": options.threads, "device": options.device, "quick": options.quick,
+        "pretraining_steps": options.pretraining_steps,
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+    }  # fmt: skip
+    if options.device == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+    line = json.dumps({"benchmark": benchmark, **_rounded(result), **machine})
+    if options.log is not None:
+        with options.log.open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+    print(line, flush=True)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to five digits, in a structure of dictionaries and lists; a spread as [median, low, high]."""
+    if isinstance(value, Spread):
+        return _rounded([value.median, value.low, value.high])
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

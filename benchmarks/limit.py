@@ -1,0 +1,225 @@
+"""Where we stand against the machine: the FLOP/s and bytes/s of each phase over what plain operations reach here.
+
+    python benchmarks/limit.py [--quick] [--device cpu|cuda] [--threads N] [--markdown]
+
+P prompts of S tokens (mean), G completions each, B = P G, T new tokens each; no end token, so that the work is known.
+
+- prefill: `sample_completions` of 1 token; decode: of T tokens less that, in pairs; update: `update_policy`, once.
+- peaks, same threads and type: a matrix product of size N (2 N^3 FLOPs) and a copy of a large array (read and written).
+
+The work is the least that the phase needs: a prompt is read once for its group, and nothing is padded.
+
+- FLOPs of n tokens at a mean context c: 2 n per entry of each layer's matrices, 4 n heads head_width c of attention in
+  each layer, 2 r per entry of the head for r rows of logits. Update: forward and twice that backward.
+    prefill  n = P S, c = (S + 1) / 2, r = P
+    decode   n = B (T - 1), c = S + T / 2, r = n
+    update   prefill's and decode's in one forward
+- bytes: every operand of every matrix product once: per pass the weights, per token each matrix's input and output; the
+  keys and values of the context, the prompt's once a group. prefill and update: 1 pass; decode: T - 1. Update: three
+  times the forward (backward makes two products of each), and 10 values a parameter for AdamW and the gradient's norm.
+  Norms, residuals, activations and softmax count nothing: they could be fused.
+
+With the peaks F and W, a phase takes at least max(FLOPs / F, bytes / W). Keys per case and phase: `seconds`,
+`flops_per_s`, `bytes_per_s`, `flops_share`, `bytes_share` (of the peaks), `overhead` = 1 - the larger of the two, and
+`bound`: compute or memory where that share is at least a half, otherwise overhead: dispatch, small operations, what is
+not fused. A model that fits the caches can move more bytes a second than the copy, whose array does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from common import (
+    laptop_batch,
+    laptop_config,
+    laptop_policy,
+    laptop_problems,
+    now,
+    parse_options,
+    print_result,
+    random_model,
+    random_prompts,
+    timed_pairs,
+)  # fmt: skip
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.config import Training
+from nested_reft.core.loss import Objective
+from nested_reft.core.rollout import Rollout, sample_completions
+from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.training.update import update_policy
+
+OPTIMIZER_VALUES = 10  # norm: read g; clip: read and write g; AdamW: read p, g, m, v and write p, m, v
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs and bytes of a phase."""
+
+    flops: float
+    bytes: float
+
+
+def forward_work(
+    model: PreTrainedModel, tokens: float, context: float, rows: float, passes: int, cached: float
+) -> Work:
+    """The work of forward passes over `tokens` at a mean `context`, with `rows` of logits.
+
+    cached: how many positions' keys and values are read in each layer, over all passes.
+    """
+    config, layers = model.config, decoder_layers(model)
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    matrices = [module.weight for module in layers.modules() if isinstance(module, torch.nn.Linear)]
+    head = model.get_output_embeddings().weight
+    entries = sum(matrix.numel() for matrix in matrices)
+    in_and_out = sum(sum(matrix.shape) for matrix in matrices)
+    flops = 2 * tokens * entries + 2 * rows * head.numel()
+    flops += len(layers) * 4 * tokens * config.num_attention_heads * head_width * context
+    values = passes * (entries + head.numel()) + tokens * in_and_out + rows * sum(head.shape)
+    values += len(layers) * 2 * config.num_key_value_heads * head_width * cached
+    return Work(flops, values * head.element_size())
+
+
+def phase_work(model: PreTrainedModel, prompt_mask: Tensor, group: int, new_tokens: int) -> dict[str, Work]:
+    """The least work of each phase; see the formulas above."""
+    prompts, real = len(prompt_mask), float(prompt_mask.sum())
+    length, rows, steps = real / prompts, prompts * group, new_tokens - 1
+    own = rows * steps * (steps + 1) / 2  # positions of a completion that its later tokens read
+    context = length + new_tokens / 2
+    prefill = forward_work(model, real, (length + 1) / 2, prompts, 1, real)
+    decode = forward_work(model, rows * steps, context, rows * steps, steps, steps * real + own)
+    together = forward_work(model, rows * steps, context, rows * steps, 0, rows * steps)
+    values = OPTIMIZER_VALUES * sum(parameter.numel() for parameter in model.parameters())
+    update = Work(
+        3 * (prefill.flops + together.flops),
+        3 * (prefill.bytes + together.bytes) + values * model.get_output_embeddings().weight.element_size(),
+    )
+    return {"prefill": prefill, "decode": decode, "update": update}
+
+
+def peaks(dtype: torch.dtype, device: torch.device, quick: bool) -> Work:
+    """FLOP/s of a large matrix product and bytes/s of a large copy: the best of nine."""
+    size, megabytes = (128, 4) if quick else (2048 if device.type == "cpu" else 8192, 512)
+    left, right = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    source = torch.zeros(megabytes * 2**20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def best(work: Any) -> float:
+        times = []
+        for _ in range(10):
+            started = now(device)
+            work()
+            times.append(now(device) - started)
+        return min(times[1:])
+
+    out = torch.empty_like(left)
+    product, copy = best(lambda: torch.mm(left, right, out=out)), best(lambda: target.copy_(source))
+    return Work(2 * size**3 / product, 2 * source.numel() / copy)
+
+
+def phase_seconds(
+    model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, training: Training, pairs: int
+) -> dict[str, float]:
+    """Median seconds of each phase. Trains the model a little."""
+
+    def sample(new_tokens: int, seed: int) -> Rollout:
+        return sample_completions(
+            nested_view(model, ()), prompt_ids, prompt_mask, group_size=training.completions_per_problem,
+            max_new_tokens=new_tokens, temperature=training.temperature, end_ids=(), pad_id=0,
+            generator=torch.Generator(model.device).manual_seed(seed),
+        )  # fmt: skip
+
+    done = timed_pairs(
+        lambda pair: sample(1, pair + 1), lambda pair: sample(training.max_new_tokens, pair + 1), pairs, model.device
+    )
+    rollout: Rollout = done[-1].results[1]
+    rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate)
+    updates = []
+    for _ in range(pairs + 1):
+        started = now(model.device)
+        update_policy(model, optimizer, rollout, rewards, training, Objective(), None)
+        updates.append(now(model.device) - started)
+    prefill = statistics.median(pair.seconds[0] for pair in done)
+    decode = statistics.median(pair.seconds[1] - pair.seconds[0] for pair in done)
+    return {"prefill": prefill, "decode": decode, "update": statistics.median(updates[1:])}
+
+
+def stand(work: Work, peak: Work, seconds: float) -> dict[str, Any]:
+    """The rates of a phase, their shares of the peaks, and what bounds it."""
+    flops_share, bytes_share = work.flops / seconds / peak.flops, work.bytes / seconds / peak.bytes
+    larger = max(flops_share, bytes_share)
+    bound = "overhead" if larger < 0.5 else "compute" if flops_share >= bytes_share else "memory"
+    return {
+        "seconds": seconds, "flops_per_s": work.flops / seconds, "bytes_per_s": work.bytes / seconds,
+        "flops_share": flops_share, "bytes_share": bytes_share, "overhead": max(1 - larger, 0.0), "bound": bound,
+    }  # fmt: skip
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of docs/benchmarks.md."""
+    lines = [
+        "| model | phase | seconds | GFLOP/s | share of the matrix product | GB/s | share of the copy | bound by |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, phases in result["phases"].items():
+        for phase, row in phases.items():
+            flops, moved = f"{row['flops_per_s'] / 1e9:.3g}", f"{row['bytes_per_s'] / 1e9:.3g}"
+            shares = f"{row['flops_share']:.1%}", f"{row['bytes_share']:.1%}"
+            cells = name, phase, f"{row['seconds']:.3g}", flops, shares[0], moved, shares[1], row["bound"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """This benchmark's own options."""
+    parser.add_argument("--markdown", action="store_true", help="print the table too")
+    parser.add_argument("--cases", nargs="+", choices=("small", "large", "qwen2.5-0.5b"), metavar="NAME",
+                        default=["small", "large", "qwen2.5-0.5b"], help="only these models")  # fmt: skip
+    parser.add_argument("--pairs", type=int, metavar="N", help="timed runs of each phase (default 9; 0.5b: 2)")
+
+
+def main() -> None:
+    """Measure every model, and print the JSON line."""
+    options = parse_options(__doc__, add_options)
+    device, config = torch.device(options.device), laptop_config(options.quick)
+    result: dict[str, Any] = {"peaks": {}, "phases": {}, "dtype": {}}
+    for name in options.cases:
+        training = config.training
+        if name in config.sizes:
+            policy = laptop_policy(config, name, options)
+            model, pairs = policy.model, 9
+            prompt_ids, prompt_mask = laptop_batch(config, policy, laptop_problems(config), 0)
+        else:
+            model, pairs = random_model(name, options), 2
+            training = training.model_copy(update={"max_new_tokens": 32, "problems_per_micro_batch": 1})
+            prompt_ids, prompt_mask = random_prompts(model, 4, 64)
+        pairs = options.pairs or (2 if options.quick else pairs)
+        dtype = model.dtype
+        peak = peaks(dtype, device, options.quick)
+        print(f"{name}: peaks {peak.flops / 1e9:.3g} GFLOP/s, {peak.bytes / 1e9:.3g} GB/s, {dtype}", flush=True)
+        work = phase_work(model, prompt_mask, training.completions_per_problem, training.max_new_tokens)
+        seconds = phase_seconds(model, prompt_ids, prompt_mask, training, pairs)
+        rows = {phase: stand(work[phase], peak, seconds[phase]) for phase in work}
+        for phase, row in rows.items():
+            print(
+                f"{name}, {phase}: {row['seconds']:.3g} s, {row['flops_share']:.1%} of the matrix product, "
+                f"{row['bytes_share']:.1%} of the copy: bound by {row['bound']}",
+                flush=True,
+            )
+        result["peaks"][name] = {"flops_per_s": peak.flops, "bytes_per_s": peak.bytes}
+        result["phases"][name] = rows
+        result["dtype"][name] = str(dtype).removeprefix("torch.")
+        del model
+    if options.markdown:
+        print(markdown(result))
+    print_result("limit", options, result)
+
+
+if __name__ == "__main__":
+    main()
