@@ -141,7 +141,7 @@ def test_offline_what_the_cache_lacks_is_named_with_the_command(
 ) -> None:
     go_offline(monkeypatch, fake_hub)
     command = "hf download --repo-type dataset o/d --revision v1"
-    with pytest.raises(DataError, match=f"dataset o/d, revision v1: .*{command}.*or set NESTED_REFT_DATA_MIRROR"):
+    with pytest.raises(DataError, match=f"dataset o/d, revision v1: .*set NESTED_REFT_DATA_MIRROR.*{command}"):
         hub.load_problems(source(revision="v1"), None)
     with pytest.raises(DataError, match=r"model o/m, revision main: .*hf download --repo-type model o/m"):
         hub.fetch_model(model(), None, tmp_path / "m")
