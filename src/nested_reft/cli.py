@@ -35,11 +35,18 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     from nested_reft import commands as jobs
+    from nested_reft import provenance
 
     add("data", "make or fetch one set of problems", jobs.data, "DataSettings", ("output", "provenance"))
     add("model", "pre-train or fetch one model", jobs.model, "ModelSettings", ("output", "provenance"))
-    check = add("check", "sum up data and fetched models before any training starts", jobs.check, "", ("output",))
+    check = add("check", "sum up data and fetched models before any training starts", provenance.check, "", ("output",))
     check.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
+    lock = add("lock", "record fetched data sets and models in the lock file", provenance.lock, "", ())
+    lock.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
+    for name in ("data", "model", "check", "lock"):
+        commands.choices[name].add_argument(
+            "--lock", type=Path, default=Path("config/hub.lock"), metavar="PATH", help="default %(default)s"
+        )
     add("train", "one reinforced fine-tuning run", jobs.train, "TrainSettings",
         ("policy", "problems", "checkpoints", "output", "metrics", "manifest"))  # fmt: skip
     evaluate = add("evaluate", "one policy on some benchmarks", jobs.evaluate, "EvaluateSettings", ("policy",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from nested_reft.config.jobs import (
 from nested_reft.files import StorageError, write_json
 from nested_reft.manifest import build_manifest
 from nested_reft.progress import Progress, clock
+from nested_reft.provenance import verify
 
 Options = argparse.Namespace
 
@@ -45,6 +45,7 @@ def data(options: Options) -> None:
     from nested_reft.tasks.records import write_problems
 
     settings = parse(DataSettings, options.settings, "--settings")
+    progress = Progress(f"data {settings.role} {settings.name}")
     if isinstance(settings.problems, GeneratedProblems):
         from nested_reft.tasks.problems import generate_problems
 
@@ -52,12 +53,15 @@ def data(options: Options) -> None:
         provenance: dict[str, Any] = {"origin": "generated", "rows_kept": len(problems)}
     else:
         from nested_reft.tasks.hub import load_problems, mirror_from_environment
+        from nested_reft.tasks.hub_lock import locked_commit, read_lock
 
-        problems, provenance = load_problems(settings.problems, mirror_from_environment())
+        commit = locked_commit(read_lock(options.lock), settings.problems)
+        problems, provenance = load_problems(settings.problems, mirror_from_environment(), commit)
+        verify(provenance, options.lock, progress)
     write_problems(options.output, problems)
     write_json(options.provenance, {"name": settings.name, "role": settings.role, **provenance})
     dropped = provenance.get("rows_dropped_empty", 0)
-    Progress(f"data {settings.role} {settings.name}").log(
+    progress.log(
         f"{len(problems)} problems from {provenance['origin']}; {dropped} rows dropped for an empty question or answer"
     )
 
@@ -68,8 +72,11 @@ def model(options: Options) -> None:
     shutil.rmtree(options.output, ignore_errors=True)  # of an attempt that was cut off
     if isinstance(settings.model, HubModel):
         from nested_reft.tasks.hub import fetch_model, mirror_from_environment
+        from nested_reft.tasks.hub_lock import locked_commit, read_lock
 
-        provenance = fetch_model(settings.model, mirror_from_environment(), options.output)
+        commit = locked_commit(read_lock(options.lock), settings.model)
+        provenance = fetch_model(settings.model, mirror_from_environment(), options.output, commit)
+        verify(provenance, options.lock, Progress(f"model {settings.size}"))
     else:
         provenance = _pretrain(settings, options)
     write_json(options.provenance, {"name": settings.size, "role": "model", **provenance})
@@ -104,25 +111,6 @@ def _pretrain(settings: ModelSettings, options: Options) -> dict[str, Any]:
     return build_manifest(
         options.settings, origin="pretrained", parameters=parameters, wall_seconds=time.perf_counter() - started
     )
-
-
-def check(options: Options) -> None:
-    """Sum up the sources of an experiment; training starts when this file stands."""
-    from nested_reft.tasks.records import DataError
-
-    sources = []
-    for path in options.provenance:
-        try:
-            source = json.loads(path.read_text(encoding="utf-8"))
-            sources.append(
-                {key: source.get(key) for key in ("role", "name", "origin", "rows_kept", "resolved_revision")}
-            )
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); delete it to make it anew") from None
-    for source in sources:
-        rows = f"  {source['rows_kept']} problems" if source["rows_kept"] is not None else ""
-        Progress("check").log(f"{source['role']}  {source['name']}  {source['origin']}{rows}")
-    write_json(options.output, sources)
 
 
 def train(options: Options) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from nested_reft.config import Config, ConfigError, HubProblems, all_runs, load_config, parse_config
 from nested_reft.tasks.hub import load_problems
+from nested_reft.tasks.hub_lock import add_to_lock, is_locked, read_lock
 from nested_reft.tasks.records import DataError, Problem, read_problems, write_problems
 
 CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
@@ -225,6 +226,33 @@ def test_damaged_parquet_files_load_or_are_named(tmp_path: Path) -> None:
     for number in range(40):
         path.write_bytes([content[: rng.randrange(len(content))], b"", b"PAR1", content[::-1]][number % 4])
         assert not load_or_name(tmp_path, source())
+
+
+def test_any_change_of_a_locked_file_is_named(tmp_path: Path) -> None:
+    """Also where the changed file would load."""
+    rng = random.Random(3)
+    path, lock = tmp_path / "o/d/test.jsonl", tmp_path / "hub.lock"
+    path.parent.mkdir(parents=True)
+    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    path.write_bytes(content)
+    add_to_lock(lock, [load_problems(source(), tmp_path)[1]])
+    locked, loaded = read_lock(lock), 0
+    assert is_locked(locked, load_problems(source(), tmp_path)[1], lock)
+    for _ in range(FILES):
+        place = rng.randrange(len(content))
+        flipped = bytes([content[place] ^ 1 << rng.randrange(7)])
+        path.write_bytes(
+            content[:place] + rng.choice([b"", flipped, content[place : place + 1] * 2]) + content[place + 1 :]
+        )
+        try:
+            record = load_problems(source(), tmp_path)[1]
+        except DataError:
+            continue
+        loaded += 1
+        with pytest.raises(DataError) as caught:
+            is_locked(locked, record, lock)
+        assert_one_line(caught.value, "o/d", "test.jsonl has changed: SHA-256", f"remove its entry from {lock}")
+    assert 0 < loaded < FILES, "both kinds occur"
 
 
 NOT_TEXT = "line 1: not a problem (id, question and answer must be text)"

@@ -1,18 +1,15 @@
-"""Data sets from the mirror and the hub; the hub itself is replaced, for there may be no network."""
+"""Data sets from the mirror: the real ones where they are, and every shape that a row or a setting can have."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
-import huggingface_hub
 import pytest
-from huggingface_hub import constants, errors
 
-from nested_reft.config import HubModel, HubProblems
+from nested_reft.config import HubProblems, load_config
 from nested_reft.tasks import hub
 from nested_reft.tasks.records import DataError
 
@@ -50,7 +47,7 @@ def test_real_data_sets_load_whole(data_mirror: Path, settings: HubProblems, kep
     problems, provenance = hub.load_problems(settings, data_mirror)
     assert len(problems) == kept == provenance["rows_kept"]
     assert provenance["rows_dropped_empty"] == dropped
-    assert provenance["rows_read"] == kept + dropped
+    assert provenance["rows_read"] == provenance["rows"] == kept + dropped
     assert len({problem.id for problem in problems}) == kept
     assert all(problem.question and problem.answer for problem in problems)
     assert provenance["origin"] == "mirror"
@@ -90,16 +87,36 @@ def test_cells_become_text(tmp_path: Path) -> None:
     assert provenance["rows_dropped_empty"] == 6
 
 
-def test_new_olympiadbench_shape_in_parquet(tmp_path: Path) -> None:
-    folder = tmp_path / "math-ai/olympiadbench"
+def of_the_paper(benchmark: str) -> HubProblems:
+    settings = load_config(Path(__file__).parents[2] / "config/paper.yaml").benchmarks[benchmark]
+    assert isinstance(settings, HubProblems)
+    return settings
+
+
+def test_both_shapes_of_olympiadbench_load_with_one_config_entry(tmp_path: Path, data_mirror: Path) -> None:
+    """The real file has text in `answer`; newer versions have a list in `final_answer`, in parquet."""
+    settings = of_the_paper("olympiadbench")
+    old = hub.load_problems(settings, data_mirror)[0]
+    folder = tmp_path / settings.repo
     folder.mkdir(parents=True)
-    table = datasets.Dataset.from_dict(
-        {"question": ["p", "q", "r"], "final_answer": [["2"], ["$(1,2)$", "$(2,1)$"], []], "answer_type": ["a"] * 3}
-    )
-    table.to_parquet(str(folder / "test-00000-of-00001.parquet"))
-    problems, provenance = hub.load_problems(source("math-ai/olympiadbench", answer="final_answer"), tmp_path)
-    assert [problem.answer for problem in problems] == ["2", "$(1,2)$, $(2,1)$"]
-    assert provenance["rows_dropped_empty"] == 1
+    rows = [{"question": p.question, "final_answer": [p.answer], "answer_type": "Numerical"} for p in old]
+    rows[0]["final_answer"] = ["$(1,2)$", "$(2,1)$"]
+    rows[1]["final_answer"] = []
+    datasets.Dataset.from_list(rows).to_parquet(str(folder / "test-00000-of-00001.parquet"))
+    new, provenance = hub.load_problems(settings, tmp_path)
+    assert new[0].answer == "$(1,2)$, $(2,1)$"
+    assert [(p.id, p.question, p.answer) for p in new[1:]] == [(p.id, p.question, p.answer) for p in old[2:]]
+    assert (len(old), provenance["rows"], provenance["rows_dropped_empty"]) == (675, 675, 1)
+
+
+def test_both_shapes_of_amc_load_with_one_config_entry(tmp_path: Path, data_mirror: Path) -> None:
+    """The real file has numbers (27.0); other versions have text ("27")."""
+    settings = of_the_paper("amc_2023")
+    numbers = hub.load_problems(settings, data_mirror)[0]
+    write_lines(tmp_path / settings.repo, *({"question": p.question, "answer": p.answer} for p in numbers))
+    assert hub.load_problems(settings, tmp_path)[0] == numbers
+    assert len(numbers) == 40
+    assert all(problem.answer.lstrip("-").isdigit() for problem in numbers)
 
 
 def test_shards_are_read_in_order_and_all_needed(tmp_path: Path) -> None:
@@ -110,7 +127,7 @@ def test_shards_are_read_in_order_and_all_needed(tmp_path: Path) -> None:
         rows.to_parquet(str(folder / f"test-0000{shard}-of-00002.parquet"))
     problems, provenance = hub.load_problems(source(name="main"), tmp_path)
     assert [(p.id, p.answer) for p in problems] == [("test-0", "0"), ("test-1", "1")]
-    assert list(provenance["files"]) == [f"o/d/main/test-0000{shard}-of-00002.parquet" for shard in (0, 1)]
+    assert list(provenance["files"]) == [f"main/test-0000{shard}-of-00002.parquet" for shard in (0, 1)]
     (folder / "test-00000-of-00002.parquet").unlink()
     with pytest.raises(DataError, match="holds 1 of the 2 parquet shards"):
         hub.load_problems(source(name="main"), tmp_path)
@@ -127,13 +144,15 @@ def test_limit_counts_kept_problems(tmp_path: Path) -> None:
     problems, provenance = hub.load_problems(source(limit=2), tmp_path)
     assert [problem.id for problem in problems] == ["test-1", "test-2"]
     assert (provenance["rows_read"], provenance["rows_kept"], provenance["rows_dropped_empty"]) == (3, 2, 1)
+    assert provenance["rows"] == 4
 
 
 def test_checksum_is_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "o/d").mkdir(parents=True)
     (tmp_path / "o/d/test.jsonl").write_text('{"question": "q", "answer": "1"}\n')
-    digest = hub.load_problems(source(), tmp_path)[1]["files"]["o/d/test.jsonl"]
-    assert digest == "a35feb60d28ead141397667b83ccc6e7f4ab2cc8441d360d47a989de9eed708f"
+    assert hub.load_problems(source(), tmp_path)[1]["files"] == {
+        "test.jsonl": {"bytes": 33, "sha256": "a35feb60d28ead141397667b83ccc6e7f4ab2cc8441d360d47a989de9eed708f"}
+    }
 
 
 @pytest.mark.parametrize(
@@ -185,78 +204,3 @@ def test_mirror_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv(hub.MIRROR_VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(DataError, match=r"NESTED_REFT_DATA_MIRROR=.*absent: no such folder"):
         hub.mirror_from_environment()
-
-
-MODEL = HubModel(source="hub", repo="o/m", revision="v1", layers=2)
-
-# --- the hub ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "remedy"),
-    [
-        (errors.GatedRepoError, "hf auth login"),
-        (errors.RepositoryNotFoundError, "correct `repo`"),
-        (errors.RevisionNotFoundError, "correct `revision`"),
-        (errors.OfflineModeIsEnabled, "NESTED_REFT_DATA_MIRROR"),
-        (ConnectionError, "check the network"),
-    ],
-)
-def test_hub_errors_name_repository_revision_and_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Any, remedy: str
-) -> None:
-    is_answer = issubclass(error, errors.HfHubHTTPError)
-    answer: Any = SimpleNamespace(headers={}, request=None)
-    raised = error("refused", response=answer) if is_answer else error("no route")
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise raised
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
-    with pytest.raises(DataError, match=f"dataset o/d, revision v1: .*{remedy}"):
-        hub.load_problems(source(revision="v1"), None)
-    with pytest.raises(DataError, match=f"model o/m, revision v1: .*{remedy}"):
-        hub.fetch_model(MODEL, None, tmp_path)
-
-
-def test_hub_rows_are_loaded_at_the_resolved_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, calls = "a" * 40, []
-
-    def info(self: Any, repo: str, **keys: Any) -> Any:
-        assert (repo, keys["revision"], keys["repo_type"]) == ("o/d", "main", "dataset")
-        return type("Info", (), {"sha": commit})
-
-    def load(*args: Any, **keys: Any) -> Any:
-        calls.append((args, keys))
-        return datasets.Dataset.from_dict({"question": ["q"], "answer": [27.0]})
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", info)
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    problems, provenance = hub.load_problems(source(name="main"), None)
-    assert calls == [(("o/d", "main"), {"split": "test", "revision": commit})]
-    assert problems[0].answer == "27"
-    assert provenance == {
-        "repo": "o/d", "config_name": "main", "split": "test", "requested_revision": "main",
-        "resolved_revision": commit, "origin": "hub", "files": {},
-        "rows_read": 1, "rows_kept": 1, "rows_dropped_empty": 0,
-    }  # fmt: skip
-
-
-def test_unknown_split_of_the_hub_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: Any, **__: Any) -> Any:
-        raise ValueError("Unknown split \"test\". Should be one of ['train'].")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: type("Info", (), {"sha": "a" * 40}))
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(DataError, match=r"o/d, split test: Unknown split.*train"):
-        hub.load_problems(source(), None)
-
-
-def test_offline_mode_ends_at_once_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # What HF_HUB_OFFLINE=1 sets; nothing is replaced here.
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"dataset o/absent, revision main: .*NESTED_REFT_DATA_MIRROR"):
-        hub.load_problems(source("o/absent"), None)
-    with pytest.raises(DataError, match=r"model o/m, revision v1: .*NESTED_REFT_DATA_MIRROR"):
-        hub.fetch_model(MODEL, None, tmp_path / "model")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from workflow_harness import Call, Pipeline, read_config
 
 # --- the configuration ------------------------------------------------------------------------------------------
@@ -102,6 +104,29 @@ def test_everything_there_passes_the_check(pipeline: Pipeline, small_mirror: Pat
     ]  # fmt: skip
 
 
+def test_a_new_data_set_is_one_entry_of_the_configuration(pipeline: Pipeline, small_mirror: Path) -> None:
+    settings = hub_config()
+    settings["datasets"]["new"] = {
+        "source": "hub", "repo": "someone/new.set", "name": "hard", "split": "validation",
+        "question": ["story", "task"], "answer": ["final", "solution"], "answer_pattern": r"The answer is (\S+)\.",
+    }  # fmt: skip
+    folder = small_mirror / "someone/new.set/hard"
+    folder.mkdir(parents=True)
+    rows = [
+        {"story": "A hen lays 2 eggs a day.", "task": "How many in 3 days?", "solution": "2 * 3 = 6. The answer is 6."},
+        {"story": "", "task": "1 + 1?", "solution": "The answer is 2.", "note": None},
+    ]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    target = "results/hub/data/train/new.jsonl"
+    done = pipeline.call(target, config=pipeline.write_config(settings), mirror=small_mirror)
+    assert done.code == 0, done.output
+    problems = [json.loads(line) for line in (pipeline.folder / target).read_text(encoding="utf-8").splitlines()]
+    assert problems == [
+        {"id": "validation-0", "question": "A hen lays 2 eggs a day. How many in 3 days?", "answer": "6"},
+        {"id": "validation-1", "question": "1 + 1?", "answer": "2"},
+    ]
+
+
 def test_a_missing_data_file_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
     """Only one of two data sets is bad: the other's runs do not start either."""
     (small_mirror / "owner/second/train.jsonl").unlink()
@@ -140,4 +165,57 @@ def test_without_network_and_mirror_the_call_ends_soon(pipeline: Pipeline) -> No
     target, started = "results/hub/data/train/first.jsonl", time.monotonic()
     done = pipeline.call(target, config=pipeline.write_config(hub_config()))
     expect_one_line(pipeline, done, "data", "owner/first", "check the network, or set NESTED_REFT_DATA_MIRROR")
+    assert "hf download --repo-type dataset owner/first --revision main" in done.output  # the harness is offline
     assert time.monotonic() - started < 60
+
+
+# --- the lock file ----------------------------------------------------------------------------------------------
+
+
+def entries(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """What config/hub.lock holds of the sources of `hub_config`."""
+    found = yaml.safe_load((pipeline.folder / "config/hub.lock").read_text(encoding="utf-8"))["entries"]
+    return [entry for entry in found if entry["repo"].startswith("owner/")]
+
+
+def test_what_is_not_locked_is_said_and_recorded_on_request(pipeline: Pipeline, small_mirror: Path) -> None:
+    (pipeline.folder / "config/hub.lock").unlink()  # nor is the file needed
+    config, checked = pipeline.write_config(hub_config()), "results/hub/data/checked.json"
+    first = pipeline.call(checked, config=config, mirror=small_mirror)
+    assert first.code == 0, first.output
+    unlocked = "config/hub.lock has no entry: train first, train second, test bench, model m; the target lock_hub"
+    assert unlocked in first.output
+
+    done = pipeline.call("lock_hub", config=config, mirror=small_mirror)
+    assert (done.code, done.jobs) == (0, {"lock_hub": 1}), done.output
+    assert [(entry["repo"], entry.get("rows")) for entry in entries(pipeline)] == [
+        ("owner/bench", 1), ("owner/first", 1), ("owner/second", 1), ("owner/model", None),
+    ]  # fmt: skip
+
+    # What was fetched is verified against the new entries, and not fetched again.
+    again = pipeline.call(checked, config=config, mirror=small_mirror)
+    assert (again.code, again.jobs) == (0, {"check": 1}), again.output
+    assert "has no entry" not in again.output
+
+
+def test_what_differs_from_the_lock_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    config, lock = pipeline.write_config(hub_config()), pipeline.folder / "config/hub.lock"
+    assert pipeline.call("lock_hub", config=config, mirror=small_mirror).code == 0
+    (small_mirror / "owner/model/model.safetensors").write_bytes(b"other")
+    done = pipeline.call("results/hub/models/m.json", "--force", config=config, mirror=small_mirror)
+    expect_one_line(pipeline, done, "model", "model.safetensors has changed: SHA-256 ", "to accept the change")
+    (small_mirror / "owner/model/model.safetensors").write_bytes(b"")
+
+    # The lock was changed after the download.
+    locked, digest = lock.read_text(encoding="utf-8"), entries(pipeline)[1]["files"]["train.jsonl"]["sha256"]
+    lock.write_text(locked.replace(digest, "f" * 64), encoding="utf-8")
+    done = pipeline.call("results/hub/data/checked.json", config=config, mirror=small_mirror)
+    expect_one_line(pipeline, done, "check", "train.jsonl has changed", "delete results/hub/data/train/first.json to")
+    lock.write_text(locked, encoding="utf-8")
+
+    # The data was changed after it was locked.
+    shutil.rmtree(pipeline.results("hub"))
+    with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(PROBLEM) + "\n")
+    done = pipeline.call(config=config, mirror=small_mirror)
+    expect_one_line(pipeline, done, "data", "owner/second", "train.jsonl has changed", "from config/hub.lock")

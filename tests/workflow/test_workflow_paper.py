@@ -134,11 +134,23 @@ def test_provenance_names_files_with_checksums_and_rows(paper: Path) -> None:
             found = json.loads((paper / f"data/{role}/{name}.json").read_text(encoding="utf-8"))
             assert (found["origin"], found["repo"], found["rows_kept"]) == ("mirror", source["repo"], 4)
             assert found["files"]
-            assert all(len(digest) == 64 for digest in found["files"].values())
+            assert all(len(file["sha256"]) == 64 for file in found["files"].values())
+            log = (paper / f"logs/data/{role}/{name}.log").read_text(encoding="utf-8")
+            assert "as locked in config/hub.lock" in log
     for size, model in settings["sizes"].items():
         found = json.loads((paper / f"models/{size}.json").read_text(encoding="utf-8"))
         assert (found["origin"], found["repo"]) == ("mirror", model["repo"])
         assert len(found["files"]["model.safetensors"]["sha256"]) == 64
+        log = (paper / f"logs/models/{size}.log").read_text(encoding="utf-8")
+        assert "not verified: config/hub.lock has no entry" in log
+
+
+def test_a_new_entry_of_the_lock_is_verified_and_trains_nothing(paper: Path) -> None:
+    pipeline = Pipeline(paper.parents[1])
+    assert pipeline.dry_run(config="config/test.yaml").jobs == {}
+    with (pipeline.folder / "config/hub.lock").open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert pipeline.dry_run(config="config/test.yaml").jobs == {"check": 1}
 
 
 def test_rows_dropped_from_the_whole_data_set_are_logged(mirror: Path, tmp_path: Path) -> None:

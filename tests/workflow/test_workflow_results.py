@@ -213,6 +213,12 @@ def test_a_deleted_figure_is_drawn_again_alone(twin: Pipeline) -> None:
     assert (twin.results("tiny") / "figures/reward.png").stat().st_size > 0
 
 
+def test_the_lock_of_the_hub_does_not_concern_an_experiment_that_needs_no_hub(twin: Pipeline) -> None:
+    with (twin.folder / "config/hub.lock").open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert plan(twin).jobs == {}
+
+
 def test_more_cores_run_nothing_again(twin: Pipeline) -> None:
     assert plan(twin, None, "--cores", "7").jobs == {}
 

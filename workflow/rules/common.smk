@@ -5,7 +5,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from nested_reft.config import CORRECTIONS, PRETRAINED, ConfigError, HubModel, Run
+from nested_reft.config import (
+    CORRECTIONS,
+    PRETRAINED,
+    ConfigError,
+    HubModel,
+    HubProblems,
+    Run,
+)
 from nested_reft.config import (
     all_runs,
     benchmark_batches,
@@ -38,6 +45,8 @@ ENVIRONMENT = (
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     else "../../environment.yml"
 )
+# Which files the hub's data sets and models consist of. No input of the jobs that fetch: they would run again for it.
+LOCK = "config/hub.lock"
 RESULTS = f"results/{CONFIG.experiment}"
 RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
@@ -101,7 +110,7 @@ SHARED = [
 ]
 SOURCES = {
     "data": source(
-        "tasks/problems.py", "tasks/records.py", "tasks/hub.py", "tasks/mirror.py"
+        "tasks/problems.py", "tasks/records.py", "tasks/hub.py", "tasks/data_files.py"
     ),
     "pretrain": source(
         "training/pretrain.py",
@@ -182,6 +191,17 @@ def checked_sources():
         size for size, model in CONFIG.sizes.items() if isinstance(model, HubModel)
     ]
     return data + [f"{RESULTS}/models/{size}.json" for size in fetched]
+
+
+def lock_file():
+    """The lock file as an input: where there is one, and something of this experiment comes from the hub."""
+    sources = [
+        *CONFIG.sizes.values(),
+        *CONFIG.datasets.values(),
+        *CONFIG.benchmarks.values(),
+    ]
+    fetches = any(isinstance(source, (HubModel, HubProblems)) for source in sources)
+    return [LOCK] if fetches and Path(LOCK).exists() else []
 
 
 def policies():

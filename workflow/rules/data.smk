@@ -20,13 +20,15 @@ rule data:
         "Problems: {wildcards.problems} ({wildcards.role})"
     shell:
         "nested-reft data --settings {params.settings:q} --output {output.problems}"
-        " --provenance {output.provenance} 2> {log}"
+        f" --provenance {{output.provenance}} --lock {LOCK} 2> {{log}}"
 
 
 # One small file that stands once all sources are there: no training starts before bad input has been found.
 rule check:
     input:
-        checked_sources(),
+        # A new or changed entry is verified against what was fetched before; no training is repeated for it.
+        lock=lock_file(),
+        sources=checked_sources(),
     output:
         f"{RESULTS}/data/checked.json",
     log:
@@ -36,4 +38,18 @@ rule check:
     message:
         "All data sets and fetched models are there"
     shell:
-        "nested-reft check --output {output} {input} 2> {log}"
+        f"nested-reft check --output {{output}} --lock {LOCK} {{input.sources}} 2> {{log}}"
+
+
+# Called by name alone. It edits a file under version control, so it has no output that a run could ask for.
+rule lock_hub:
+    input:
+        checked_sources(),
+    log:
+        f"{RESULTS}/logs/data/lock_hub.log",
+    conda:
+        ENVIRONMENT
+    message:
+        "Fetched data sets and models are recorded in config/hub.lock"
+    shell:
+        f"nested-reft lock --lock {LOCK} {{input}} 2> {{log}}"

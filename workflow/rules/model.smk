@@ -29,4 +29,4 @@ rule model:
         "Pre-trained model: {wildcards.size}"
     shell:
         "nested-reft model --settings {params.settings:q} --threads {threads} --output {output.policy}"
-        " --provenance {output.provenance} 2> {log}"
+        f" --provenance {{output.provenance}} --lock {LOCK} 2> {{log}}"

@@ -1,13 +1,13 @@
-"""Problems and models from the Hugging Face hub, or from a data mirror: a folder in the hub's layout, for no network.
+"""Problems of a data set of the Hugging Face hub, or of a data mirror: a folder in the hub's layout, for no network.
 
-The mirror's files are `<owner>/<name>[/<config>]/<split>.jsonl`, `.parquet`, or parquet shards as the hub names them.
-No code of a data set or model is ever run, and pickled weights are never fetched.
+The mirror's files are `<owner>/<name>[/<config>]/<split>.jsonl`, `.parquet`, or parquet shards as the hub names them;
+or `<owner>/<name>` is a whole repository with its README.md, as `hf download --local-dir` makes it. One reader reads
+both sources, so the same files give the same problems. No code of a data set is ever run.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,78 +15,63 @@ from typing import Any
 
 from nested_reft.config import HubProblems
 from nested_reft.config.errors import nearest
-from nested_reft.tasks.hub_client import hub_error, resolve_revision
+from nested_reft.tasks.data_files import DATA_FILES, FORMATS, fingerprints, named_files, read_rows, repository_files
+from nested_reft.tasks.hub_client import snapshot
 from nested_reft.tasks.hub_models import fetch_model
-from nested_reft.tasks.mirror import MIRROR_VARIABLE, read_rows, sha256, split_files
+from nested_reft.tasks.mirror import MIRROR_VARIABLE, mirror_from_environment, mirrored_commit
 from nested_reft.tasks.records import DataError, Problem
 
 __all__ = ["MIRROR_VARIABLE", "fetch_model", "load_problems", "mirror_from_environment"]
 
 
-def mirror_from_environment() -> Path | None:
-    """The data mirror's folder where NESTED_REFT_DATA_MIRROR is set; DataError where it names no folder."""
-    value = os.environ.get(MIRROR_VARIABLE)
-    if not value:
-        return None
-    folder = Path(value).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{MIRROR_VARIABLE}={value}: no such folder; correct it, or unset it to use the hub")
-    return folder
-
-
-def load_problems(settings: HubProblems, mirror: Path | None) -> tuple[list[Problem], dict[str, Any]]:
+def load_problems(
+    settings: HubProblems, mirror: Path | None, commit: str | None = None
+) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of one split in its order, ids `split-row`, and where they came from, for the run's manifest.
 
-    Rows with an empty question or answer are dropped and counted; `limit` keeps the first problems left. DataError:
-    the split, a column or an answer is not as the settings say, a file is damaged, or the hub cannot be reached.
+    Rows with an empty question or answer are dropped and counted; `limit` keeps the first problems left. `commit` is
+    fetched from the hub in place of `settings.revision`. In the record, `rows` counts those of the files, of which
+    `rows_read` were needed, and `files` maps each path in the repository to its `bytes` and `sha256`. DataError: the
+    split, a column or an answer is not as the settings say, a file is damaged, or the hub cannot be reached.
     """
-    files: dict[str, str] = {}
-    resolved = None
-    if mirror is not None:
-        paths = split_files(mirror, settings.repo, settings.name, settings.split)
-        rows: Iterable[Mapping[str, Any]] = read_rows(paths)
-        files = {path.relative_to(mirror).as_posix(): sha256(path) for path in paths}
+    if mirror:
+        folder = mirror / settings.repo
+        find, remedy = named_files, f"put it there, or unset {MIRROR_VARIABLE} to use the hub"
+        if (folder / "README.md").is_file():
+            find = repository_files
     else:
-        resolved = resolve_revision("dataset", settings.repo, settings.revision)
-        rows = _hub_rows(settings, resolved)
-    problems, read = _problems(rows, settings)
+        folder, resolved = snapshot("dataset", settings.repo, commit or settings.revision, DATA_FILES)
+        find, remedy = repository_files, f"correct `name` or `split` of {settings.repo}; read are {FORMATS}"
+    paths = find(folder, settings.name, settings.split, remedy)
+    files = fingerprints(folder, paths)
+    problems, read, rows = _problems(read_rows(paths), settings)
     if not problems:
         raise DataError(f"{_where(settings)}: none of the {read} rows has both a question and an answer")
     return problems, {
+        "kind": "dataset",
         "repo": settings.repo,
         "config_name": settings.name,
         "split": settings.split,
         "requested_revision": settings.revision,
-        "resolved_revision": resolved,
-        "origin": "hub" if mirror is None else "mirror",
+        "resolved_revision": mirrored_commit(folder, files, settings.revision) if mirror else resolved,
+        "origin": "mirror" if mirror else "hub",
         "files": files,
+        "rows": rows,
         "rows_read": read,
         "rows_kept": len(problems),
         "rows_dropped_empty": read - len(problems),
     }
 
 
-def _hub_rows(settings: HubProblems, resolved: str | None) -> Iterable[Mapping[str, Any]]:
-    from datasets import load_dataset  # takes a second, which a mirror of JSON lines does not need
-
-    try:
-        return load_dataset(  # type: ignore[no-any-return]
-            settings.repo, settings.name, split=settings.split, revision=resolved or settings.revision
-        )
-    except ValueError as error:  # an unknown configuration or split; the text lists those there are
-        raise DataError(f"{_where(settings)}: {error}") from error
-    except Exception as error:
-        raise hub_error("dataset", settings.repo, settings.revision, error) from error
-
-
-def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple[list[Problem], int]:
-    """The problems kept, and how many rows were read for them."""
+def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple[list[Problem], int, int]:
+    """The problems kept, how many rows were read for them, and how many there are."""
     pattern = _answer_pattern(settings)
     problems: list[Problem] = []
-    read = 0
+    read = total = 0
     for row in rows:
+        total += 1
         if len(problems) == settings.limit:
-            break
+            continue
         where = f"{_where(settings)}, row {read}"
         question = " ".join(filter(None, (_text(row, column, where) for column in settings.question)))
         column = next((name for name in settings.answer if name in row), settings.answer[0])
@@ -99,7 +84,7 @@ def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple
         if question and answer:
             problems.append(Problem(f"{settings.split}-{read}", question, answer))
         read += 1
-    return problems, read
+    return problems, read, total
 
 
 def _answer_pattern(settings: HubProblems) -> re.Pattern[str] | None:

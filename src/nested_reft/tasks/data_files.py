@@ -1,0 +1,156 @@
+"""Files of one data set, in a mirror or in the hub's cache: which hold a split, their rows and checksums."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nested_reft.config.errors import nearest
+from nested_reft.tasks.records import DataError
+
+# Fetched of a data set's repository; no code, no pictures.
+DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "README.md", ".huggingface.yaml")
+FORMATS = "JSON lines, JSON arrays, CSV and parquet"
+_SHARD = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})\.parquet")
+
+
+# --- which files hold a split -----------------------------------------------------------------------------------
+
+
+def named_files(folder: Path, name: str | None, split: str, remedy: str) -> list[Path]:
+    """The file `[<name>/]<split>.jsonl` or `.parquet`, or all its parquet shards in order; DataError names them."""
+    folder = folder / (name or "")
+    for single in (folder / f"{split}.jsonl", folder / f"{split}.parquet"):
+        if single.is_file():
+            return [single]
+    shards = [match for path in sorted(folder.glob("*.parquet")) if (match := _SHARD.fullmatch(path.name))]
+    shards = [match for match in shards if match["split"] == split]
+    if shards:
+        if len(shards) != int(shards[0]["count"]):
+            raise DataError(f"{folder}: holds {len(shards)} of the {int(shards[0]['count'])} parquet shards of {split}")
+        return [folder / match[0] for match in shards]
+    there = _splits(folder)
+    hint = f"; the split {split!r} is not there, {nearest(split, there)}" if there else ""
+    raise DataError(f"{folder}/{split}.jsonl, .parquet or -00000-of-*.parquet: no such file{hint}; {remedy}")
+
+
+def repository_files(folder: Path, name: str | None, split: str, remedy: str) -> list[Path]:
+    """The files of a split in a copy of a hub repository: as its README says, else by the hub's naming rules.
+
+    DataError where it has no such configuration, which it lists, or no such split.
+    """
+    from datasets import load_dataset_builder  # takes a second, which a mirror of JSON lines does not need
+
+    try:
+        with tempfile.TemporaryDirectory() as cache:  # nothing is prepared, but locks are left there
+            files = load_dataset_builder(str(folder), name, cache_dir=cache).config.data_files or {}
+    except Exception as error:  # of an unknown configuration, an empty folder, a damaged README: no common class
+        raise DataError(f"{folder}: {' '.join(str(error).split())}; {remedy}") from error
+    splits = {str(key): value for key, value in files.items()}
+    if split not in splits:
+        raise DataError(f"{folder}: the split {split!r} is not there, {nearest(split, splits)}; {remedy}")
+    return [Path(path) for path in splits[split]]
+
+
+def _splits(folder: Path) -> set[str]:
+    files = [path for pattern in ("*.jsonl", "*.parquet") for path in folder.glob(pattern)]
+    return {shard["split"] if (shard := _SHARD.fullmatch(path.name)) else path.stem for path in files}
+
+
+# --- what they hold ---------------------------------------------------------------------------------------------
+
+
+def fingerprints(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """For each file its path in `folder`, its size in bytes and its SHA-256 in hex."""
+    found = {}
+    for path in paths:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        # `datasets` resolves the folder's own links, as of a mirror put together from several places.
+        inside = path if path.is_relative_to(folder) else folder / path.relative_to(folder.resolve())
+        found[inside.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return found
+
+
+def read_rows(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    """The rows as they were written; DataError names the file (and line) that cannot be read, or that is empty."""
+    for path in paths:
+        reader = _READERS.get(path.suffix)
+        if reader is None:
+            raise DataError(f"{path}: is not in a format that is read, which are {FORMATS}")
+        empty = True
+        for row in reader(path):
+            empty = False
+            yield row
+        if empty:
+            raise DataError(f"{path}: is empty; fetch it again")
+
+
+# JSON and CSV are not read by `datasets`, which guesses a type for a whole column: "2020-01-01" would come back as a
+# date, and "025" in a column that also holds numbers as JSON, or in a CSV file as 25.
+
+
+def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    text = _text(path)
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        yield from _json_array(path, text)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
+            raise DataError(f"{path}, line {number}: is not JSON ({error}); fetch it again") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: is not an object with columns; fetch it again")
+        yield row
+
+
+def _json_array(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error}); fetch it again") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: is not a list of objects with columns; fetch it again")
+    return rows  # type: ignore[no-any-return]
+
+
+def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(_text(path), newline=""), strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}: is not CSV ({error}); fetch it again") from None
+    for number, row in enumerate(rows):
+        if None in row or None in row.values():  # too many, too few
+            raise DataError(f"{path}, row {number}: has not as many cells as the first line; fetch it again")
+        yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    from datasets import Dataset
+
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            rows = Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
+        except Exception as error:  # pyarrow's, datasets' and the operating system's errors have no common class
+            raise DataError(f"{path}: is not a readable parquet file ({error}); fetch it again") from error
+        yield from rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); fetch it again") from None
+
+
+_READERS = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}

@@ -1,0 +1,150 @@
+"""The lock file: which files the data sets and models of the hub consisted of when they were recorded.
+
+What is fetched later is verified against it, and of the hub the locked commit is fetched, wherever a branch has moved
+since. An entry with a commit is of files that the hub served; one without is of a mirror that does not say which commit
+it holds, and binds mirrors alone: theirs may hold the same rows in another format. An entry is for the files it names;
+a mirror with files of other names is not bound by it. No change is ever
+recorded over an entry: who accepts it removes the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from nested_reft.config import HubModel, HubProblems, Strict, parse, read_settings
+from nested_reft.files import replace_file
+from nested_reft.tasks.mirror import COMMIT
+from nested_reft.tasks.records import DataError
+
+HEADER = """\
+# What the data sets and models of the hub consist of; every run verifies what it fetches against this (docs/data.md).
+# Written by the target `lock_hub`. `commit: null`: of a data mirror that does not say which commit it holds.
+"""
+
+
+class LockedFile(Strict):
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LockEntry(Strict):
+    """One split of a data set, or one model: what was asked for, which commit that was, and its files."""
+
+    kind: Literal["dataset", "model"]
+    repo: str
+    name: str | None = None
+    split: str | None = None
+    revision: str
+    commit: Annotated[str, Field(pattern=f"^{COMMIT}$")] | None
+    rows: int | None = None
+    files: dict[str, LockedFile] = Field(min_length=1)
+
+    @property
+    def asked(self) -> tuple[str, str, str | None, str | None, str]:
+        """What a config file says of it."""
+        return self.kind, self.repo, self.name, self.split, self.revision
+
+    def __str__(self) -> str:
+        name, split = f"/{self.name}" if self.name else "", f", split {self.split}" if self.split else ""
+        return f"{self.kind} {self.repo}{name}{split}, revision {self.revision}"
+
+
+class HubLock(Strict):
+    version: Literal[1] = 1
+    entries: tuple[LockEntry, ...] = ()
+
+
+def read_lock(path: Path) -> HubLock:
+    """The lock file, empty where there is none; ConfigError where it is damaged."""
+    return parse(HubLock, read_settings(path), str(path)) if path.exists() else HubLock()
+
+
+def locked_commit(lock: HubLock, settings: HubProblems | HubModel) -> str | None:
+    """The commit that the hub served when this was recorded, to be fetched again; None where none is known."""
+    name, split = (settings.name, settings.split) if isinstance(settings, HubProblems) else (None, None)
+    kind = "dataset" if isinstance(settings, HubProblems) else "model"
+    asked = (kind, settings.repo, name, split, settings.revision)
+    return next((entry.commit for entry in lock.entries if entry.asked == asked and entry.commit), None)
+
+
+def is_locked(lock: HubLock, record: Mapping[str, Any], path: Path) -> bool:
+    """Whether the lock (in `path`) has an entry for what a record of a download says was fetched.
+
+    DataError where it has, and a file is another than the entry says.
+    """
+    found = _entry(record)
+    entries = [entry for entry in lock.entries if entry.asked == found.asked]
+    if record["origin"] == "hub":
+        entries = [entry for entry in entries if entry.commit]
+    else:
+        entries = [entry for entry in entries if entry.files.keys() == found.files.keys()]
+    differences = [_difference(entry, found) for entry in entries]
+    if entries and None not in differences:
+        raise DataError(
+            f"{found}: {differences[0]}; fetch it again, or, to accept the change, remove its entry from {path} and "
+            "record it anew by `snakemake --cores 1 lock_hub` (with --configfile)"
+        )
+    return bool(entries)
+
+
+def add_to_lock(path: Path, records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Record downloads that the lock has no entry for; returns what was added. DataError as of `is_locked`."""
+    lock = read_lock(path)
+    new = [_entry(record) for record in records if not is_locked(lock, record, path)]
+    new = [entry for place, entry in enumerate(new) if entry not in new[:place]]  # a split may have two names
+    if new:
+        # Once the commit is known, the entry of a mirror with the same files has nothing to add.
+        known = [(entry.asked, entry.files) for entry in new]
+        kept = [entry for entry in lock.entries if (entry.asked, entry.files) not in known]
+        lines = [entry.model_dump() for entry in sorted((*kept, *new), key=_order)]
+        content = {"version": lock.version, "entries": [_without_absent(line) for line in lines]}
+        text = HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return [str(entry) for entry in new]
+
+
+def _entry(record: Mapping[str, Any]) -> LockEntry:
+    settings = {
+        "kind": record.get("kind"),
+        "repo": record.get("repo"),
+        "name": record.get("config_name"),
+        "split": record.get("split"),
+        "revision": record.get("requested_revision"),
+        "commit": record.get("resolved_revision"),
+        "rows": record.get("rows"),
+        "files": dict(sorted((record.get("files") or {}).items())),
+    }
+    return parse(LockEntry, settings, f"the record of {record.get('repo')} (delete it to make it anew)")
+
+
+def _difference(locked: LockEntry, found: LockEntry) -> str | None:
+    """What differs first, in words; None where nothing does that a result depends on."""
+    for name in sorted({*locked.files, *found.files}):
+        if name not in found.files:
+            return f"{name} is locked, and is not there"
+        if name not in locked.files:
+            return f"{name} is there, and is not locked"
+        was, now = locked.files[name], found.files[name]
+        if was != now:
+            return f"{name} has changed: {_size(was)} is locked, here is {_size(now)}"
+    if locked.rows != found.rows:
+        return f"{locked.rows} rows are locked, here are {found.rows}"
+    return None
+
+
+def _size(file: LockedFile) -> str:
+    return f"SHA-256 {file.sha256} of {file.bytes} bytes"
+
+
+def _order(entry: LockEntry) -> tuple[str, ...]:
+    return (*(part or "" for part in entry.asked), *entry.files)
+
+
+def _without_absent(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None or key == "commit"}
