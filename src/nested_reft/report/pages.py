@@ -20,7 +20,7 @@ MOST_LINES = 30
 LONGEST_LINE = 40
 # In pandas's LaTeX dialect of CSS. The colours are the paper's; weight and slant tell them apart in grey.
 LARGEST, SMALLEST = "cellcolor:{green!25}; textbf:--rwrap", "cellcolor:{red!25}; textit:--rwrap"
-LEGEND = "Largest value green and bold, smallest red and italic."
+LEGEND = "Largest value green and bold, smallest red and italic"
 
 # TeX's own characters, and all others that our texts have.
 _TEX = str.maketrans(
@@ -89,27 +89,26 @@ def write_latex(root: Path, name: str, page: Page) -> None:
 
 def latex(page: Page, name: str) -> str:
     """The page as floats labelled `tab:{name}`, or `tab:{name}-1`, ...; one where there is no table, for the notes."""
-    floats = []
+    legend = LEGEND if page.marked else ""
+    floats: list[tuple[tuple[str, ...], str]] = []
     for heading, table in page.tables:
-        caption = [*([heading] if heading else []), page.title, *([LEGEND.rstrip(".")] if page.marked else [])]
         styles = extremes(table, page.marked)
         for part, rows in _parts(table):
-            floats.append((". ".join([*caption, *part, ""]).rstrip(), _TABULAR % tabular(rows, styles)))
-    floats = floats or [(f"{page.title}.", "")]
+            floats.append(((heading, page.title, legend, part), _TABULAR % tabular(rows, styles)))
+    floats = floats or [((page.title,), "")]
     labels = [name] if len(floats) == 1 else [f"{name}-{number}" for number in range(1, len(floats) + 1)]
     return "\n".join(
-        _FLOAT % (tex(caption), label, body, tex(page.notes))
+        _FLOAT % (tex(". ".join(filter(None, caption)) + "."), label, body, tex(page.notes))
         for (caption, body), label in zip(floats, labels, strict=True)
     )
 
 
-def _parts(table: pd.DataFrame) -> list[tuple[list[str], pd.DataFrame]]:
+def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The table in parts of at most `MOST_LINES` lines, and what the caption of each says of it."""
     lines = 1 + table.map(len).max(axis=1) // LONGEST_LINE
     parts = [rows for _, rows in table.groupby((lines.cumsum() - 1) // MOST_LINES)]
     return [
-        ([f"Part {number} of {len(parts)}"] if len(parts) > 1 else [], rows)
-        for number, rows in enumerate(parts, start=1)
+        (f"Part {number} of {len(parts)}" if len(parts) > 1 else "", rows) for number, rows in enumerate(parts, start=1)
     ]
 
 
