@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env results smoke paper reference test test-slow test-faults bench audit lint format lock clean
+.PHONY: help env results smoke paper reference test test-slow test-faults bench audit lint format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ format: env  ## rewrite the sources in the house's format
 
 lock:  ## requirements.lock anew, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
 	$(PYTHON) tools/lock.py $(PIP_ARGS)
+
+config-docs: env  ## config/README.md anew, from the classes in src/nested_reft/config/
+	$(BIN)/python tools/config_docs.py
 
 clean:  ## all results, not the environment
 	rm -rf results/*/ .snakemake

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from workflow_harness import Pipeline, read_config
 
-from nested_reft.report.catalogue import PRESENTATION_TABLES, TIDY_TABLES
+from nested_reft.report.catalogue import PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 # One process runs the experiment twice for all tests of this file.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("repeat")]
@@ -56,6 +56,6 @@ def test_the_cells_of_every_table_are_the_same(twice: tuple[Path, Path], name: s
 
 @pytest.mark.parametrize("name", [name for name in PRESENTATION_TABLES if name not in TIMED_TABLES])
 def test_tables_without_times_are_the_same_files(twice: tuple[Path, Path], name: str) -> None:
-    for kind in ("csv", "md"):
+    for kind in TABLE_KINDS:
         first, second = ((folder / f"{name}.{kind}").read_bytes() for folder in twice)
         assert first == second

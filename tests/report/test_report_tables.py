@@ -12,10 +12,10 @@ from nested_reft.config import Config
 from nested_reft.report.catalogue import PRESENTATION_TABLES
 from nested_reft.report.claims import write_claims
 from nested_reft.report.collect import collect, read_table
+from nested_reft.report.pages import markdown
 from nested_reft.report.tables import accuracy_table, equivalence_table, speedup_table, write_tables
 from nested_reft.report.tables_gradients import exact_bias_table, gradient_bias_table
 from nested_reft.report.tables_strategies import layer_choice_table
-from nested_reft.report.texts import markdown
 
 
 def tables(root: Path, config: Config) -> dict[str, str]:
@@ -148,7 +148,9 @@ def test_second_writing_is_byte_identical(tmp_path: Path) -> None:
     config = make_config(sizes=1, steps=2)
     write_results(tmp_path, config, Effects(noise=0.02))
     first = tables(tmp_path, config)
-    assert {f"{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in ("csv", "md")} <= first.keys()
+    assert {
+        f"{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in ("csv", "md", "tex")
+    } <= first.keys()
     assert tables(tmp_path, config) == first
 
 

@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from workflow_harness import Pipeline, read_config
 
-from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
+from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -97,8 +97,8 @@ def paper(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_figure_and_table_of_the_paper_is_there(paper: Path) -> None:
     files = [paper / f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
-    files += [paper / f"tables/{name}.csv" for name in (*TIDY_TABLES, *PRESENTATION_TABLES, "claims")]
-    files += [paper / f"tables/{name}.md" for name in (*PRESENTATION_TABLES, "claims")]
+    files += [paper / f"tables/{name}.csv" for name in TIDY_TABLES]
+    files += [paper / f"tables/{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in TABLE_KINDS]
     assert [path.name for path in files if not path.is_file() or not path.stat().st_size] == []
 
 

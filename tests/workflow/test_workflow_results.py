@@ -36,8 +36,8 @@ def test_a_second_call_does_nothing(finished: Finished) -> None:
 
 def test_every_figure_and_table_is_there(finished: Finished) -> None:
     files = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
-    files += [f"tables/{name}.csv" for name in (*TIDY_TABLES, *PRESENTATION_TABLES, "claims")]
-    files += [f"tables/{name}.md" for name in (*PRESENTATION_TABLES, "claims")]
+    files += [f"tables/{name}.csv" for name in TIDY_TABLES]
+    files += [f"tables/{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in ("csv", "md", "tex")]
     empty = [
         name
         for name in files
@@ -134,6 +134,11 @@ def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> Non
 def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
     twin.edit("report/tables.py")
     assert plan(twin).jobs == {"presentation_tables": 1}
+
+
+def test_editing_how_tables_are_written_writes_claims_too(twin: Pipeline) -> None:
+    twin.edit("report/pages.py")
+    assert plan(twin).jobs == {"presentation_tables": 1, "claims": 1}
 
 
 def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:

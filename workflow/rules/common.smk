@@ -20,7 +20,12 @@ from nested_reft.config import (
     read_settings,
 )
 from nested_reft.config import jobs
-from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
+from nested_reft.report.catalogue import (
+    FIGURES,
+    PRESENTATION_TABLES,
+    TABLE_KINDS,
+    TIDY_TABLES,
+)
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -143,8 +148,8 @@ SOURCES = {
         "report/statistics.py",
         "report/gradient_statistics.py",
     ),
-    "tables": source("report/tables*.py", *SHARED),
-    "claims": source("report/claims.py", *SHARED),
+    "tables": source("report/tables*.py", "report/pages.py", *SHARED),
+    "claims": source("report/claims.py", "report/pages.py", *SHARED),
 }
 STYLE = source("report/figures.py", "report/style.py", *SHARED)
 
@@ -249,8 +254,8 @@ def rules_of_figures():
 
 
 def rules_of_tables():
-    names = [*TIDY_TABLES, *PRESENTATION_TABLES, "claims"]
-    written = [f"{RESULTS}/tables/{name}.csv" for name in names]
-    return written + [
-        f"{RESULTS}/tables/{name}.md" for name in (*PRESENTATION_TABLES, "claims")
+    return [f"{RESULTS}/tables/{name}.csv" for name in TIDY_TABLES] + [
+        f"{RESULTS}/tables/{name}.{kind}"
+        for name in (*PRESENTATION_TABLES, "claims")
+        for kind in TABLE_KINDS
     ]

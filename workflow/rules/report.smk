@@ -30,7 +30,7 @@ rule presentation_tables:
         expand(
             f"{RESULTS}/tables/{{table}}.{{kind}}",
             table=PRESENTATION_TABLES,
-            kind=["csv", "md"],
+            kind=TABLE_KINDS,
         ),
     log:
         f"{RESULTS}/logs/report/tables.log",
@@ -53,7 +53,7 @@ rule claims:
             table=["runs", "training", "throughput", "gradients"],
         ),
     output:
-        expand(f"{RESULTS}/tables/claims.{{kind}}", kind=["csv", "md"]),
+        expand(f"{RESULTS}/tables/claims.{{kind}}", kind=TABLE_KINDS),
     log:
         f"{RESULTS}/logs/report/claims.log",
     conda:

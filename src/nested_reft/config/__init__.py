@@ -1,7 +1,8 @@
 """The experiment's configuration: typed, frozen, strict about keys.
 
-`experiment` holds the whole experiment and its run table, `method` the settings of its parts, `sources` where problems
-and models come from, `jobs` what each rule hands to its sub-command, `strict` and `errors` the checking.
+`experiment` holds the whole experiment and its run table, `method` and `measurement` the settings of its parts,
+`sources` where problems and models come from, `jobs` what each rule hands to its sub-command, `strict` and `errors` the
+checking. The text under each key is what `config/README.md` says of it.
 """
 
 from nested_reft.config.experiment import (
@@ -16,17 +17,15 @@ from nested_reft.config.experiment import (
     skipped_count,
     strategy_table,
 )
+from nested_reft.config.measurement import Evaluation, Gradients, Throughput
 from nested_reft.config.method import (
     BASELINE_CORRECTION,
     CORRECTIONS,
     PRETRAINED,
     CorrectionParams,
-    Evaluation,
-    Gradients,
     Prompt,
     Sampling,
     Strategy,
-    Throughput,
     Training,
 )
 from nested_reft.config.sources import (

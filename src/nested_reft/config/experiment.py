@@ -13,18 +13,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from nested_reft.config.measurement import Evaluation, Gradients, Throughput
 from nested_reft.config.method import (
     BASELINE_CORRECTION,
     Correction,
     Corrections,
-    Evaluation,
-    Gradients,
     LayerChoice,
     Name,
     Percent,
     Prompt,
     Strategy,
-    Throughput,
     Training,
 )
 from nested_reft.config.sources import Model, Pretraining, Problems, ScratchModel
@@ -35,21 +33,38 @@ class Config(Strict):
     """A whole experiment: the axes of the run table and the settings that all its runs share."""
 
     experiment: Name
+    """Names the folder of the results, `results/{experiment}/`."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where models run; `cuda` without a GPU is an error, never a silent run on the CPU."""
     threads_per_job: Positive = 1
+    """CPU threads of each job; as many jobs run side by side as there are cores for."""
     sizes: dict[Name, Model] = Field(min_length=1)
+    """The models by name, in the order of all tables and figures."""
     datasets: dict[Name, Problems] = Field(min_length=1)
+    """What reinforcement trains on, by name; each has runs of its own."""
     benchmarks: dict[Name, Problems] = Field(min_length=1)
+    """What all models are tested on, by name."""
     skips: tuple[Percent, ...] = Field(min_length=1)
+    """Percent of the layers that a rollout leaves out, rounded to whole layers. Skip 0, the baseline, is always run.
+    For every size each must leave out a layer, and not more than `training.border` lets it; no value twice."""
     corrections: Corrections
+    """The corrections of the nested runs, each with its parameters or `{}`; `base` is needed, as the baseline."""
     seeds: tuple[int, ...] = Field(min_length=1)
+    """A run for each; none negative, none twice. An interval over seeds needs two."""
     prompt: Prompt
+    """How a question becomes a prompt, for all models."""
     pretraining: Pretraining | None = None
+    """How models with `source: scratch` are made; needed if there is one."""
     layer_choice: LayerChoice = LayerChoice()
+    """How the layers to skip are chosen."""
     training: Training
+    """Reinforced fine-tuning."""
     evaluation: Evaluation
+    """How accuracy is measured, and when two are on par."""
     throughput: Throughput
+    """How the speed of rollouts is measured."""
     gradients: Gradients
+    """How bias and variance are measured and judged."""
 
     @field_validator("skips", "seeds")
     @classmethod

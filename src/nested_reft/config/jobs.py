@@ -9,16 +9,8 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from nested_reft.config.experiment import Config, Run
-from nested_reft.config.method import (
-    CorrectionParams,
-    Evaluation,
-    GradientMeasurement,
-    Prompt,
-    Sampling,
-    Strategy,
-    Throughput,
-    Training,
-)
+from nested_reft.config.measurement import Evaluation, GradientMeasurement, Throughput
+from nested_reft.config.method import CorrectionParams, Prompt, Sampling, Strategy, Training
 from nested_reft.config.sources import Model, Pretraining, Problems
 from nested_reft.config.strict import Strict, settings_hash
 

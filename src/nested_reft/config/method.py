@@ -1,4 +1,4 @@
-"""The settings of the method: corrections, layer choice, training, evaluation and the measurements."""
+"""The settings of the method: prompt, corrections, sampling, layer choice and training."""
 
 from __future__ import annotations
 
@@ -33,22 +33,31 @@ Percent = Annotated[int, Field(ge=0, lt=100)]
 
 
 class Prompt(Strict):
-    """`plain` ends the question with `suffix`; `chat` applies the model's own chat template with `system`."""
+    """How a question becomes a prompt."""
 
     style: Literal["plain", "chat"]
+    """`plain`: the question as it is; `chat`: in the model's own chat template."""
     system: str | None = None
+    """The system message of the chat template; null: none. `plain` has none."""
     suffix: str = ""
+    """Ends the question, in both styles."""
 
 
 class CorrectionParams(Strict):
-    """Parameters of a correction; only those of CORRECTION_PARAMETERS may be given (checked by `Corrections`)."""
+    """Parameters of a correction: only those that its formula has may be given, and null is the formula's default."""
 
     lambda_: Annotated[float, Field(gt=0, le=1)] | None = Field(None, alias="lambda")
+    """Factor of every truncated ratio."""
     C: Annotated[float, Field(gt=0)] | None = None
+    """Ratios above it count as C."""
     lo: Annotated[float, Field(ge=0)] | None = None
+    """Ratios below it count as 0; not above `hi`."""
     hi: Annotated[float, Field(gt=0)] | None = None
+    """Ratios above it count as 0."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Ratios are clipped below 1 − `clip_low`."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
+    """Ratios are clipped above 1 + `clip_high`."""
 
     def given(self) -> dict[str, float]:
         """The parameters that were set, under the names of the formulas."""
@@ -70,26 +79,35 @@ Corrections = Annotated[dict[Correction, CorrectionParams], Field(min_length=1),
 
 
 class Sampling(Strict):
-    """What completions are drawn from: the softmax of the logits over `temperature`, or its most probable tokens."""
+    """What completions are drawn from."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """The logits are divided by it."""
     top_k: Positive | None = None
+    """Sample from the k most probable tokens; null: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Sample from the fewest most probable tokens that hold this probability together; null: from all."""
 
 
 class Alarms(Strict):
-    """Where a step's off-policyness leaves the sane range; null switches an alarm off."""
+    """Where a step's off-policyness leaves the sane range; log and manifest then say so."""
 
     ess_below: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Effective sample size of a batch's tokens, as a share of them; null: no alarm."""
     kl_above: Annotated[float, Field(gt=0)] | None = 0.2
+    """KL of behaviour from target policy in nats a token, k3 estimate; null: no alarm."""
 
 
 class LayerChoice(Strict):
-    """Ways to choose the skipped layers: the first for all runs, the others for comparison in one cell of the grid."""
+    """Ways to choose the skipped layers."""
 
     strategies: tuple[Strategy, ...] = Field(("uniform",), min_length=1)
+    """The first is that of all runs, the others are compared with it in one cell of the grid; no value twice.
+    `core/strategies.py` has the formulas; `uniform` is the paper's."""
     skip: Percent | None = None
+    """The skip setting of the comparison, one of `skips`; needed with more than one strategy."""
     correction: Correction | None = None
+    """The correction of the comparison, one of `corrections`; needed with more than one strategy."""
 
     @model_validator(mode="after")
     def _a_comparison_has_a_cell(self) -> LayerChoice:
@@ -102,79 +120,53 @@ class LayerChoice(Strict):
 
 
 class Training(Sampling):
-    """One reinforced fine-tuning run; the same for the baseline and for every nested run."""
+    """One reinforced fine-tuning run; the same for the baseline and for every nested run.
+
+    Sampling, border, prompt length and dtype hold for throughput and gradients too, completion length and micro-batch
+    for gradients, and dtype for evaluation.
+    """
 
     steps: Positive
+    """Rollout batches of a run."""
     problems_per_step: Positive
+    """Problems in a batch."""
     completions_per_problem: Annotated[int, Field(ge=2)]
+    """The group that advantages are relative to."""
     max_new_tokens: Positive
+    """A completion is cut here, and graded as it stands."""
     max_prompt_tokens: Positive = 1024
+    """A longer prompt is an error; none is ever cut."""
     learning_rate: Annotated[float, Field(gt=0)]
+    """Of AdamW, constant after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient's norm is clipped here."""
     advantage_baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
+    """What is subtracted from a reward: the group's mean, or that of the other completions alone."""
     advantage_std: bool = True
+    """Whether advantages are divided by the group's standard deviation."""
     normalisation: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = "grpo"
+    """How tokens are averaged: over each completion, then completions (`grpo`); by a constant (`dr_grpo`); over all
+    tokens of the batch (`dapo`), or of each micro-batch (`bnpo`)."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a k3 penalty on KL from the policy that the run started from; 0: none, and no copy is kept."""
     updates_per_rollout: Positive = 1
+    """Optimiser steps on one batch."""
     update_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """PPO clip of the ratio to the policy before the first of several updates: below 1 − this. `base` has the clip
+    of its own parameters alone."""
     update_clip_high: Annotated[float, Field(gt=0)] = 0.2
+    """The same above 1 + this."""
     border: Annotated[int, Field(ge=0)] = 1
+    """So many layers at either end are never skipped."""
     problems_per_micro_batch: Positive | None = None
+    """Problems in one backward pass, for memory; null: all of a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
     checkpoint_every: Positive = 10
+    """Steps between checkpoints; an interrupted run loses at most so many."""
     alarms: Alarms = Alarms()
-
-
-class Evaluation(Sampling):
-    """Greedy and sampled accuracy; `headline` says which of the two the claims are about.
-
-    `benchmarks_per_job` above 1 spares small models the start-up of a process for each benchmark.
-    """
-
-    samples_per_problem: Positive
-    max_new_tokens: Positive
-    max_prompt_tokens: Positive = 1024
-    batch_problems: Positive = 64
-    benchmarks_per_job: Positive = 1
-    headline: Literal["greedy", "sampled"] = "sampled"
-    parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    seed: int = 0
-
-
-class Throughput(Strict):
-    """Paired, interleaved timing of rollouts; every completion has exactly `new_tokens` tokens."""
-
-    problems: Positive
-    completions_per_problem: Positive
-    new_tokens: Positive
-    pairs: Annotated[int, Field(ge=3)] = 9
-    warmup_pairs: Positive = 1
-    seed: int = 0
-
-
-class GradientMeasurement(Strict):
-    """Bias and variance of the gradient estimates of a pre-trained model, against on-policy ones.
-
-    Every batch has `problems_per_batch` problems and its own draw of layers. Gradients are compared at `coordinates`
-    parameters, drawn once (all, where the model has no more).
-    """
-
-    corrections: Corrections
-    batches: Annotated[int, Field(ge=4)]
-    problems_per_batch: Positive
-    completions_per_problem: Annotated[int, Field(ge=2)]
-    coordinates: Positive = 250_000
-    seed: int = 0
-
-
-class Gradients(GradientMeasurement):
-    """The measurement, and how it is judged: another judgement measures nothing again.
-
-    A correction passes as unbiased with a relative bias up to `bias_margin`, and its variance as controlled up to
-    `variance_limit` times the on-policy estimate's.
-    """
-
-    bias_margin: Annotated[float, Field(gt=0)] = 0.1
-    variance_limit: Annotated[float, Field(ge=1)] = 2.0
+    """When off-policyness is reported."""

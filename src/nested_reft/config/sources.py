@@ -12,15 +12,26 @@ from nested_reft.config.strict import Positive, Strict
 
 
 class GeneratedProblems(Strict):
-    """Word problems made by `tasks.problems`; which numbers are allowed depends on the role (train or test)."""
+    """Word problems made by `tasks.problems`; which numbers are allowed depends on the role (train or test).
+
+    Of a pair, from and to, the first must not be above the second. Ranges that hold too few distinct problems are an
+    error of the job that makes them.
+    """
 
     source: Literal["generated"]
+    """Problems made here."""
     problems: Positive
+    """How many; in a data set or benchmark all are distinct."""
     steps: tuple[Positive, Positive] = (2, 2)
+    """Operations in a problem, from and to; each is +, − or ×."""
     start: tuple[Positive, Positive] = (2, 30)
+    """The number that a problem starts with, from and to; at most 99."""
     operands: tuple[Positive, Positive] = (2, 9)
+    """Numbers to add, to take away and in distractors, from and to; at most 99. Factors are 2 or 3."""
     phrasing: Literal["standard", "new", "any"] = "standard"
+    """The family of sentences: the one of the fine-tuning set, one that is held back, or either."""
     distractors: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    """Sentences about another person's things, which the answer does not need, from and to."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> GeneratedProblems:
@@ -32,21 +43,27 @@ class GeneratedProblems(Strict):
 
 
 class HubProblems(Strict):
-    """A data set of the Hugging Face hub (or of the data mirror), and which of its columns hold what.
-
-    The columns of `question` are joined by a space. Of those of `answer` the first that the data has is used, for data
-    sets whose versions name it differently. `answer_pattern` is a regular expression whose first group is the answer.
-    """
+    """A data set of the Hugging Face hub (or of the data mirror), and which of its columns hold what."""
 
     source: Literal["hub"]
+    """A data set of the hub or the mirror."""
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """`owner/name`."""
     revision: str = "main"
+    """Commit, tag or branch; a commit is the only one that stays what it is. Not used with a mirror."""
     name: str | None = None
+    """The data set's configuration, where it has several."""
     split: str
+    """The split to take."""
     question: tuple[str, ...]
+    """One column or a list; the texts of several are joined by a space."""
     answer: tuple[str, ...]
+    """One column or a list, of which the first that the data has is used: for data sets whose versions name it
+    differently."""
     answer_pattern: str | None = None
+    """Regular expression whose first group is the answer; null: the whole column is."""
     limit: Positive | None = None
+    """Keep the first so many problems; null: all."""
 
     @field_validator("question", "answer", mode="before")
     @classmethod
@@ -64,13 +81,21 @@ class ScratchModel(Strict):
     """A Qwen2-architecture model that the DAG itself pre-trains on generated problems."""
 
     source: Literal["scratch"]
+    """A model made here; needs the section `pretraining`."""
     layers: Positive
+    """Decoder layers."""
     width: Positive
+    """Width of the residual stream; a multiple of 2 · `heads`."""
     heads: Positive
+    """Attention heads."""
     key_value_heads: Positive
+    """Heads of keys and values; must divide `heads`."""
     feed_forward: Positive
+    """Width of the feed-forward blocks."""
     pretraining_steps: Positive
+    """Pre-training batches."""
     pretraining_learning_rate: Annotated[float, Field(gt=0)]
+    """The largest learning rate of pre-training, reached after the warm-up."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ScratchModel:
@@ -82,24 +107,36 @@ class ScratchModel(Strict):
 
 
 class HubModel(Strict):
-    """A causal language model of the hub (or of the mirror). `layers` is checked against the downloaded config."""
+    """A causal language model of the hub (or of the mirror)."""
 
     source: Literal["hub"]
+    """A model of the hub or the mirror."""
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """`owner/name`."""
     revision: str = "main"
+    """Commit, tag or branch; a commit is the only one that stays what it is. Not used with a mirror."""
     layers: Positive
+    """Decoder layers; checked against the downloaded model."""
 
 
 Model = Annotated[ScratchModel | HubModel, Field(discriminator="source")]
 
 
 class Pretraining(Strict):
-    """How scratch models are made. Half-wrong solutions leave something for reinforcement to choose between."""
+    """How scratch models are made."""
 
     problems: GeneratedProblems
+    """What is learned from, with worked solutions."""
     batch_size: Positive
+    """Solutions in a batch."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps until the largest learning rate, at most 30 % of all; a cosine to 0 follows."""
     wrong_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of solutions with a wrong operation: it leaves something for reinforcement to choose between."""
     layer_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Stochastic depth: probability that a layer is left out of a batch, which makes a small model bear layer
+    skipping."""
     border: Annotated[int, Field(ge=0)] = 1
+    """So many layers at either end are never left out."""
     seed: int = 0
+    """Of initial weights, problems and batches."""

@@ -19,7 +19,7 @@ class ConfigError(ValueError):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
     def canonical_json(self) -> str:
         """The settings as compact JSON: what a rule hands to its sub-command, and what is hashed.

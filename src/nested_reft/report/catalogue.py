@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 # CSV, one fact a row.
 TIDY_TABLES = ("runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "exact")
-# CSV and Markdown.
+# For people; these and the claims are written in each of the kinds.
+TABLE_KINDS = ("csv", "md", "tex")
 PRESENTATION_TABLES = (
     "accuracy_sampled",
     "accuracy_greedy",

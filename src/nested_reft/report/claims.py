@@ -42,8 +42,9 @@ from nested_reft.report.effects import (
     step_speedups,
 )
 from nested_reft.report.gradient_statistics import bias_verdict, is_controlled
+from nested_reft.report.pages import Page, write_latex, write_markdown
 from nested_reft.report.statistics import Interval, equivalence
-from nested_reft.report.texts import NOT_RUN, markdown, write_markdown
+from nested_reft.report.texts import NOT_RUN
 
 Verdict = Literal["supported", "partly", "not", "not run"]
 Cells: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those of `effects`
@@ -132,7 +133,7 @@ def claim_rows(
 
 
 def write_claims(root: Path, config: Config, config_file: str | None = None) -> None:
-    """Write `tables/claims.{csv,md}`; `config_file` goes into the commands where it is not Snakemake's default."""
+    """Write `tables/claims.{csv,md,tex}`; `config_file` goes into the commands where it is not Snakemake's default."""
     # After the target: Snakemake's --configfile takes every word that follows it.
     option = f" --configfile {config_file}" if config_file else ""
     runs, training, throughput, gradients = (
@@ -145,15 +146,17 @@ def write_claims(root: Path, config: Config, config_file: str | None = None) -> 
         rows.append({**vars(claim), "paper": PAPER, "figure": figure, "command": command})
     table = pd.DataFrame(rows, columns=COLUMNS)
     write_table(root, "claims", table)
-    write_markdown(root, "claims", claims_markdown(table, config))
+    texts = table.drop(columns=["low", "high"]).fillna("").astype(str)
+    # On paper there is nothing to follow or to copy.
+    write_latex(root, "claims", claims_page(texts.drop(columns=["figure", "command"]), config))
+    texts["figure"] = [f"[{Path(f).stem}](../{f})" if f else "" for f in texts["figure"]]
+    texts["command"] = [f"`{command}`" if command else "" for command in texts["command"]]
+    write_markdown(root, "claims", claims_page(texts, config))
 
 
-def claims_markdown(claims: pd.DataFrame, config: Config) -> str:
+def claims_page(table: pd.DataFrame, config: Config) -> Page:
     """The claims table with the rules of its verdicts."""
-    table = claims.drop(columns=["low", "high"]).fillna("").astype(str)
-    table["figure"] = [f"[{Path(f).stem}](../{f})" if f else "" for f in table["figure"]]
-    table["command"] = [f"`{command}`" if command else "" for command in table["command"]]
-    return f"# Claims\n\n{markdown(table)}\n\n" + (
+    notes = (
         "Supported: every cell (a size, with data set and skip where the claim has them) passes. Partly: some do. "
         "Not: none does. Not run: no cell could be judged; one seed gives no interval and so no verdict. A cell "
         "passes if its whole 95 % interval lies above 1 (C1, C2; C1 must also rise with the skip), is a relative bias "
@@ -162,8 +165,9 @@ def claims_markdown(claims: pd.DataFrame, config: Config) -> str:
         f"± {100 * config.evaluation.parity_margin:g} points (C5), or above 0 with a gain of at least 10 points (C6). "
         "Not to pass as unbiased is not to be biased: C3 says how many cells are biased for certain. "
         "Brackets: the 95 % interval of the worst cell, the one with the lowest estimate (C3, C4: the highest); C5 "
-        "and C6 in percentage points.\n"
+        "and C6 in percentage points."
     )
+    return Page("Claims", (("", table),), notes)
 
 
 def _bias_claim(name: str, biases: GradientEffects, config: Config) -> Claim:

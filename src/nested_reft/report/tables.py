@@ -1,20 +1,19 @@
-"""The tables that people read, as Markdown and CSV; here those of accuracy, speed and parity with the baseline.
+"""The tables that people read, as CSV, Markdown and LaTeX; here those of accuracy, speed and parity with the baseline.
 
 A cell that was not run says so. What varies and what the interval is stands under each table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from nested_reft.config import BASELINE_CORRECTION, PRETRAINED, Config
-from nested_reft.report.collect import nested_skips, read_table, write_table
+from nested_reft.report.collect import nested_skips, read_table
 from nested_reft.report.effects import parity, rollout_speedups, step_speedups
+from nested_reft.report.pages import Page, write_page
 from nested_reft.report.statistics import (
     equivalence,
     interquartile_mean,
@@ -22,34 +21,34 @@ from nested_reft.report.statistics import (
     t_interval,
 )
 from nested_reft.report.tables_gradients import (
-    exact_bias_markdown,
+    exact_bias_page,
     exact_bias_table,
-    gradient_bias_markdown,
+    gradient_bias_page,
     gradient_bias_table,
 )
-from nested_reft.report.tables_strategies import layer_choice_markdown, layer_choice_table
-from nested_reft.report.texts import NOT_RUN, markdown, ratio, write_markdown
+from nested_reft.report.tables_strategies import layer_choice_page, layer_choice_table
+from nested_reft.report.texts import NOT_RUN, ratio
 
 METRICS = ("sampled", "greedy")
 
 
 def write_tables(root: Path, config: Config) -> None:
-    """Write the presentation tables (`catalogue.PRESENTATION_TABLES`, CSV and Markdown) from those of `collect`."""
+    """Write the presentation tables (`catalogue.PRESENTATION_TABLES`) from those of `collect`."""
     runs, training, throughput = (read_table(root, name) for name in ("runs", "training", "throughput"))
     gradients, strategies, exact = (read_table(root, name) for name in ("gradients", "strategies", "exact"))
-
-    def both(name: str, table: pd.DataFrame, page: Callable[[pd.DataFrame], str]) -> None:
-        write_table(root, name, table)
-        write_markdown(root, name, page(table))
-
     for metric in METRICS:
-        page = partial(accuracy_markdown, config=config, metric=metric)
-        both(f"accuracy_{metric}", accuracy_table(runs, config, metric), page)
-    both("speedup", speedup_table(throughput, training, config), speedup_markdown)
-    both("equivalence", equivalence_table(runs, config), partial(equivalence_markdown, config=config))
-    both("gradient_bias", gradient_bias_table(gradients, config), partial(gradient_bias_markdown, config=config))
-    both("layer_choice", layer_choice_table(strategies, config), partial(layer_choice_markdown, config=config))
-    both("exact_bias", exact_bias_table(exact), exact_bias_markdown)
+        table = accuracy_table(runs, config, metric)
+        write_page(root, f"accuracy_{metric}", table, accuracy_page(table, config, metric))
+    table = speedup_table(throughput, training, config)
+    write_page(root, "speedup", table, speedup_page(table))
+    table = equivalence_table(runs, config)
+    write_page(root, "equivalence", table, equivalence_page(table, config))
+    table = gradient_bias_table(gradients, config)
+    write_page(root, "gradient_bias", table, gradient_bias_page(table, config))
+    table = layer_choice_table(strategies, config)
+    write_page(root, "layer_choice", table, layer_choice_page(table, config))
+    table = exact_bias_table(exact)
+    write_page(root, "exact_bias", table, exact_bias_page(table))
 
 
 def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
@@ -115,40 +114,43 @@ def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
 
 
-def accuracy_markdown(table: pd.DataFrame, config: Config, metric: str) -> str:
-    """The accuracy table as one section per fine-tuning data set."""
+def accuracy_page(table: pd.DataFrame, config: Config, metric: str) -> Page:
+    """The accuracy table as one per fine-tuning data set, with the benchmarks' extremes marked as in the paper."""
     role = "headline" if metric == config.evaluation.headline else "second"
-    text = f"# Accuracy, {metric} ({role} metric)\n"
-    for dataset in config.datasets:
-        part = table[table["dataset"] == dataset].drop(columns="dataset")
-        text += f"\n## Fine-tuning on {dataset}\n\n{markdown(part)}\n"
-    return text + (
-        f"\nAccuracy in percent on held-out problems, mean over training seeds ({len(config.seeds)}) ± half-width of "
+    tables = tuple(
+        (f"Fine-tuning on {dataset}", table[table["dataset"] == dataset].drop(columns="dataset"))
+        for dataset in config.datasets
+    )
+    notes = (
+        f"Accuracy in percent on held-out problems, mean over training seeds ({len(config.seeds)}) ± half-width of "
         "the 95 % Student-t interval over seeds. IQM: interquartile mean over seeds and benchmarks with its 95 % "
         "bootstrap interval over seeds, stratified by benchmark (Agarwal et al. 2021). One seed, or the pre-trained "
-        "model, has no interval.\n"
+        "model, has no interval."
     )
+    return Page(f"Accuracy, {metric} ({role} metric)", tables, notes, marked=tuple(config.benchmarks))
 
 
-def speedup_markdown(table: pd.DataFrame) -> str:
+def speedup_page(table: pd.DataFrame) -> Page:
     """The speed table with its notes."""
-    return f"# Speed\n\n{markdown(table)}\n\n" + (
+    notes = (
         "Skip 0 pairs the full model with itself and shows the noise. "
         "Rollout: timed alone on the machine, full and nested model in turn; median over pairs with its 95 % bootstrap "
         "interval. Ideal: the cost of all layers over that of the layers kept, embedding and LM head counted. "
         "Step: end-to-end tokens/s of training over the baseline's, geometric mean over seeds with its 95 % t "
-        "interval; training jobs share the machine, so this one is noisy.\n"
+        "interval; training jobs share the machine, so this one is noisy."
     )
+    return Page("Speed", (("", table),), notes)
 
 
-def equivalence_markdown(table: pd.DataFrame, config: Config) -> str:
+def equivalence_page(table: pd.DataFrame, config: Config) -> Page:
     """The parity table with its notes."""
-    return f"# Parity with baseline ReFT\n\n{markdown(table)}\n\n" + (
+    notes = (
         f"Difference in {config.evaluation.headline} accuracy (percentage points, mean over benchmarks), nested minus "
         "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
         "seeds. Equivalent: the interval lies within ± margin. Worse, better: it lies wholly beyond. Inconclusive: "
-        "neither, which more seeds could settle.\n"
+        "neither, which more seeds could settle."
     )
+    return Page("Parity with baseline ReFT", (("", table),), notes)
 
 
 def _accuracy_cells(cell: pd.DataFrame, benchmarks: list[str]) -> dict[str, str]:

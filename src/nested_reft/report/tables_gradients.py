@@ -7,7 +7,8 @@ import pandas as pd
 from nested_reft.config import Config
 from nested_reft.report.effects import gradient_biases, gradient_variances
 from nested_reft.report.gradient_statistics import bias_verdict
-from nested_reft.report.texts import NOT_RESOLVED, NOT_RUN, markdown, ratio, with_interval
+from nested_reft.report.pages import Page
+from nested_reft.report.texts import NOT_RESOLVED, NOT_RUN, ratio, with_interval
 
 ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
 # What double precision leaves of a bias that is zero.
@@ -42,10 +43,10 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def gradient_bias_markdown(table: pd.DataFrame, config: Config) -> str:
+def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
     """The gradient table with its notes."""
     settings = config.gradients
-    return f"# Bias and variance of the gradient estimates\n\n{markdown(table)}\n\n" + (
+    notes = (
         "Gradients of the pre-trained model. One batch has "
         f"{settings.problems_per_batch} problems × {settings.completions_per_problem} completions and its own draw of "
         "layers; the on-policy estimates are of the same problems. All have a leave-one-out baseline, no division by "
@@ -56,8 +57,9 @@ def gradient_bias_markdown(table: pd.DataFrame, config: Config) -> str:
         "Variance ratio: trace of the covariance of a batch's estimate over the on-policy one's. Brackets: 95 % "
         "jackknife interval over batches. Unbiased: the "
         f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above. "
-        "Inconclusive: neither, which more batches could settle. Not resolved: the noise hides the gradient itself.\n"
+        "Inconclusive: neither, which more batches could settle. Not resolved: the noise hides the gradient itself."
     )
+    return Page("Bias and variance of the gradient estimates", (("", table),), notes)
 
 
 def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:
@@ -80,19 +82,20 @@ def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*ESTIMATOR, *columns])
 
 
-def exact_bias_markdown(table: pd.DataFrame) -> str:
+def exact_bias_page(table: pd.DataFrame) -> Page:
     """The exact table with its notes."""
-    title = "# Exact bias and variance\n\n"
+    title = "Exact bias and variance"
     if table.empty:
-        return f"{title}Not run.\n"
-    return f"{title}{markdown(table)}\n\n" + (
+        return Page(title, (), "Not run.")
+    notes = (
         "A model small enough to enumerate every completion, so that nothing is sampled and there is no interval. "
         "Bias: norm of the difference between the estimator's expectation and the gradient of the expected reward, "
         "over the norm of the latter. On-policy: with no layer left out, where every weight is 1; given once for "
         "estimators that differ in the weight alone. Drawn: so many layers are left out at random. Worst layers: the "
         "largest value where the same layers are always left out. Variance ratio: over the on-policy estimator's. A "
-        f"bias below {ZERO:g} is 0 in double precision.\n"
+        f"bias below {ZERO:g} is 0 in double precision."
     )
+    return Page(title, (("", table),), notes)
 
 
 def _exact(values: pd.Series) -> str:

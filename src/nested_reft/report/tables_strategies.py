@@ -15,8 +15,9 @@ from nested_reft.report.effects import (
     strategy_contrasts,
     strategy_parity,
 )
+from nested_reft.report.pages import Page
 from nested_reft.report.statistics import t_interval
-from nested_reft.report.texts import NOT_RUN, markdown, points, with_interval
+from nested_reft.report.texts import NOT_RUN, points, with_interval
 
 
 def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -50,18 +51,19 @@ def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame
     return pd.DataFrame(rows, columns=columns)
 
 
-def layer_choice_markdown(table: pd.DataFrame, config: Config) -> str:
+def layer_choice_page(table: pd.DataFrame, config: Config) -> Page:
     """The table of layer choices with its notes."""
-    title = "# Ways to choose the skipped layers\n\n"
+    title = "Ways to choose the skipped layers"
     if table.empty:
-        return f"{title}Not run: the configuration names one way to choose layers.\n"
+        return Page(title, (), "Not run: the configuration names one way to choose layers.")
     choice, metric = config.layer_choice, config.evaluation.headline
-    return f"{title}{markdown(table)}\n\n" + (
+    notes = (
         f"Correction '{choice.correction}' at skip {choice.skip} %. Accuracy: {metric}, in percent, mean over "
         "benchmarks and seeds. Differences in percentage points, paired by seed on identical problems. Brackets: 95 % "
         "Student-t interval over seeds. KL(b ‖ π), k3, in nats a token, and effective sample size (1 is on-policy): "
-        "means over training steps and seeds.\n"
+        "means over training steps and seeds."
     )
+    return Page(title, (("", table),), notes)
 
 
 def _cell(table: pd.DataFrame, cell: Mapping[str, object]) -> pd.DataFrame:

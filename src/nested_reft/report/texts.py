@@ -1,12 +1,9 @@
-"""How the tables that people read put numbers and tables into text."""
+"""How the tables that people read put numbers into text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
-
-import pandas as pd
 
 from nested_reft.report.statistics import Interval
 
@@ -33,13 +30,3 @@ def ratio(interval: Interval | None) -> str:
 def points(interval: Interval | None) -> str:
     """A difference of shares in percentage points, with its interval."""
     return with_interval(interval, lambda value: f"{100 * value:+.1f}")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of texts as Markdown, as it stands: no text is taken for a number and rounded."""
-    return str(table.to_markdown(index=False, disable_numparse=True))
-
-
-def write_markdown(root: Path, name: str, text: str) -> None:
-    """Write `tables/{name}.md`."""
-    (root / "tables" / f"{name}.md").write_text(text, encoding="utf-8")
