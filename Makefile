@@ -47,7 +47,7 @@ test-slow: env  ## whole DAGs
 	$(BIN)/python -m pytest -m slow --ignore tests/faults
 
 test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all of docs/reliability.md
-	$(BIN)/python -m pytest -n auto --dist loadgroup tests/faults
+	$(BIN)/python -m pytest -n auto tests/faults
 
 audit: env  ## known vulnerabilities of the locked dependencies
 	$(BIN)/python -m pip install --quiet pip-audit
