@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import TIMINGS, grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from nested_reft.cli import main
 from nested_reft.config.jobs import TrainSettings
@@ -114,6 +116,8 @@ class Run:
                     os.dup2(output.fileno(), 2)
                     sys.stdout, sys.stderr = output, output
                     signal.signal(signal.SIGINT, signal.default_int_handler)
+                    # tqdm's own lock is shared with this process: whoever is killed under it would hang all others.
+                    tqdm.set_lock(threading.RLock())
                     rewards.grade = grade_by_checksum
                     prepare()
                     code = main(self.arguments)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from faults_harness import Run, assert_same_outcome, killing
+from tqdm.auto import tqdm
 
 from nested_reft import commands, files
 from nested_reft.core import rollout
@@ -22,6 +23,7 @@ KILLS = 20
 
 # Every phase of a run of 12 steps with a checkpoint after each third: (moment, last step that was saved).
 MOMENTS: dict[str, tuple[Callable[[], None], int]] = {
+    "while a progress bar is drawn": (killing(tqdm, "display", 1), 0),
     "before the first step": (killing(trainer, "nested_rollout", 1), 0),
     "in a rollout": (killing(rollout, "_choose", 17), 3),
     "after a rollout": (killing(trainer, "nested_rollout", 8, after=True), 6),
