@@ -5,12 +5,13 @@ The processes are forked, since starting an interpreter and importing torch take
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sys
+import threading
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,30 +19,48 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from tiny_training import TIMINGS, grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from nested_reft.cli import main
-from nested_reft.config import GeneratedProblems, Prompt, ScratchModel
 from nested_reft.config.jobs import TrainSettings
 from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import Policy, save_policy
-from nested_reft.tasks.problems import generate_problems
+from nested_reft.tasks.policy import save_policy
 from nested_reft.tasks.records import write_problems
-from nested_reft.training.pretrain import build_model, build_tokenizer
-
-torch.set_num_threads(1)  # a forked process cannot use the threads of the one it was forked from
-
-PROMPT = Prompt(style="plain", suffix=" answer :")
-MODEL = ScratchModel(
-    source="scratch", layers=6, width=16, heads=2, key_value_heads=1, feed_forward=32, pretraining_steps=1,
-    pretraining_learning_rate=0.01,
-)  # fmt: skip
-TIMINGS = {"rollout_seconds", "reward_seconds", "update_seconds", "rollout_tokens_per_s", "tokens_per_s"}
 
 
-def grade_by_checksum(response: str, gold: str) -> bool:
-    """A reward that about half of all texts earn: an untrained model solves nothing, and no reward is no gradient."""
-    return zlib.crc32(f"{response}/{gold}".encode()) % 2 == 0
+def at_call(
+    module: Any, name: str, call: int, instead: Callable[..., Any], *, onwards: bool = False
+) -> Callable[[], None]:
+    """Preparation for `Run.call`: call number `call` (from 1) of `module.name` becomes one of `instead`.
+
+    `instead` takes the plain function before the call's own arguments. With `onwards`, so does every later call.
+    """
+
+    def prepare() -> None:
+        plain, calls = getattr(module, name), itertools.count(1)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            number = next(calls)
+            if number == call or (onwards and number > call):
+                return instead(plain, *arguments, **options)
+            return plain(*arguments, **options)
+
+        setattr(module, name, counted)
+
+    return prepare
+
+
+def killing(module: Any, name: str, call: int, *, after: bool = False) -> Callable[[], None]:
+    """Have the process die at the given call (from 1) of a function, before it or after it."""
+
+    def instead(plain: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        if after:
+            plain(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return at_call(module, name, call, instead)
 
 
 @dataclass(frozen=True)
@@ -61,22 +80,16 @@ class Run:
     settings: TrainSettings
 
     @classmethod
-    def prepared(cls, folder: Path, *, steps: int = 12, checkpoint_every: int = 3, **training: Any) -> Run:
+    def prepared(cls, folder: Path, **training: Any) -> Run:
         """An untrained policy and problems on disk, and a nested run on them."""
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = build_tokenizer(PROMPT)
-        model = build_model(MODEL, tokenizer, 0).eval()
-        save_policy(Policy(model, tokenizer, (tokenizer.eos_token_id,), tokenizer.pad_token_id), folder / "model")
-        stories = GeneratedProblems(source="generated", problems=10, steps=(1, 2))
-        write_problems(folder / "problems.jsonl", generate_problems(stories, "train", "tiny"))
+        save_policy(tiny_policy(), folder / "model")
+        write_problems(folder / "problems.jsonl", tiny_problems())
         options = {
-            "steps": steps, "problems_per_step": 2, "completions_per_problem": 4, "max_new_tokens": 5,
-            "learning_rate": 0.003, "warmup_steps": 2, "checkpoint_every": checkpoint_every, "updates_per_rollout": 2,
-            "kl_coefficient": 0.01, "alarms": {"ess_below": None, "kl_above": None},
-        } | training  # fmt: skip
-        run = {"size": "tiny", "dataset": "stories", "correction": "retrace", "skip": 34, "seed": 1}
-        settings = {"run": run, "training": options, "params": {}, "prompt": PROMPT, "device": "cpu"}
-        return cls(folder, TrainSettings.model_validate(settings))
+            "steps": 12, "problems_per_step": 2, "checkpoint_every": 3,
+            "updates_per_rollout": 2, "kl_coefficient": 0.01,
+        }  # fmt: skip
+        return cls(folder, tiny_settings(**options | training))
 
     @property
     def checkpoints(self) -> Path:
@@ -103,6 +116,8 @@ class Run:
                     os.dup2(output.fileno(), 2)
                     sys.stdout, sys.stderr = output, output
                     signal.signal(signal.SIGINT, signal.default_int_handler)
+                    # tqdm's own lock is shared with this process: whoever is killed under it would hang all others.
+                    tqdm.set_lock(threading.RLock())
                     rewards.grade = grade_by_checksum
                     prepare()
                     code = main(self.arguments)
@@ -141,6 +156,15 @@ class Run:
         lines = (self.folder / "out/metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
         return load_file(self.folder / "out/policy/model.safetensors"), rows
+
+
+def one_line(output: str) -> str:
+    """The error, which stands in the log and on the terminal."""
+    lines = [line for line in output.splitlines() if line.startswith("nested-reft train: error: ")]
+    assert len(lines) == 2, output
+    assert lines[0] == lines[1]
+    assert "Traceback" not in output
+    return lines[0]
 
 
 def assert_same_outcome(run: Run, expected: Run) -> None:

@@ -9,6 +9,9 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +25,8 @@ from nested_reft.tasks.grading import grade
 
 GOLD = "86753.09"
 PARTS, ANSWERS = 10, 10_000
-# One answer's bound is symbolic.TIME_LIMIT; the rest is for a machine that does other things as well.
-SECONDS = 1.0 + 1.0
+# Of this process's own time for one answer; in the worker, a comparison has symbolic.TIME_LIMIT.
+SECONDS = 1.0
 MEMORY = 300 * 2**20  # bytes that this process may grow by; the worker's bound is grading_worker.MEMORY_BYTES
 
 CANARY = "canary.txt"
@@ -118,9 +121,9 @@ def test_ten_thousand_hostile_answers(folder: Path, part: int, monkeypatch: pyte
     cut_off = grading.timeouts()
     for _ in range(ANSWERS):
         text = hostile(rng)
-        started = time.monotonic()
+        started = time.process_time()
         right = grade(text, GOLD)
-        slowest = max(slowest, (time.monotonic() - started, text[:300]))
+        slowest = max(slowest, (time.process_time() - started, text[:300]))
         assert right is False, f"accepted: {text[:300]!r}"
     assert slowest[0] < SECONDS, f"{slowest[0]:.2f} s: {slowest[1]!r}"
     assert resident_bytes() - before < MEMORY
@@ -141,34 +144,61 @@ def test_no_text_at_all_makes_the_grader_raise(text: str, frame: str) -> None:
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_every_bomb_by_itself_is_wrong_in_time(folder: Path, bomb: str) -> None:
     for text in (bomb, rf"\boxed{{{bomb}}}", f"#### {bomb}"):
-        started = time.monotonic()
+        started = time.process_time()
         assert grade(text, GOLD) is False
-        assert time.monotonic() - started < SECONDS
+        assert time.process_time() - started < SECONDS
     assert list(folder.iterdir()) == []
 
 
 def test_megabytes_of_text_are_read_in_time() -> None:
     for piece in (r"\boxed{", "x + ", "#### ", "The answer is ", "$", "9", "(", "\n", "1,"):
         text = piece * (3 * 10**6 // len(piece))
-        started = time.monotonic()
+        started = time.process_time()
         assert grade(text, GOLD) is False
-        assert time.monotonic() - started < SECONDS, piece
+        assert time.process_time() - started < SECONDS, piece
 
 
-def test_a_worker_that_dies_is_replaced_and_its_answer_counts_as_wrong_and_is_counted() -> None:
+def test_a_worker_that_waits_for_a_busy_machine_has_the_same_time() -> None:
+    assert grade(r"\boxed{\sqrt{72}}", r"6\sqrt{2}")
+    process = symbolic._worker._process
+    assert process is not None
+    os.killpg(process.pid, signal.SIGSTOP)
+    threading.Timer(symbolic.TIME_LIMIT + 0.5, os.killpg, (process.pid, signal.SIGCONT)).start()
+    assert grade(r"\boxed{\sqrt{98}}", r"7\sqrt{2}")
+    assert symbolic._worker._process is process
+
+
+def test_a_worker_that_dies_is_replaced_and_its_answer_counts_as_wrong_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     symbolic.equivalent.cache_clear()
     assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}")
     process = symbolic._worker._process
     assert process is not None
-    os.kill(process.pid, signal.SIGSTOP)  # it hangs: killed at the limit, wrong, counted
+    monkeypatch.setattr(symbolic, "HANG_LIMIT", 0.5)
+    os.killpg(process.pid, signal.SIGSTOP)  # it hangs: killed at the limit, wrong, counted
     before = grading.timeouts()
     assert not grade(r"\boxed{\sqrt{18}}", r"3\sqrt{2}")
     assert grading.timeouts() == before + 1
     assert process.poll() is not None
+    monkeypatch.undo()
     assert grade(r"\boxed{\sqrt{32}}", r"4\sqrt{2}"), "the next answer has a new worker"
     second = symbolic._worker._process
     assert second is not None
-    os.kill(second.pid, signal.SIGKILL)  # it died between two answers: nobody's fault
+    os.killpg(second.pid, signal.SIGKILL)  # it died between two answers: nobody's fault
     second.wait()
     assert grade(r"\boxed{\sqrt{50}}", r"5\sqrt{2}")
     assert grading.timeouts() == before + 1
+
+
+def test_no_worker_outlives_a_process_that_was_killed() -> None:
+    code = r"""
+import os, signal
+from nested_reft.tasks.grading import grade
+print(grade(r"\boxed{x + x}", "2x"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # The worker has inherited stderr, whose end is waited for.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.stdout == b"True\n"
+    assert done.returncode == -signal.SIGKILL

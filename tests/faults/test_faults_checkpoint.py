@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults_harness import Run, assert_same_outcome
-from test_faults_kill import killing
+from faults_harness import Run, assert_same_outcome, killing
+from tiny_training import tiny_policy
 
+from nested_reft.tasks.policy import save_policy
 from nested_reft.training import trainer
 
 
@@ -120,14 +121,7 @@ def test_a_changed_setting_starts_over_and_leaves_the_other_run_s_checkpoints(cu
 
 def test_a_model_of_another_shape_is_not_filled_with_old_weights(cut_off: Run) -> None:
     """The settings are the same and the policy's folder was replaced by hand."""
-    from faults_harness import MODEL, PROMPT
-
-    from nested_reft.tasks.policy import Policy, save_policy
-    from nested_reft.training.pretrain import build_model, build_tokenizer
-
-    tokenizer = build_tokenizer(PROMPT)
-    wider = build_model(MODEL.model_copy(update={"feed_forward": 48}), tokenizer, 0).eval()
-    save_policy(Policy(wider, tokenizer, (tokenizer.eos_token_id,), tokenizer.pad_token_id), cut_off.folder / "model")
+    save_policy(tiny_policy(feed_forward=48), cut_off.folder / "model")
     ended = cut_off.call()
     assert ended.code == 0, ended.output
     assert ended.output.count("it has other parameters than this model") == 2

@@ -8,10 +8,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from faults_harness import Run, assert_same_outcome
+from faults_harness import Run, assert_same_outcome, killing
+from tqdm.auto import tqdm
 
 from nested_reft import commands, files
 from nested_reft.core import rollout
@@ -21,33 +21,9 @@ from nested_reft.training import checkpoint, trainer, update
 KILLS = 20
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killing(module: Any, name: str, call: int, *, after: bool = False) -> Callable[[], None]:
-    """Have the process die at the given call (from 1) of a function, before it or after it."""
-
-    def prepare() -> None:
-        plain, calls = getattr(module, name), 0
-
-        def wrapper(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == call and not after:
-                die()
-            result = plain(*arguments, **options)
-            if calls == call and after:
-                die()
-            return result
-
-        setattr(module, name, wrapper)
-
-    return prepare
-
-
 # Every phase of a run of 12 steps with a checkpoint after each third: (moment, last step that was saved).
 MOMENTS: dict[str, tuple[Callable[[], None], int]] = {
+    "while a progress bar is drawn": (killing(tqdm, "display", 1), 0),
     "before the first step": (killing(trainer, "nested_rollout", 1), 0),
     "in a rollout": (killing(rollout, "_choose", 17), 3),
     "after a rollout": (killing(trainer, "nested_rollout", 8, after=True), 6),

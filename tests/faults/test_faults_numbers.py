@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from faults_harness import Run
+from faults_harness import Run, at_call, one_line
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_faults_storage import one_line
 
 from nested_reft.config import Sampling
 from nested_reft.core.loss import Objective, policy_loss
@@ -25,43 +24,25 @@ from nested_reft.training import update
 
 
 def spoil_loss(value: float) -> Callable[[], None]:
-    def prepare() -> None:
-        plain, calls = update.policy_loss, 0
+    """The first of two updates of step 5."""
 
-        def spoilt(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            loss, metrics = plain(*arguments, **options)
-            return (loss * value if calls == 9 else loss), metrics  # the first update of step 5
+    def spoilt(plain: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        loss, metrics = plain(*arguments, **options)
+        return loss * value, metrics
 
-        update.policy_loss = spoilt
-
-    return prepare
+    return at_call(update, "policy_loss", 9, spoilt)
 
 
-def spoil_gradient() -> None:
-    plain, calls = torch.nn.utils.clip_grad_norm_, 0
-
-    def spoilt(parameters: Any, limit: float) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        parameters = list(parameters)
-        if calls == 10:  # the second update of step 5
-            parameters[0].grad[0, 0] = math.inf
-        return plain(parameters, limit)
-
-    torch.nn.utils.clip_grad_norm_ = spoilt
+def infinite_gradient(clip: Callable[..., torch.Tensor], parameters: Iterable[torch.Tensor], limit: float) -> Any:
+    first, *others = parameters
+    assert first.grad is not None
+    first.grad[0, 0] = math.inf
+    return clip([first, *others], limit)
 
 
-def spoil_logp() -> None:
-    plain, calls = update.completion_logp, 0
-
-    def spoilt(*arguments: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return plain(*arguments) * (math.nan if calls == 14 else 1.0)  # 3 a step, with the reference's: step 5
-
-    update.completion_logp = spoilt
+spoil_gradient = at_call(torch.nn.utils, "clip_grad_norm_", 10, infinite_gradient)  # the second update of step 5
+# There are three in a step, the first of them the reference's.
+spoil_logp = at_call(update, "completion_logp", 14, lambda plain, *arguments: plain(*arguments) * math.nan)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from faults_harness import Run, assert_same_outcome
+from faults_harness import Run, assert_same_outcome, at_call
+
+from nested_reft import commands
+from nested_reft.tasks import policy
+from nested_reft.tasks.policy import Policy
+from nested_reft.training import trainer
 
 STOPPED = 75
 SECONDS = 10
@@ -38,7 +45,11 @@ def test_a_stop_saves_the_step_in_hand_and_the_next_call_goes_on(
 
 
 def test_a_stop_before_the_first_step_saves_nothing_and_loses_nothing(run: Run, uninterrupted: Run) -> None:
-    ended = run.call(lambda: stop_when_the_policy_is_loaded())
+    def stopped(load_policy: Callable[..., Policy], *arguments: Any, **options: Any) -> Policy:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load_policy(*arguments, **options)
+
+    ended = run.call(at_call(policy, "load_policy", 1, stopped))
     assert ended.code == STOPPED, ended.output
     assert "stopped after step 0 of 12" in ended.output
     assert not list(run.checkpoints.glob("step*"))
@@ -46,32 +57,15 @@ def test_a_stop_before_the_first_step_saves_nothing_and_loses_nothing(run: Run, 
     assert_same_outcome(run, uninterrupted)
 
 
-def stop_when_the_policy_is_loaded() -> None:
-    from nested_reft.tasks import policy
-
-    plain = policy.load_policy
-
-    def load(*arguments: object, **options: object) -> object:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return plain(*arguments, **options)  # type: ignore[arg-type]
-
-    policy.load_policy = load  # type: ignore[assignment]
-
-
 def test_a_second_signal_ends_the_process_at_once(run: Run) -> None:
     """As it would without our handling: a step at paper scale takes minutes, and a user may not want to wait."""
 
-    def hang() -> None:
-        from nested_reft.training import trainer
+    def hang(*_: object) -> None:
+        print("hanging", flush=True)
+        while True:
+            signal.pause()
 
-        def never_ending(*_: object) -> None:
-            print("hanging", flush=True)
-            while True:
-                signal.pause()
-
-        trainer.nested_rollout = never_ending  # type: ignore[assignment]
-
-    process = run.start(hang)
+    process = run.start(at_call(trainer, "nested_rollout", 1, hang))
     run.wait_for("hanging", process)
     os.kill(process, signal.SIGTERM)
     time.sleep(0.3)  # two at once would be one
@@ -81,15 +75,10 @@ def test_a_second_signal_ends_the_process_at_once(run: Run) -> None:
 
 
 def test_ctrl_c_outside_training_is_one_line(run: Run) -> None:
-    def interrupted() -> None:
-        from nested_reft import commands
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
 
-        def check(_: object) -> None:
-            raise KeyboardInterrupt
-
-        commands.train = check
-
-    ended = run.call(interrupted)
+    ended = run.call(at_call(commands, "train", 1, interrupted))
     assert ended.code == 130
     assert "nested-reft train: error: stopped by Ctrl-C; call again\n" in ended.output
     assert "Traceback" not in ended.output

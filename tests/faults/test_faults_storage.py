@@ -7,44 +7,20 @@ import os
 import resource
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from faults_harness import Run, assert_same_outcome
+from faults_harness import Run, assert_same_outcome, at_call, one_line
 
 from nested_reft.training import checkpoint
 
 
-class Usage(NamedTuple):
-    total: int
-    used: int
-    free: int
-
-
-def full_after(calls: int, free: int = 1000) -> Any:
+def full_after(calls: int) -> Callable[[], None]:
     """The disk has room until it was asked so many times."""
-
-    def prepare() -> None:
-        plain, asked = shutil.disk_usage, 0
-
-        def usage(path: Path) -> Any:
-            nonlocal asked
-            asked += 1
-            return plain(path) if asked <= calls else Usage(10**9, 10**9 - free, free)
-
-        shutil.disk_usage = usage  # type: ignore[assignment]
-
-    return prepare
-
-
-def one_line(output: str) -> str:
-    """The error, which stands in the log and on the terminal."""
-    lines = [line for line in output.splitlines() if line.startswith("nested-reft train: error: ")]
-    assert len(lines) == 2, output
-    assert lines[0] == lines[1]
-    assert "Traceback" not in output
-    return lines[0]
+    return at_call(shutil, "disk_usage", calls + 1, lambda *_: SimpleNamespace(free=1000), onwards=True)
 
 
 def test_a_full_disk_stops_before_the_checkpoint_and_the_earlier_ones_stay(run: Run, uninterrupted: Run) -> None:
@@ -69,20 +45,12 @@ def test_no_room_for_the_final_policy_keeps_the_last_checkpoint(run: Run, uninte
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written(run: Run, uninterrupted: Run) -> None:
     """The kernel refuses to let any file grow beyond 100 kB from the third checkpoint on."""
 
-    def prepare() -> None:
-        plain, calls = checkpoint.save_file, 0
+    def limited(plain: Callable[..., None], *arguments: Any) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        plain(*arguments)
 
-        def save(*arguments: Any) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 3:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            plain(*arguments)
-
-        checkpoint.save_file = save
-
-    ended = run.call(prepare)
+    ended = run.call(at_call(checkpoint, "save_file", 3, limited))
     assert ended.code == 1, ended.output
     line = one_line(ended.output)
     assert f"{run.checkpoints}: the checkpoint of step 9 cannot be written" in line
@@ -96,17 +64,12 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(run: Run, uninterrup
 def test_results_that_cannot_be_written_are_named(run: Run, uninterrupted: Run, code: int) -> None:
     """As root no folder refuses a write, so the refusal is made here."""
 
-    def prepare() -> None:
-        plain = Path.write_text
+    def write(plain: Callable[..., int], path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == "metrics.jsonl":
+            raise OSError(code, os.strerror(code), str(path))
+        return plain(path, *arguments, **options)
 
-        def write(path: Path, *arguments: Any, **options: Any) -> int:
-            if path.name == "metrics.jsonl":
-                raise OSError(code, os.strerror(code), str(path))
-            return plain(path, *arguments, **options)
-
-        Path.write_text = write  # type: ignore[method-assign, assignment]
-
-    ended = run.call(prepare)
+    ended = run.call(at_call(Path, "write_text", 1, write, onwards=True))
     assert ended.code == 1
     line = one_line(ended.output)
     assert f"out/metrics.jsonl: {os.strerror(code)}; make room or permit writing there and call again" in line

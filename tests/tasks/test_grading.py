@@ -177,6 +177,24 @@ def test_a_time_out_is_counted_and_logged_and_the_next_answer_is_graded(
     assert grade(r"\boxed{y+y}", "2y")
 
 
+def test_a_worker_that_is_ready_has_nothing_left_to_import() -> None:
+    """The first question would pay for it with its own time, and a right answer could be cut off."""
+    questions = [
+        ("get", r"\frac{8675309}{100}", 2), (r"\{1, 2\}", r"\{2, 1, x\}", None), (r"(-\infty, 2)", "x < 2", None),
+        (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 & x \end{pmatrix}", None),
+        ("a = b", "b = a", None), (r"\int_0^1 x^2 dx", r"\frac{1}{3}", None),
+        (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}", None), (r"\sin(2x)", r"2 \sin x \cos x", None),
+        (r"\log_2 8", "x", None), ("3i + 2", "2 + 3i", None),
+    ]  # fmt: skip
+    code = (
+        "import sys; from nested_reft.tasks import grading_worker as w; w.warm_up(); before = {*sys.modules}\n"
+        f"for question in {questions!r}: w.equal(*question)\n"
+        "print({*sys.modules} - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_off_the_main_thread_and_in_many_threads() -> None:
     verdicts: dict[int, bool] = {}
 

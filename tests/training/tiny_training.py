@@ -16,7 +16,7 @@ from nested_reft.tasks.records import Problem
 from nested_reft.training.pretrain import build_model, build_tokenizer
 from nested_reft.training.trainer import nested_rollout
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # a process that tests/faults forks cannot use the threads of this one
 
 PROMPT = Prompt(style="plain", suffix=" answer :")
 STORIES = GeneratedProblems(source="generated", problems=10, steps=(1, 2), distractors=(0, 1))
@@ -28,10 +28,10 @@ PRETRAINING = Pretraining(problems=STORIES.model_copy(update={"problems": 200}),
 TIMINGS = {"rollout_seconds", "reward_seconds", "update_seconds", "rollout_tokens_per_s", "tokens_per_s"}
 
 
-def tiny_policy(seed: int = 0) -> Policy:
-    """An untrained model; its outputs are sharpened so that leaving a layer out matters."""
+def tiny_policy(seed: int = 0, **changes: Any) -> Policy:
+    """An untrained model, `changes` made to its settings; sharpened so that leaving a layer out matters."""
     tokenizer = build_tokenizer(PROMPT)
-    model = build_model(MODEL, tokenizer, seed).eval()
+    model = build_model(MODEL.model_copy(update=changes), tokenizer, seed).eval()
     with torch.no_grad():
         model.model.norm.weight.mul_(2)
     return Policy(model, tokenizer, (tokenizer.eos_token_id,), tokenizer.pad_token_id)

@@ -35,7 +35,7 @@ from nested_reft.tasks.extraction import choice, chosen, final_answer
 logger = logging.getLogger(__name__)
 _cut_off = Counter[str]()
 
-# Seconds after which no further part of an answer is looked at; one formula has symbolic.TIME_LIMIT.
+# The worker's seconds after which no further part of an answer is looked at; one formula has symbolic.TIME_LIMIT.
 SECONDS = 1.0
 # Deeper nesting than any answer has; it bounds the recursion on hostile text.
 _MAX_DEPTH = 6

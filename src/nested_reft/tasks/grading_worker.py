@@ -1,4 +1,8 @@
-"""The process behind `symbolic`: reads lines of JSON, `[found, expected, places]`, and answers each `true` or `false`.
+"""The process behind `symbolic`: reads lines of JSON, `[found, expected, places, limit]`, and answers each with
+`[equal, seconds]`, its seconds of processor time.
+
+A child answers. Where its seconds reach the limit the kernel ends it, `equal` is null, and another is forked, which has
+everything imported already.
 
 Run as a script. Formulas go through the LaTeX grammar that math-verify uses; its reader for plain expressions,
 which ends in Python's `eval`, is not used.
@@ -12,6 +16,8 @@ import logging
 import os
 import signal
 import sys
+import time
+from typing import TextIO
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
@@ -30,6 +36,15 @@ SPELLING = NormalizationConfig(
 # R and r are two variables.
 SYMBOLS = ConversionConfig(lowercase_symbols=False)
 IMAGINARY = Symbol("i", real=True)
+# One question of each kind. The first of a kind is slow, whatever it is: modules are imported, tables filled.
+WARM_UP = [
+    ("x + 1", r"\frac{2 + 2x}{2}", None),
+    ("a b", r"\frac{355}{113}", 4),
+    (r"\{1, \sqrt{8}\}", r"\{x, 2\sqrt{2}\}", None),
+    (r"(-\infty, 1)", "x < 2", None),
+    (r"\begin{pmatrix} 1 \\ \frac{\pi}{4} \end{pmatrix}", r"\begin{pmatrix} x \\ 2 \end{pmatrix}", None),
+    (r"\int_0^1 x dx", r"x^2 - 1", None),
+]
 
 
 def read(text: str) -> Basic | MatrixBase:
@@ -55,27 +70,46 @@ def equal(found: str, expected: str, places: int | None) -> bool:
     if places is None or not (isinstance(a, Expr) and isinstance(b, Expr)):
         return False
     difference = (a - b).evalf(DIGITS)
-    return bool(difference.is_real) and bool(abs(difference) * 10**places < 1)
+    return bool(difference.is_number and difference.is_real and abs(difference) * 10**places < 1)
+
+
+def warm_up() -> None:
+    for question in WARM_UP:
+        equal(*question)
 
 
 def serve() -> None:
-    """Answer until the pipe is closed, which is when the parent has ended."""
+    """Answer until the pipe is closed, which is when the parent has ended, or until a child dies otherwise."""
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # a library that prints must not answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    equal("x + 1", r"\frac{2 + 2x}{2}", None)  # the first question is slow, whatever it is: sympy fills its tables
+    warm_up()
     print("ready", file=replies, flush=True)
+    while True:
+        if (child := os.fork()) == 0:
+            answer(replies)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) != -signal.SIGPROF:
+            return
+        print(json.dumps([None, 0.0]), file=replies, flush=True)
+
+
+def answer(replies: TextIO) -> None:
     for line in sys.stdin:
+        *question, limit = json.loads(line)
+        started = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, inside C code as well
         try:
-            verdict = equal(*json.loads(line))
+            verdict = equal(*question)
         except Exception:
             verdict = False
-        print(json.dumps(verdict), file=replies, flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps([verdict, time.process_time() - started]), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Symbolic equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
 
 math-verify's own time limit is an alarm signal, which works on the main thread only and cannot stop a computation
-inside C code; killing a process can. The worker starts at the first question, answers one line with one line, serves
-every thread, and is replaced after a time-out. It imports sympy; this module does not.
+inside C code; killing a process can. The limit is one of processor time, which the kernel enforces, so that a busy
+machine grades as an idle one does. The worker starts at the first question, answers one line with one line, serves
+every thread, and is replaced where it dies or hangs. It imports sympy; this module does not.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# Seconds for one question. Ordinary answers take milliseconds, and the worker has warmed up when it says it is ready.
+# Seconds of processor time for one question. Ordinary answers take milliseconds, and the worker has warmed up when it
+# says it is ready.
 TIME_LIMIT = 1.0
+# Seconds on the clock, for a worker that does not compute but hangs.
+HANG_LIMIT = 20.0
 # Seconds for importing sympy on a busy machine.
 START_LIMIT = 120.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two formulas are equal, None where the worker was cut off, and the seconds it took."""
+    """Whether two formulas are equal, None where the worker was cut off, and the seconds of processor time it took."""
 
     equal: bool | None
     seconds: float
@@ -46,16 +50,16 @@ class _Worker:
             # A worker that died between two questions (killed for memory, say) is replaced once.
             for _ in range(2):
                 process = self._serving()
-                asked = time.monotonic()
-                reply, late = self._exchange(process, json.dumps([found, expected, places]) + "\n", TIME_LIMIT)
+                question = json.dumps([found, expected, places, TIME_LIMIT]) + "\n"
+                reply, late = self._exchange(process, question, HANG_LIMIT)
                 if reply:
-                    return Verdict(reply.strip() == "true", time.monotonic() - asked)
+                    return Verdict(*json.loads(reply))
                 self._stop()
                 # Its successor imports what it needs while other answers are compared.
                 self._start()
                 if late:
                     break
-            return Verdict(None, TIME_LIMIT)
+            return Verdict(None, HANG_LIMIT)
 
     def _serving(self) -> subprocess.Popen[str]:
         """A process that answers: the running one, once it is ready."""
@@ -77,6 +81,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             encoding="ascii",
+            start_new_session=True,  # so that it ends with its child, and not by Ctrl-C
             env=os.environ | {"PYTHONHASHSEED": "0"},  # sympy's steps depend on it, and now and then a verdict
         )
         return self._process
@@ -90,7 +95,7 @@ class _Worker:
 
         def end() -> None:
             late.set()
-            process.kill()
+            _kill(process)
 
         timer = threading.Timer(seconds, end)
         timer.daemon = True
@@ -108,12 +113,18 @@ class _Worker:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
+        _kill(process)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):  # unsent text in the buffer, and nobody to read it
                     pipe.close()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """The worker and its child, which are a session of their own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 _worker = _Worker()
