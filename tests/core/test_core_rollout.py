@@ -174,6 +174,7 @@ def test_groups_are_the_rows_of_their_prompts() -> None:
     [
         ({"temperature": -0.1}, "temperature must not be negative, got -0.1"),
         ({"prompt_mask": torch.ones(3, 5)}, r"prompt_ids \(3, 6\) and prompt_mask \(3, 5\) differ"),
+        ({"prompt_mask": torch.ones(3, 6).tril(3)}, "prompts must be padded on the left, and none may be empty"),
     ],
 )
 def test_arguments_that_cannot_be_are_named(change: dict[str, object], message: str) -> None:

@@ -60,8 +60,8 @@ class GroupedDecoder:
         self._steps, self._max_steps = 0, max_new_tokens
         # A line a prompt, which is read as if each of its places were a slot; padding is a slot without a row.
         causal = mask.new_ones(prompt_length, prompt_length).tril() & mask.unsqueeze(1)
-        used = None if mask.all() else mask.flatten().nonzero().squeeze(-1)
-        self._layout = _Layout(mask, prompt_length, used, prompt_length, self._model.grouped_mask(causal))
+        real = None if mask.all() else mask.flatten().nonzero().squeeze(-1)
+        self._layout = _Layout(mask, prompt_length, real, prompt_length, self._model.grouped_mask(causal))
         hidden = self._forward(prompt_ids[mask], positions(mask)[mask], 0)
         lengths = mask.sum(-1)
 

@@ -81,15 +81,18 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
     prompts_see = packed.grouped_mask(causal)
     completions_see = packed.grouped_mask(torch.cat((seen_prompt, own), dim=-1))
 
+    prompt_places, later_places = (mask.flatten().nonzero().squeeze(-1) for mask in (prompt_mask, later))
+
     def attend(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         n = num_prompt_tokens
-        keys, values = _grid(key[:n], prompt_mask), _grid(value[:n], prompt_mask)
-        seen = attention(_grid(query[:n], prompt_mask), keys, values, prompts_see)[prompt_mask]
+        own_query, keys, values = (_grid(part[:n], prompt_places, prompt_mask) for part in (query, key, value))
+        seen = attention(own_query, keys, values, prompts_see).flatten(0, 1)[prompt_places]
         if len(ids) == n:
             return seen
-        keys = torch.cat((keys.repeat_interleave(group_size, dim=0), _grid(key[n:], later)), dim=1)
-        values = torch.cat((values.repeat_interleave(group_size, dim=0), _grid(value[n:], later)), dim=1)
-        return torch.cat((seen, attention(_grid(query[n:], later), keys, values, completions_see)[later]))
+        own_query, own_keys, own_values = (_grid(part[n:], later_places, later) for part in (query, key, value))
+        keys = torch.cat((keys.repeat_interleave(group_size, dim=0), own_keys), dim=1)
+        values = torch.cat((values.repeat_interleave(group_size, dim=0), own_values), dim=1)
+        return torch.cat((seen, attention(own_query, keys, values, completions_see).flatten(0, 1)[later_places]))
 
     hidden = packed.forward(ids, places, attend)
     needed = torch.cat((hidden[lengths.cumsum(0) - 1], hidden[num_prompt_tokens:]))
@@ -97,8 +100,7 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
     return logits[:num_prompts], logits[num_prompts:]
 
 
-def _grid(heads: Tensor, mask: Tensor) -> Tensor:
-    """Heads (N, H, W) of the tokens of mask (rows, length), each at its place: (rows, length, H, W), 0 elsewhere."""
-    places = mask.flatten().nonzero().squeeze(-1)
+def _grid(heads: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    """Heads (N, H, W) at the places (N,) where mask (rows, length) is true, 0 elsewhere: (rows, length, H, W)."""
     flat = heads.new_zeros(mask.numel(), *heads.shape[1:]).index_copy(0, places, heads)
     return flat.view(*mask.shape, *heads.shape[1:])

@@ -82,7 +82,8 @@ def sample_completions(
     the most probable of those whose probability, renormalised after top_k, reaches top_p (always one at least). It is
     the order of transformers' warpers. Of equally probable tokens the lower id comes first, so that never more than
     top_k are kept (transformers keeps all that tie with the last). top_p 1 and top_k of the vocabulary or more cut
-    nothing; greedy ignores both. Raises ValueError for temperature < 0, top_k < 1 or top_p outside (0, 1].
+    nothing; greedy ignores both. Raises ValueError for temperature < 0, top_k < 1, top_p outside (0, 1], and prompts
+    that are empty or padded on the right.
     """
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
@@ -119,13 +120,12 @@ def sample_completions(
             supports.append((rows, kept.int()))
         tokens[rows, step], mask[rows, step] = token, True
         going = torch.isin(token, ends, invert=True)
+        if step + 1 == max_new_tokens or not going.any():
+            break
         if not going.all():
             kept_rows = going.nonzero().squeeze(-1)
             rows, token = rows[kept_rows], token[kept_rows]
-            if len(rows):
-                decoder.keep(kept_rows)
-        if step + 1 == max_new_tokens or not len(rows):
-            break
+            decoder.keep(kept_rows)
         logits = widened(decoder.step(token))
     mask = mask[:, : step + 1]
     support = _stack(supports, mask, pad_id) if supports else None
