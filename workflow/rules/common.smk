@@ -99,7 +99,15 @@ def source(*names):
 
 
 # What each result depends on. Drawing code is in none but the report's, so that editing a figure retrains nothing.
-SAMPLING = ["core/rollout.py", "tasks/policy.py", "tasks/prompts.py", "seeding.py"]
+SAMPLING = [
+    "core/rollout.py",
+    "core/decoding.py",
+    "core/grouped_decoder.py",
+    "core/packed.py",
+    "tasks/policy.py",
+    "tasks/prompts.py",
+    "seeding.py",
+]
 GRADING = [
     "tasks/grading.py",
     "tasks/answers.py",
