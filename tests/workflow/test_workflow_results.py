@@ -123,9 +123,7 @@ def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
         ("core/packed.py", True),
     ],
 )
-def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(
-    twin: Pipeline, source: str, samples: bool
-) -> None:
+def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(twin: Pipeline, source: str, samples: bool) -> None:
     twin.edit(source)
     jobs = plan(twin).jobs
     assert jobs.pop("throughput", 0) == (2 if samples else 0)
