@@ -33,6 +33,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
     for name, part in model.base_model.named_modules():
         if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
             return f"{name or 'the model'} has a hook, or another forward than its class"
+        if model.training and getattr(part, "gradient_checkpointing", False):
+            return "it computes activations twice"
         if name.endswith("_proj") and (type(part) is not nn.Linear or not isinstance(part.weight, nn.Parameter)):
             unknown.add(type(part).__name__)  # an adapter, or quantised weights
         if name.endswith(WITHOUT_BIAS) and getattr(part, "bias", None) is not None:
@@ -45,8 +47,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
         return "it has layers without full attention"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}"
-    if model.training and (config.attention_dropout or model.is_gradient_checkpointing):
-        return "it drops attention weights, or computes activations twice"
+    if model.training and config.attention_dropout:
+        return "it drops attention weights"
     return None
 
 
