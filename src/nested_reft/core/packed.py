@@ -33,7 +33,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
     for name, part in model.base_model.named_modules():
         if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
             return f"{name or 'the model'} has a hook, or another forward than its class"
-        if model.training and getattr(part, "gradient_checkpointing", False):
+        if part.training and getattr(part, "gradient_checkpointing", False):
             return "it computes activations twice"
         if name.endswith("_proj") and (type(part) is not nn.Linear or not isinstance(part.weight, nn.Parameter)):
             unknown.add(type(part).__name__)  # an adapter, or quantised weights
