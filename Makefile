@@ -52,12 +52,11 @@ test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all 
 BENCH_ARGS ?= --threads 1
 BENCH_LOG := results/benchmarks.jsonl
 
-bench: env  ## all benchmarks, about an hour on a quiet machine: docs/benchmarks.md; BENCH_ARGS="--quick" for a try
+bench: env  ## all benchmarks, for a quiet machine: docs/benchmarks.md; BENCH_ARGS="--quick" for a try
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[bench]'
 	@rm -f $(BENCH_LOG)
-	@for name in startup rollout grpo_step limit; do \
+	@for name in nested_view startup rollout grpo_step limit; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) --log $(BENCH_LOG) || exit 1; done
-	$(BIN)/python benchmarks/nested_view.py
 	$(BIN)/python benchmarks/tidy.py $(BENCH_LOG) > results/benchmarks.csv
 
 AUDIT := $(VENV)/audit

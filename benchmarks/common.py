@@ -29,10 +29,12 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config import Config, GeneratedProblems, Pretraining, ScratchModel, Training, load_config
 from nested_reft.config.strict import settings_hash
+from nested_reft.manifest import processor_name
 from nested_reft.tasks.policy import Policy, load_policy, save_policy
 from nested_reft.tasks.problems import generate_problems
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
+from nested_reft.timing import now
 from nested_reft.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
@@ -115,13 +117,6 @@ def require_bench_extra(*modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         fail(f"{' and '.join(missing)} not installed; run: pip install -e '.[bench]'", 2)
-
-
-def now(device: torch.device) -> float:
-    """Seconds; on a GPU after the work that was queued."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -226,7 +221,7 @@ def laptop_batch(config: Config, policy: Policy, problems: Sequence[Problem], fi
 
 
 def half_dtype(device: str) -> torch.dtype:
-    """bfloat16, or float32 on a CPU that has no instructions for it: there a bfloat16 product is 50 times slower."""
+    """bfloat16, or float32 on a CPU that has no instructions for it: there a bfloat16 product is far slower."""
     fast = device == "cuda" or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
     return torch.bfloat16 if fast else torch.float32
 
@@ -255,7 +250,7 @@ def random_prompts(model: PreTrainedModel, prompts: int, tokens: int) -> tuple[T
 def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, Any]) -> None:
     """The JSON line: the result, and where it was measured."""
     machine = {
-        "cpu": _cpu_name(), "threads": options.threads, "device": options.device, "quick": options.quick,
+        "cpu": processor_name(), "threads": options.threads, "device": options.device, "quick": options.quick,
         "pretraining_steps": options.pretraining_steps,
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
     }  # fmt: skip
@@ -266,15 +261,6 @@ def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, 
         with options.log.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
     print(line, flush=True)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _rounded(value: Any) -> Any:

@@ -30,7 +30,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from common import (
     Spread,
     laptop_config,
@@ -47,7 +46,7 @@ from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.trainer import batch_indices, nested_rollout
-from nested_reft.training.update import make_objective, update_policy
+from nested_reft.training.update import make_objective, make_optimizer, set_learning_rate, update_policy
 
 WARMUP_STEPS, LAST_STEPS = 2, 10
 
@@ -58,10 +57,7 @@ class OurSteps:
     def __init__(self, config: Config, policy: Policy, problems: Sequence[Problem], run: Run) -> None:
         self._training, self._policy, self._problems, self._run = config.training, policy, problems, run
         self._objective = make_objective(run, config.corrections[run.correction], config.training)
-        self._optimizer = torch.optim.AdamW(
-            policy.model.parameters(), lr=config.training.learning_rate, betas=(0.9, 0.99),
-            weight_decay=config.training.weight_decay,
-        )  # fmt: skip
+        self._optimizer = make_optimizer(policy.model, config.training)
         questions = [problem.question for problem in problems]
         self._prompts = encode_prompts(questions, config.prompt, policy.tokenizer, config.training.max_prompt_tokens)
 
@@ -71,8 +67,7 @@ class OurSteps:
         indices = batch_indices(step, training.problems_per_step, len(self._problems), self._run.seed)
         _, rollout = nested_rollout(policy, [self._prompts[i] for i in indices], training, self._run, step)
         rewards = rollout_rewards(policy, rollout, [self._problems[i] for i in indices])
-        for group in self._optimizer.param_groups:
-            group["lr"] = training.learning_rate * min(1.0, step / (training.warmup_steps + 1))
+        set_learning_rate(self._optimizer, training, step)
         update = update_policy(policy.model, self._optimizer, rollout, rewards, training, self._objective, None)
         if not math.isfinite(update.loss):
             raise RuntimeError(f"step {step}: the loss is {update.loss}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import now, timed
+from common import timed
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -19,6 +19,8 @@ from nested_reft.config import Training
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.records import Problem
+from nested_reft.timing import now
+from nested_reft.training.update import make_optimizer, warm_up
 
 
 @dataclass
@@ -130,12 +132,8 @@ def run_interleaved(
 
     # TRL's own AdamW (transformers' default, `adamw_torch_fused`) with our betas; the schedule is ours because
     # transformers' warm-up starts at a learning rate of 0, a step that would teach it nothing.
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=training.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min(1.0, (done + 1) / (training.warmup_steps + 1))
-    )
+    optimizer = make_optimizer(model, training, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up(training, done + 1))
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=model,

@@ -38,7 +38,6 @@ from common import (
     laptop_config,
     laptop_policy,
     laptop_problems,
-    now,
     parse_options,
     print_result,
     random_model,
@@ -52,6 +51,8 @@ from nested_reft.config import Training
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout, sample_completions
 from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.evaluation.throughput import decode_costs
+from nested_reft.timing import now
 from nested_reft.training.update import update_policy
 
 OPTIMIZER_VALUES = 10  # norm: read g; clip: read and write g; AdamW: read p, g, m, v and write p, m, v
@@ -72,17 +73,15 @@ def forward_work(
 
     cached: how many positions' keys and values are read in each layer, over all passes.
     """
-    config, layers = model.config, decoder_layers(model)
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = decoder_layers(model)
+    layer_flops, head_flops = decode_costs(model, context)
     matrices = [module.weight for module in layers.modules() if isinstance(module, torch.nn.Linear)]
     head = model.get_output_embeddings().weight
     entries = sum(matrix.numel() for matrix in matrices)
     in_and_out = sum(sum(matrix.shape) for matrix in matrices)
-    flops = 2 * tokens * entries + 2 * rows * head.numel()
-    flops += len(layers) * 4 * tokens * config.num_attention_heads * head_width * context
     values = passes * (entries + head.numel()) + tokens * in_and_out + rows * sum(head.shape)
-    values += len(layers) * 2 * config.num_key_value_heads * head_width * cached
-    return Work(flops, values * head.element_size())
+    values += len(layers) * 2 * layers[0].self_attn.k_proj.out_features * cached
+    return Work(tokens * len(layers) * layer_flops + rows * head_flops, values * head.element_size())
 
 
 def phase_work(model: PreTrainedModel, prompt_mask: Tensor, group: int, new_tokens: int) -> dict[str, Work]:

@@ -32,6 +32,12 @@ def test_rollout_refuses_a_case_that_the_device_does_not_have() -> None:
     assert "unknown cases qwen2.5-math-7b-batch64; on cpu: small, large, qwen2.5-0.5b" in done.stderr
 
 
+def test_nested_view() -> None:
+    result = result_of(call("nested_view", "--quick"), "nested_view")
+    assert positive([result["milliseconds"], result["runs"]])
+    assert result["limit_milliseconds"] == 10
+
+
 @pytest.mark.slow
 def test_limit(cache: str) -> None:
     done = call("limit", "--quick", "--cache", cache, "--markdown")

@@ -104,7 +104,7 @@ def test_a_pair_does_equal_work_in_alternating_order(monkeypatch: pytest.MonkeyP
         return rollout
 
     monkeypatch.setattr(sampler, "sample_completions", sample)
-    monkeypatch.setattr(module, "_now", lambda device: now[0])
+    monkeypatch.setattr(module, "now", lambda device: now[0])
     record = measure_throughput(settings(34), tiny_policy(), tiny_problems(3))
     assert [layers for layers, _ in timed] == [6, 4, 4, 6] * 3
     for _, rollout in timed:

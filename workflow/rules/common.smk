@@ -135,13 +135,16 @@ SOURCES = {
         "training/trainer.py",
         "training/update.py",
         "training/checkpoint.py",
+        "timing.py",
         "core/*.py",
         "tasks/rewards.py",
         *SAMPLING,
         *GRADING,
     ),
     "evaluate": source("evaluation/evaluate.py", *SAMPLING, *GRADING),
-    "throughput": source("evaluation/throughput.py", "core/skipping.py", *SAMPLING),
+    "throughput": source(
+        "evaluation/throughput.py", "timing.py", "core/skipping.py", *SAMPLING
+    ),
     "gradients": source(
         "evaluation/gradients.py",
         "core/*.py",

@@ -5,7 +5,7 @@ Deviations from a general text generator, on purpose:
 - log-probabilities are those of the distribution that was sampled from: after temperature, top-k and top-p;
 - where top-k or top-p cut the distribution, the kept tokens of each step are part of the rollout, so that another
   model's probabilities can be renormalised on them: the ratio of the two then has mean 1 at every step;
-- a prompt is read once and its keys and values are repeated for the group's completions.
+- a prompt is read once for the group's completions, and a completion that has ended costs nothing (`core/decoding.py`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ measured in the same way, full model against full model: it shows the noise.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from nested_reft.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
+from nested_reft.timing import now
 
 
 def decode_costs(model: PreTrainedModel, context: float) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
     num_layers = len(decoder_layers(model))
 
     def tokens_per_s(skipped: Sequence[int], pair: int) -> float:
-        started = _now(model.device)
+        started = now(model.device)
         rollout = policy.sample(
             nested_view(model, skipped),
             prompt_ids,
@@ -64,7 +64,7 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
             seed=derive_seed("throughput", options.seed, pair),
             stop_at_end=False,
         )
-        return rollout.tokens.numel() / (_now(model.device) - started)
+        return rollout.tokens.numel() / (now(model.device) - started)
 
     pairs: list[dict[str, Any]] = []
     num_skipped = 0
@@ -90,12 +90,6 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
         "pairs": pairs,
         "hardware": _hardware(model.device),
     }
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _hardware(device: torch.device) -> str:

@@ -29,9 +29,10 @@ from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.timing import now
 from nested_reft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.stopping import StoppedError
-from nested_reft.training.update import make_objective, update_policy
+from nested_reft.training.update import make_objective, make_optimizer, set_learning_rate, update_policy
 
 
 class NumericalError(RuntimeError):
@@ -72,9 +73,7 @@ def train(
     model = policy.model
     # The policy that the run started from; a copy, since the model is about to change.
     reference = copy.deepcopy(model).requires_grad_(False) if training.kl_coefficient else None
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=training.weight_decay
-    )
+    optimizer = make_optimizer(model, training)
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
@@ -97,8 +96,7 @@ def train(
         rollout_seconds = clock.lap()
         rewards = rollout_rewards(policy, rollout, [problems[i] for i in indices])
         reward_seconds = clock.lap()
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * min(1.0, step / (training.warmup_steps + 1))
+        set_learning_rate(optimizer, training, step)
         with compute_dtype(model, training.dtype):
             update = update_policy(model, optimizer, rollout, rewards, training, objective, reference)
         if not (math.isfinite(update.loss) and math.isfinite(update.grad_norm)):
@@ -188,18 +186,12 @@ def write_metrics(path: Path, metrics: Sequence[dict[str, Any]]) -> None:
 
 
 class _Clock:
-    """Seconds between laps; on a GPU a lap waits for the work that was queued."""
+    """Seconds between laps."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._last = self._now()
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        self._last = now(device)
 
     def lap(self) -> float:
-        now = self._now()
-        elapsed, self._last = now - self._last, now
-        return elapsed
+        before, self._last = self._last, now(self._device)
+        return self._last - before

@@ -42,6 +42,28 @@ def make_objective(run: Run, params: CorrectionParams, training: Training) -> Ob
     )
 
 
+def make_optimizer(model: PreTrainedModel, training: Training, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW as the config sets it; `fused` as torch has it."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=training.weight_decay,
+        fused=fused,
+    )
+
+
+def warm_up(training: Training, step: int) -> float:
+    """The share of the learning rate that step `step` (from 1) has: it rises in equal parts, then stays 1."""
+    return min(1.0, step / (training.warmup_steps + 1))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, training: Training, step: int) -> None:
+    """The learning rate of a step, from 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = training.learning_rate * warm_up(training, step)
+
+
 def update_policy(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
