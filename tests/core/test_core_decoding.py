@@ -107,7 +107,7 @@ def test_a_completion_does_not_depend_on_when_others_end(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FAST)
 def test_packed_log_probabilities_and_gradients_are_the_model_s(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model(kind)
+    model = tiny_model(kind).double()
     rollout = sample(model, top_k=6)
     assert not rollout.mask.all()
 
@@ -118,9 +118,10 @@ def test_packed_log_probabilities_and_gradients_are_the_model_s(kind: str, monke
     packed = logp_and_gradients()
     monkeypatch.setattr("nested_reft.core.logprobs.unsupported", lambda model: "this test wants the other way")
     plain = logp_and_gradients()
-    torch.testing.assert_close(packed[0], plain[0], rtol=0, atol=1e-5)
+    # The model's own norms round to float32 even here.
+    torch.testing.assert_close(packed[0], plain[0], rtol=0, atol=5e-6)
     for one, other in zip(packed[1], plain[1], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=5e-6)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("decoder", [GroupedDecoder, ModelDecoder])

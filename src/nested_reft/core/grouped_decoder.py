@@ -46,6 +46,12 @@ class _Layout:
     def slots(self) -> Tensor:
         return torch.arange(self.num_slots, device=self.prompt_mask.device) if self.used is None else self.used
 
+    def grid(self, heads: Tensor) -> Tensor:
+        """Heads (R, H, width) of the rows as (L, W, H, width); 0 where no row is: hidden, but it must be finite."""
+        if self.used is not None:
+            heads = heads.new_zeros(self.num_slots, *heads.shape[1:]).index_copy_(0, self.used, heads)
+        return heads.view(len(self.prompt_mask), self.width, *heads.shape[1:])
+
 
 class GroupedDecoder:
     """Decoding with several completions in a line of the cache; `decoding.Decoder` says what the methods do."""
@@ -133,23 +139,15 @@ class GroupedDecoder:
         of each line.
         """
         layout = self._layout
-        num_lines, width = len(layout.prompt_mask), layout.width
-        slots, length = layout.slots, filled + width
-        where = slots // width * layout.length + filled + slots % width  # in the flat cache
+        length = filled + layout.width
         mask = layout.mask[..., :length]
 
         def attend(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if number == len(self._caches):
                 self._caches.append((self._room(key), self._room(value)))
             keys, values = self._caches[number]
-            if layout.used is not None:  # what a slot without a row has is hidden, but must be finite
-                keys[:, filled:length], values[:, filled:length] = 0, 0
-            keys.flatten(0, 1).index_copy_(0, where, key)
-            values.flatten(0, 1).index_copy_(0, where, value)
-            if layout.used is not None:
-                query = query.new_zeros(layout.num_slots, *query.shape[1:]).index_copy_(0, slots, query)
-            grid = query.view(num_lines, width, *query.shape[1:])
-            seen = attention(grid, keys[:, :length], values[:, :length], mask).flatten(0, 1)
-            return seen if layout.used is None else seen[slots]
+            keys[:, filled:length], values[:, filled:length] = layout.grid(key), layout.grid(value)
+            seen = attention(layout.grid(query), keys[:, :length], values[:, :length], mask).flatten(0, 1)
+            return seen if layout.used is None else seen[layout.used]
 
         return self._model.forward(ids, places, attend)

@@ -61,7 +61,7 @@ def positions(mask: Tensor) -> Tensor:
 class _Layer:
     """A layer's weights: matrices (in, out), and norms."""
 
-    qkv: Tensor  # one matrix for the three projections, the only copy that is made
+    qkv: Tensor  # one matrix for the three projections, the only copy that is made; queries and keys are `_paired`
     qkv_bias: Tensor | None
     out: Tensor
     gate: Tensor
@@ -93,24 +93,21 @@ class PackedModel:
         cos, sin = self._base.rotary_emb(hidden, positions.unsqueeze(0))  # (1, N, width), the same in both halves
         half, wide = self._head_width // 2, torch.promote_types(hidden.dtype, torch.float32)
         rotation = torch.complex(cos[0, :, None, :half].to(wide), sin[0, :, None, :half].to(wide))
-        share = torch.full(hidden.shape[-1:], 1 / hidden.shape[-1], dtype=wide, device=hidden.device)
         for number, layer in enumerate(self._layers):
-            normed = _norm(hidden, layer.norms[0], share).to(layer.qkv.dtype)
+            normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
             qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
             heads = qkv.view(len(ids), -1, self._head_width)
             pair = heads[:, : self._heads + self._kv_heads]  # queries and keys
             if layer.head_norms is not None:
                 parts = (pair[:, : self._heads], pair[:, self._heads :])
-                pair = torch.cat(
-                    [F.rms_norm(p, p.shape[-1:], *norm) for p, norm in zip(parts, layer.head_norms, strict=True)], dim=1
-                )
+                pair = torch.cat([_norm(part, norm) for part, norm in zip(parts, layer.head_norms, strict=True)], dim=1)
             pair = _rotate(pair, rotation)
             value = heads[:, self._heads + self._kv_heads :]
             seen = attend(number, pair[:, : self._heads], pair[:, self._heads :], value)
             hidden = _add_product(hidden, seen, layer.out)
-            normed = _norm(hidden, layer.norms[1], share).to(layer.gate.dtype)
+            normed = _norm(hidden, layer.norms[1]).to(layer.gate.dtype)
             hidden = _add_product(hidden, F.silu(normed @ layer.gate) * (normed @ layer.up), layer.down)
-        return _norm(hidden, _norm_of(self._base.norm), share)
+        return _norm(hidden, _norm_of(self._base.norm))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, V) of hidden states (N, D)."""
@@ -140,16 +137,21 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
 
 def _weights(layer: Any, dtype: torch.dtype) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    bias = None if projections[0].bias is None else torch.cat([part.bias for part in projections]).to(dtype)
     out, gate, up, down = (
         part.weight.to(dtype).t() for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     )
-    head_norms = None
-    if hasattr(attention, "q_norm"):
-        head_norms = (_norm_of(attention.q_norm), _norm_of(attention.k_norm))
-    qkv = torch.cat([part.weight for part in projections]).to(dtype).t()
     norms = (_norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm))
+    width, head_norms = attention.head_dim, None
+    if hasattr(attention, "q_norm"):
+        query, key = ((_paired(w, width), e) for w, e in (_norm_of(attention.q_norm), _norm_of(attention.k_norm)))
+        head_norms = (query, key)
+
+    def joined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.cat((_paired(query, width), _paired(key, width), value)).to(dtype)
+
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    qkv = joined(*(part.weight for part in projections)).t()
+    bias = None if projections[0].bias is None else joined(*(part.bias for part in projections))
     return _Layer(qkv, bias, out, gate, up, down, norms, head_norms)
 
 
@@ -157,12 +159,9 @@ def _norm_of(module: Any) -> Norm:
     return module.weight, module.variance_epsilon
 
 
-def _norm(hidden: Tensor, norm: Norm, share: Tensor) -> Tensor:
-    """RMSNorm of hidden (N, D), the mean square as a product with `share`, (D,) 1 / D: faster than F.rms_norm."""
+def _norm(hidden: Tensor, norm: Norm) -> Tensor:
     weight, epsilon = norm
-    wide = hidden.to(share.dtype)
-    mean = torch.mv(wide * wide, share)
-    return (wide * (mean + epsilon).rsqrt().unsqueeze(-1)).to(hidden.dtype) * weight
+    return F.rms_norm(hidden, hidden.shape[-1:], weight, epsilon)
 
 
 def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
@@ -172,11 +171,14 @@ def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
     return hidden + factor @ matrix
 
 
-def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:
-    """The rotary embedding of heads (N, H, width) by rotation (N, 1, width / 2), as one complex product.
-
-    Entries i and i + width / 2 come to lie side by side. Queries and keys are reordered alike, so that their products
-    are what they were.
+def _paired(rows: Tensor, width: int) -> Tensor:
+    """The rows of each head (heads * width, ...), i and i + width / 2 side by side: a rotary embedding turns them
+    together. Queries and keys are reordered alike, so that their products are what they were.
     """
-    first, second = heads.to(rotation.real.dtype).chunk(2, dim=-1)
-    return torch.view_as_real(torch.complex(first, second) * rotation).flatten(-2).to(heads.dtype)
+    return rows.view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
+
+
+def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """The rotary embedding of `_paired` heads (N, H, width) by rotation (N, 1, width / 2), as one complex product."""
+    pairs = torch.view_as_complex(heads.to(rotation.real.dtype).view(*heads.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)
