@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ def user_errors() -> tuple[type[Exception], ...]:
 
     errors: tuple[type[Exception], ...] = (ConfigError, DataError, ReportError, StorageError)
     if "nested_reft.training.trainer" in sys.modules:
+        from nested_reft.training.adapter import AdapterError
         from nested_reft.training.checkpoint import BusyError
+        from nested_reft.training.ranks import RanksError
         from nested_reft.training.stopping import StoppedError
         from nested_reft.training.trainer import NumericalError
 
-        errors += (NumericalError, BusyError, StoppedError)
+        errors += (AdapterError, BusyError, NumericalError, RanksError, StoppedError)
     return errors
 
 
@@ -120,6 +123,7 @@ def train(options: Options) -> None:
     from nested_reft.tasks.policy import load_policy, save_policy, select_device
     from nested_reft.tasks.records import read_problems
     from nested_reft.training.checkpoint import locked, remove_checkpoints
+    from nested_reft.training.ranks import join_ranks
     from nested_reft.training.stopping import stop_on_signals
     from nested_reft.training.trainer import step_alarms, write_metrics
     from nested_reft.training.trainer import train as run_training
@@ -136,11 +140,15 @@ def train(options: Options) -> None:
             f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
         )
 
-    with locked(folder):
+    with join_ranks(settings.device) as ranks, locked(folder) if ranks.leads else nullcontext():
         with stop_on_signals() as request:
             problems = read_problems(options.problems)
-            policy = load_policy(options.policy, device=select_device(settings.device))
-            done = run_training(settings, policy, problems, folder, report, progress.log, lambda: bool(request))
+            # Frozen weights can be as short as the products; trained ones cannot.
+            dtype = settings.training.dtype if settings.training.lora else "float32"
+            policy = load_policy(options.policy, device=select_device(settings.device), dtype=dtype)
+            done = run_training(settings, policy, problems, folder, report, progress.log, lambda: bool(request), ranks)
+        if not ranks.leads:
+            return
         shutil.rmtree(options.output, ignore_errors=True)
         policy.model.to(getattr(torch, settings.training.dtype))
         save_policy(policy, options.output)

@@ -147,11 +147,6 @@ def drop_attention(model: PreTrainedModel) -> None:
     model.train()
 
 
-def recompute(model: PreTrainedModel) -> None:
-    model.base_model.gradient_checkpointing = True
-    model.train()
-
-
 def hook(model: PreTrainedModel) -> None:
     model.model.layers[2].register_forward_hook(lambda module, inputs, output: output)
 
@@ -179,7 +174,6 @@ def other_activation(model: PreTrainedModel) -> None:
     ("change", "reason"),
     [
         (drop_attention, "it drops attention weights"),
-        (recompute, "it computes activations twice"),
         (hook, "layers.2 has a hook, or another forward than its class"),
         (adapt, "it has modules of type Adapted"),
         (other_norm, "it has modules of type RMSNorm"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.core.logprobs import completion_logp
-from nested_reft.core.rollout import Rollout, sample_completions
+from nested_reft.core.rollout import Rollout, join_rollouts, sample_completions
 from nested_reft.core.skipping import nested_view
 
 PROMPTS = (3, 6, 1)  # lengths, so that two of three are padded
@@ -156,6 +156,26 @@ def test_sampling_leaves_no_gradient_and_the_global_generator_alone() -> None:
     assert not rollout.logp.requires_grad
     assert rollout.logp.dtype == torch.float32
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.8}])
+def test_a_batch_written_in_parts_is_the_batch(settings: dict[str, object]) -> None:
+    """Parts have other lengths and supports of other widths, and the random numbers of their place in the batch."""
+    model = tiny_model()
+    ids, mask = padded_prompts(PROMPTS)
+    settings = settings | {"end_ids": range(1, 9)}
+    whole = sample(model, **settings)
+    parts = [
+        sample(model, prompt_ids=ids[share], prompt_mask=mask[share], part=(share.start, len(ids)), **settings)
+        for share in (slice(0, 1), slice(1, 3))
+    ]
+    assert len({part.tokens.shape[1] for part in parts}) == 2, "nothing to fill up"
+    joined = join_rollouts(parts, pad_id=0)
+    for name, expected in vars(whole).items():
+        if expected is None or not expected.is_floating_point():
+            assert expected is getattr(joined, name) or torch.equal(getattr(joined, name), expected), name
+        else:
+            torch.testing.assert_close(getattr(joined, name), expected, rtol=0, atol=1e-5)
 
 
 def test_groups_are_the_rows_of_their_prompts() -> None:

@@ -13,9 +13,16 @@ from nested_reft.config import Training
 from nested_reft.core.corrections import PARAMETERS
 from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.loss import NORMALISATIONS, Objective
+from nested_reft.core.packed import unsupported
 from nested_reft.core.rollout import Rollout
 from nested_reft.tasks.policy import Policy
-from nested_reft.training.update import Update, accumulate_gradient, make_objective, update_policy
+from nested_reft.training.update import (
+    Update,
+    accumulate_gradient,
+    make_objective,
+    recompute_activations,
+    update_policy,
+)
 
 REWARDS = torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]])
 
@@ -168,3 +175,25 @@ def test_a_reference_holds_the_policy_back() -> None:
     assert metrics["kl_reference"] > 0.01
     assert loss > 0
     assert largest([parameter.grad for parameter in moved.model.parameters()]) > 0.01
+
+
+@pytest.mark.parametrize("way", ["packed", "the model's own"])
+def test_activations_computed_twice_give_the_same_gradient(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    if way != "packed":
+        monkeypatch.setattr("nested_reft.core.logprobs.unsupported", lambda model: "this test wants the other way")
+    _, rollout = rollout_of(policy)
+    loss, expected, _ = gradient(policy, rollout, "base")
+    calls = []
+    plain = torch.nn.functional.silu
+    monkeypatch.setattr(torch.nn.functional, "silu", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    gradient(policy, rollout, "base")
+    once = len(calls)
+    recompute_activations(policy.model)
+    assert unsupported(policy.model) is None
+    again, actual, _ = gradient(policy, rollout, "base")
+    assert len(calls) == 3 * once > 0
+    assert again == pytest.approx(loss, abs=1e-7)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
+    assert torch.equal(rollout_of(policy)[1].tokens, rollout.tokens), "rollouts are as before"

@@ -119,6 +119,15 @@ class LayerChoice(Strict):
         return self
 
 
+class Lora(Strict):
+    """Low-rank adapters in every linear layer of the decoder, which are trained in place of the weights."""
+
+    rank: Positive = 16
+    """Of the two matrices of an adapter."""
+    alpha: Positive = 32
+    """An adapter's product is multiplied by alpha / rank."""
+
+
 class Training(Sampling):
     """One reinforced fine-tuning run; the same for the baseline and for every nested run.
 
@@ -166,7 +175,19 @@ class Training(Sampling):
     """Problems in one backward pass, for memory; null: all of a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
+    gradient_checkpointing: bool = False
+    """Whether the backward pass computes the inside of each layer again: less memory, a third more work."""
+    lora: Lora | None = None
+    """Train adapters alone (needs the extra `lora`); null: all weights. The final policy has them merged."""
+    sharding: bool = False
+    """Whether the processes of a run share out weights, gradients and optimizer states (FSDP2); not with `lora`."""
     checkpoint_every: Positive = 10
     """Steps between checkpoints; an interrupted run loses at most so many."""
     alarms: Alarms = Alarms()
     """When off-policyness is reported."""
+
+    @model_validator(mode="after")
+    def _adapters_are_whole(self) -> Training:
+        if self.sharding and self.lora:
+            raise ValueError("sharding: adapters are small; set it to false, or lora to null")
+        return self

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from nested_reft.core.grouped_decoder import GroupedDecoder
 from nested_reft.core.packed import positions, unsupported
@@ -41,9 +41,15 @@ class ModelDecoder:
         self._model = model
 
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int, max_new_tokens: int) -> Tensor:
-        logits, self._cache = prefill(self._model, prompt_ids, prompt_mask, group_size)
+        self._cache = DynamicCache(config=self._model.config)
+        output = self._model(
+            input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask),
+            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        self._cache.batch_repeat_interleave(group_size)
         self._attention = prompt_mask.bool().repeat_interleave(group_size, dim=0)
         self._position = self._attention.long().sum(-1, keepdim=True)
+        logits: Tensor = output.logits[:, -1]
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -59,14 +65,3 @@ class ModelDecoder:
     def keep(self, rows: Tensor) -> None:
         self._cache.batch_select_indices(rows)
         self._attention, self._position = self._attention[rows], self._position[rows]
-
-
-def prefill(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int) -> tuple[Tensor, Cache]:
-    """Read each prompt once: logits of the next token (P, V), and the cache, repeated for the G completions."""
-    cache = DynamicCache(config=model.config)
-    output = model(
-        input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask),
-        past_key_values=cache, use_cache=True, logits_to_keep=1,
-    )  # fmt: skip
-    cache.batch_repeat_interleave(group_size)
-    return output.logits[:, -1], cache

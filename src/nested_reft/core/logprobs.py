@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.core.decoding import prefill
 from nested_reft.core.packed import PackedModel, attention, positions, unsupported
 from nested_reft.core.rollout import Rollout, widened
 
@@ -15,8 +14,8 @@ def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float
     """log pi of a rollout's tokens under `model` after `temperature`: (B, T), 0 where the mask is false.
 
     Where the rollout has a support, pi is renormalised on it: log pi(o) - log sum over v in support of pi(v), and -inf
-    for a token that is not in it. float64 for a float64 model, float32 for every other. The prompt is read once for
-    the group, as in sampling: its graph is shared by the completions.
+    for a token that is not in it. float64 for a float64 model, float32 for every other. Where `PackedModel` computes
+    the model, the prompt is read once for the group, as in sampling: its graph is shared by the completions.
     """
     logits = _model_logits if unsupported(model) else _packed_logits
     first, rest = logits(model, rollout)
@@ -51,18 +50,20 @@ def _token_logp(logits: Tensor, tokens: Tensor, support: Tensor | None, temperat
 
 
 def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """By the model's own forward: logits of each prompt's first token (P, V) and of all later ones (N, V)."""
-    first, cache = prefill(model, rollout.prompt_ids, rollout.prompt_mask, rollout.group_size)
-    later = _later(rollout)
-    if not later.any():
-        return first, first[:0]
-    prompt_mask = rollout.prompt_mask.bool().repeat_interleave(rollout.group_size, dim=0)
-    full_mask = torch.cat((prompt_mask, later), dim=1)
+    """By the model's own forward: logits of each prompt's first token (P, V) and of all later ones (N, V).
+
+    One pass over whole sequences without a cache, as everything that can be put around a model's layers expects.
+    """
+    later, group_size = _later(rollout), rollout.group_size
+    prompt_ids, prompt_mask = (
+        part.repeat_interleave(group_size, dim=0) for part in (rollout.prompt_ids, rollout.prompt_mask.bool())
+    )
+    mask = torch.cat((prompt_mask, later), dim=1)
     output = model(
-        input_ids=rollout.tokens[:, :-1], attention_mask=full_mask,
-        position_ids=positions(full_mask)[:, prompt_mask.shape[1] :], past_key_values=cache, use_cache=True,
+        input_ids=torch.cat((prompt_ids, rollout.tokens[:, :-1]), dim=1), attention_mask=mask,
+        position_ids=positions(mask), use_cache=False, logits_to_keep=later.shape[1] + 1,
     )  # fmt: skip
-    return first, output.logits[later]
+    return output.logits[::group_size, 0], output.logits[:, 1:][later]
 
 
 def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:

@@ -53,14 +53,15 @@ class Objective:
 
 
 def token_scale(
-    mask: Tensor, normalisation: str, max_new_tokens: int, rows_per_micro_batch: int | None = None
+    mask: Tensor, normalisation: str, max_new_tokens: int, rows_per_micro_batch: int | list[int] | None = None
 ) -> Tensor:
     """What each token's term is multiplied by, (B, 1) float64, from the mask (B, T) of the whole batch.
 
     grpo: 1 / (B |o_i|), the mean over a completion, then over completions (Shao et al. 2024); dr_grpo: 1 / (B T_max),
     no bias by length (Liu et al. 2025); dapo: 1 / sum_i |o_i|, the mean over all tokens of the batch (Yu et al. 2025);
     bnpo: the mean over the tokens of each micro-batch, then over micro-batches, the only one that depends on their
-    size. The sum over micro-batches with their rows of this scale is the loss of the whole batch, exactly.
+    size: one for all, or that of each. The sum over micro-batches with their rows of this scale is the loss of the
+    whole batch, exactly.
     """
     rows = len(mask)
     lengths = mask.sum(dim=1, keepdim=True).double()  # (B, 1)

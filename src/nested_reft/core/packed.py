@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from nested_reft.core.skipping import decoder_layers
@@ -33,8 +35,6 @@ def unsupported(model: PreTrainedModel) -> str | None:
     for name, part in model.base_model.named_modules():
         if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
             return f"{name or 'the model'} has a hook, or another forward than its class"
-        if part.training and getattr(part, "gradient_checkpointing", False):
-            return "it computes activations twice"
         if name.endswith("_proj") and (type(part) is not nn.Linear or not isinstance(part.weight, nn.Parameter)):
             unknown.add(type(part).__name__)  # an adapter, or quantised weights
         if name.endswith(WITHOUT_BIAS) and getattr(part, "bias", None) is not None:
@@ -75,6 +75,7 @@ class PackedModel:
     """The model's layers, for as long as its weights stay what they are. Differentiable.
 
     Under autocast matrices have its type, as in the model's own forward; hidden states and norms keep the weights'.
+    Where the model in training mode has `activation_checkpointing_enable`d, the backward pass computes layers again.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -86,6 +87,9 @@ class PackedModel:
         device = model.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
         self._layers = [_weights(layer, dtype) for layer in self._base.layers]
+        self._recompute = torch.is_grad_enabled() and any(
+            layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self._base.layers
+        )
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states (N, D) of N tokens at their positions, both (N,), after the last layer and its norm."""
@@ -93,21 +97,27 @@ class PackedModel:
         cos, sin = self._base.rotary_emb(hidden, positions.unsqueeze(0))  # (1, N, width), the same in both halves
         half, wide = self._head_width // 2, torch.promote_types(hidden.dtype, torch.float32)
         rotation = torch.complex(cos[0, :, None, :half].to(wide), sin[0, :, None, :half].to(wide))
-        for number, layer in enumerate(self._layers):
-            normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
-            qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
-            heads = qkv.view(len(ids), -1, self._head_width)
-            pair = heads[:, : self._heads + self._kv_heads]  # queries and keys
-            if layer.head_norms is not None:
-                parts = (pair[:, : self._heads], pair[:, self._heads :])
-                pair = torch.cat([_norm(part, norm) for part, norm in zip(parts, layer.head_norms, strict=True)], dim=1)
-            pair = _rotate(pair, rotation)
-            value = heads[:, self._heads + self._kv_heads :]
-            seen = attend(number, pair[:, : self._heads], pair[:, self._heads :], value)
-            hidden = _add_product(hidden, seen, layer.out)
-            normed = _norm(hidden, layer.norms[1]).to(layer.gate.dtype)
-            hidden = _add_product(hidden, F.silu(normed @ layer.gate) * (normed @ layer.up), layer.down)
+        through = partial(checkpoint, self._through, use_reentrant=False) if self._recompute else self._through
+        for number in range(len(self._layers)):
+            hidden = through(number, hidden, rotation, attend)
         return _norm(hidden, _norm_of(self._base.norm))
+
+    def _through(self, number: int, hidden: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+        """Hidden states (N, D) after a layer, of those before it; rotation (N, 1, width / 2)."""
+        layer = self._layers[number]
+        normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
+        qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
+        heads = qkv.view(len(hidden), -1, self._head_width)
+        pair = heads[:, : self._heads + self._kv_heads]  # queries and keys
+        if layer.head_norms is not None:
+            parts = (pair[:, : self._heads], pair[:, self._heads :])
+            pair = torch.cat([_norm(part, norm) for part, norm in zip(parts, layer.head_norms, strict=True)], dim=1)
+        pair = _rotate(pair, rotation)
+        value = heads[:, self._heads + self._kv_heads :]
+        seen = attend(number, pair[:, : self._heads], pair[:, self._heads :], value)
+        hidden = _add_product(hidden, seen, layer.out)
+        normed = _norm(hidden, layer.norms[1]).to(layer.gate.dtype)
+        return _add_product(hidden, F.silu(normed @ layer.gate) * (normed @ layer.up), layer.down)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, V) of hidden states (N, D)."""

@@ -10,7 +10,7 @@ Deviations from a general text generator, on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,37 @@ class Rollout:
             self.tokens[rows], self.mask[rows], self.logp[rows], None if self.support is None else self.support[rows],
         )  # fmt: skip
 
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        return Rollout(
+            self.prompt_ids.to(device), self.prompt_mask.to(device), self.tokens.to(device), self.mask.to(device),
+            self.logp.to(device), None if self.support is None else self.support.to(device),
+        )  # fmt: skip
+
+
+def join_rollouts(parts: Sequence[Rollout], pad_id: int) -> Rollout:
+    """The rollout whose groups these are, in order. Their prompts are padded to one length already."""
+
+    def joined(name: str, value: float) -> Tensor:
+        """The parts' tensors (B, T, ...), as long and wide as the largest is."""
+        tensors = [getattr(part, name) for part in parts]
+        sizes = [max(column) for column in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+        filled = []
+        for tensor in tensors:
+            missing = [(0, size - own) for size, own in zip(sizes, tensor.shape[1:], strict=True)]
+            # F.pad counts dimensions from the last.
+            filled.append(F.pad(tensor, [n for pair in reversed(missing) for n in pair], value=value))
+        return torch.cat(filled)
+
+    mask = joined("mask", False)
+    support = None if parts[0].support is None else joined("support", -1)
+    if support is not None:
+        support[..., 0].masked_fill_(~mask, pad_id)
+    prompt_ids, prompt_mask = (
+        torch.cat([getattr(part, f"prompt_{name}") for part in parts]) for name in ("ids", "mask")
+    )
+    return Rollout(prompt_ids, prompt_mask, joined("tokens", pad_id), mask, joined("logp", 0), support)
+
 
 @torch.no_grad()
 def sample_completions(
@@ -72,11 +103,14 @@ def sample_completions(
     end_ids: Collection[int],
     pad_id: int,
     generator: torch.Generator | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Rollout:
     """Write `group_size` completions per prompt; temperature 0 is greedy (with logp 0: the choice is certain).
 
     prompt_ids, prompt_mask: (P, S), left-padded. A completion ends with the first of `end_ids` (empty: never) or
-    after `max_new_tokens`. The model is used as it is; for a nested rollout pass a nested view.
+    after `max_new_tokens`. The model is used as it is; for a nested rollout pass a nested view. `part` (first, all):
+    these prompts are those from number `first` on in a batch of `all`, and get the random numbers that they would get
+    there.
 
     Temperature comes first; then `top_k` keeps that many of the most probable tokens; then `top_p` keeps the fewest of
     the most probable of those whose probability, renormalised after top_k, reaches top_p (always one at least). It is
@@ -104,7 +138,10 @@ def sample_completions(
     mask = torch.zeros((num_rows, max_new_tokens), dtype=torch.bool, device=device)
     logp = torch.zeros((num_rows, max_new_tokens), dtype=logits.dtype, device=device)
     # One for every row and step, used or not: a completion does not depend on when another one ends.
-    uniform = torch.rand((max_new_tokens, num_rows), generator=generator, dtype=logits.dtype, device=device)
+    first, num_prompts = part or (0, len(prompt_ids))
+    shape = (max_new_tokens, num_prompts, group_size)
+    uniform = torch.rand(shape, generator=generator, dtype=logits.dtype, device=device)
+    uniform = uniform[:, first : first + len(prompt_ids)].flatten(1)
     supports: list[tuple[Tensor, Tensor]] = []
     rows = torch.arange(num_rows, device=device)  # those that have not ended
     for step in range(max_new_tokens):

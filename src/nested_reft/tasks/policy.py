@@ -42,8 +42,12 @@ class Policy:
         max_new_tokens: int,
         seed: int,
         stop_at_end: bool = True,
+        part: tuple[int, int] | None = None,
     ) -> Rollout:
-        """Completions of prompts (P, S) that `model`, the policy's own or a view of it, writes; None is greedy."""
+        """Completions of prompts (P, S) that `model`, the policy's own or a view of it, writes; None is greedy.
+
+        `part` is that of `sample_completions`.
+        """
         return sample_completions(
             model,
             prompt_ids,
@@ -56,6 +60,7 @@ class Policy:
             end_ids=self.end_ids if stop_at_end else (),
             pad_id=self.pad_id,
             generator=torch.Generator(self.model.device).manual_seed(seed),
+            part=part,
         )
 
     def responses(self, rollout: Rollout) -> list[str]:

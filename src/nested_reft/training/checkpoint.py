@@ -27,6 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nested_reft.files import StorageError, check_space, replace_file
+from nested_reft.training.ranks import Ranks
+from nested_reft.training.sharding import like, whole
 
 VERSION = 2  # of the format; a checkpoint of another version is not continued
 KEPT = 2
@@ -66,17 +68,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def save_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, ranks: Ranks
 ) -> None:
-    """Write the state after a step and keep no more than the last two; StorageError names the folder and the space."""
-    tensors = {f"model/{name}": value.detach() for name, value in model.named_parameters()}
-    tensors |= _optimizer_tensors(model, optimizer)
+    """Write the state after a step and keep no more than the last two; StorageError names the folder and the space.
+
+    Of a model in shards all ranks must call it, and the first writes.
+    """
+    tensors = _trained_tensors(model) | _optimizer_tensors(model, optimizer)
+    if not ranks.leads:
+        for value in tensors.values():
+            whole(value)
+        return
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     path = _path(folder, progress.step)
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     try:
         check_space(folder, size, f"the checkpoint of step {progress.step}")
-        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        tensors = {name: whole(value).cpu().contiguous() for name, value in tensors.items()}
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
         seal = {"version": VERSION, "key": key, "step": progress.step, "sha256": _sha256(path)}
         replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
@@ -137,19 +145,25 @@ def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimiz
         progress = TrainingState(step, float(metadata["seconds"]), json.loads(metadata["metrics"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _UnusableError(f"it is damaged ({error})") from None
-    parameters = dict(model.named_parameters())
+    trained = _trained_tensors(model)
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}
-    if shapes != {f"model/{name}": parameter.shape for name, parameter in parameters.items()}:
+    if shapes != {name: parameter.shape for name, parameter in trained.items()}:
         raise _UnusableError("it has other parameters than this model")
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"model/{name}"])
+        for name, parameter in trained.items():
+            parameter.copy_(like(tensors[name], parameter))
+    parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         if name.startswith("optimizer/"):
             _, entry, parameter_name = name.split("/", 2)
             parameter = parameters[parameter_name]
-            optimizer.state[parameter][entry] = value if entry == "step" else value.to(parameter.device)
+            optimizer.state[parameter][entry] = value if entry == "step" else like(value, parameter)
     return progress
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: all parameters, or an adapter's alone."""
+    return {f"model/{name}": value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -17,6 +17,9 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
+from nested_reft.core.skipping import decoder_layers
+from nested_reft.training.ranks import ALONE, Ranks
+from nested_reft.training.sharding import is_sharded, whole
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,20 @@ def make_objective(run: Run, params: CorrectionParams, training: Training) -> Ob
 def make_optimizer(model: PreTrainedModel, training: Training, *, fused: bool | None = None) -> torch.optim.AdamW:
     """AdamW as the config sets it; `fused` as torch has it."""
     return torch.optim.AdamW(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=training.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=training.weight_decay,
         fused=fused,
     )
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Gradient checkpointing: activations inside a layer are computed again in the backward pass, not kept."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # a hook that only the re-entrant kind needs
+    for layer in decoder_layers(model):
+        layer.training = True  # the layer, not its parts: log pi is that of a policy without dropout
 
 
 def warm_up(training: Training, step: int) -> float:
@@ -72,25 +83,29 @@ def update_policy(
     training: Training,
     objective: Objective,
     reference: PreTrainedModel | None,
+    ranks: Ranks = ALONE,
 ) -> Update:
-    """`training.updates_per_rollout` updates of `model` on one rollout with rewards (P, G).
+    """`training.updates_per_rollout` updates of `model` on one rollout with rewards (P, G), the same on all ranks.
 
     Stops before an update whose loss or gradient is not finite, and returns these: the caller decides what to say.
     """
     logp_reference = None
     if reference is not None:
         with torch.no_grad():
-            parts = [completion_logp(reference, part, training.temperature) for part, _ in _parts(rollout, training)]
-        logp_reference = torch.cat(parts)
+            own = [
+                completion_logp(reference, part, training.temperature) for part, _ in _parts(rollout, training, ranks)
+            ]
+        logp_reference = _joined(own, ranks)
     logp_before: Tensor | None = None
     diagnostics: dict[str, float] = {}
     sums: dict[str, float] = defaultdict(float)
     for _ in range(training.updates_per_rollout):
         optimizer.zero_grad(set_to_none=True)
         loss, logp, metrics = accumulate_gradient(
-            model, rollout, rewards, training, objective, logp_before=logp_before, logp_reference=logp_reference
-        )
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm).item()
+            model, rollout, rewards, training, objective, logp_before=logp_before, logp_reference=logp_reference,
+            ranks=ranks,
+        )  # fmt: skip
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)).item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return Update(loss, grad_norm, {})
         if logp_before is None:
@@ -110,20 +125,21 @@ def accumulate_gradient(
     *,
     logp_before: Tensor | None = None,
     logp_reference: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, Tensor, dict[str, float]]:
     """Add the gradient of the batch's loss to the model's; returns loss, log pi (B, T) and the loss's metrics.
 
-    The micro-batches are whole groups; their gradients add up to that of the batch, whatever their size. The loss is
-    nan, and the gradient not to be used, where a log-probability is not finite.
+    The micro-batches are whole groups; their gradients add up to that of the batch, whatever their size and whichever
+    rank computes them. The loss is nan, and the gradient not to be used, where a log-probability is not finite.
     """
-    rows_per_part = (training.problems_per_micro_batch or len(rollout.prompt_ids)) * rollout.group_size
-    scale = token_scale(rollout.mask, objective.normalisation, training.max_new_tokens, rows_per_part)  # (B, 1)
+    sizes = [rows.stop - rows.start for rank in range(ranks.size) for _, rows in _parts(rollout, training, ranks, rank)]
+    scale = token_scale(rollout.mask, objective.normalisation, training.max_new_tokens, sizes)  # (B, 1)
     total, logps = 0.0, []
     means: dict[str, float] = defaultdict(float)
     num_tokens = int(rollout.mask.sum())
-    for part, rows in _parts(rollout, training):
+    for part, rows in _parts(rollout, training, ranks):
         logp = completion_logp(model, part, training.temperature)  # (b, T)
-        if not (torch.isfinite(logp).all() and torch.isfinite(part.logp).all()):
+        if ranks.any(not (torch.isfinite(logp).all() and torch.isfinite(part.logp).all())):
             return math.nan, logp.detach(), {}  # the model computes no numbers any more
         loss, metrics = policy_loss(
             objective, logp, part.logp, part.mask, rewards.flatten()[rows].view(-1, rollout.group_size),
@@ -138,13 +154,26 @@ def accumulate_gradient(
         for name, value in metrics.items():
             means[name] += value * int(part.mask.sum()) / num_tokens
         means["weight_max"] = largest
-    return total, torch.cat(logps), dict(means)
+    if not is_sharded(model):  # or the backward pass has added them up
+        ranks.add_up(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    of_ranks = ranks.gather((total, dict(means)))
+    largest = max(metrics["weight_max"] for _, metrics in of_ranks)
+    means = {name: sum(metrics[name] for _, metrics in of_ranks) for name in means}
+    return sum(loss for loss, _ in of_ranks), _joined(logps, ranks), {**means, "weight_max": largest}
 
 
-def _parts(rollout: Rollout, training: Training) -> Iterator[tuple[Rollout, slice]]:
-    """The micro-batches, each whole groups, and which of the batch's rows they are."""
-    num_prompts, group = len(rollout.prompt_ids), rollout.group_size
-    size = training.problems_per_micro_batch or num_prompts
-    for first in range(0, num_prompts, size):
-        last = min(first + size, num_prompts)
+def _joined(parts: list[Tensor], ranks: Ranks) -> Tensor:
+    """Rows (B, T) of the whole batch, of those of this rank's micro-batches."""
+    own = torch.cat(parts)
+    return torch.cat(ranks.gather(own.cpu())).to(own.device) if ranks.size > 1 else own
+
+
+def _parts(
+    rollout: Rollout, training: Training, ranks: Ranks, rank: int | None = None
+) -> Iterator[tuple[Rollout, slice]]:
+    """The micro-batches of a rank (None: this one), each whole groups, and which of the batch's rows they are."""
+    share, group = ranks.share(len(rollout.prompt_ids), rank), rollout.group_size
+    size = training.problems_per_micro_batch or share.stop - share.start
+    for first in range(share.start, share.stop, size):
+        last = min(first + size, share.stop)
         yield rollout.groups(first, last), slice(first * group, last * group)

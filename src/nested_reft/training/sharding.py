@@ -1,0 +1,59 @@
+"""A model in shards: every process keeps a part of each weight, its gradient and its optimizer state (FSDP2).
+
+A layer's weights are whole only while it computes. A rollout reads every layer for every token, so that it is written
+by a plain replica in half the bytes, which each update refreshes; a nested view is one of the replica.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from nested_reft.core.skipping import decoder_layers
+from nested_reft.training.ranks import Ranks
+
+
+def sharded_copy(model: PreTrainedModel, dtype: str, ranks: Ranks) -> PreTrainedModel:
+    """The model in shards over the ranks; `model` itself becomes its replica, in `dtype`.
+
+    Gradients are sums over the ranks, as without shards.
+    """
+    sharded = copy.deepcopy(model)
+    model.to(getattr(torch, dtype)).requires_grad_(False)
+    mesh = init_device_mesh(model.device.type, (ranks.size,))
+    for module in (*decoder_layers(sharded), sharded):
+        fully_shard(module, mesh=mesh)
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo can do no other
+    return sharded
+
+
+def is_sharded(model: PreTrainedModel) -> bool:
+    """Whether it is in shards."""
+    return isinstance(model, FSDPModule)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor of this process's shard, on every rank, which all must ask for; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, example: Tensor) -> Tensor:
+    """A whole tensor as `example` is: on its device, and the shard of it that this rank keeps."""
+    tensor = tensor.to(example.device)
+    if isinstance(example, DTensor):
+        return distribute_tensor(tensor, example.device_mesh, example.placements)
+    return tensor
+
+
+@torch.no_grad()
+def copy_weights(sharded: PreTrainedModel, replica: PreTrainedModel) -> None:
+    """Refresh the replica, in its own type; all ranks must."""
+    for source, target in zip(sharded.parameters(), replica.parameters(), strict=True):
+        target.copy_(whole(source))
