@@ -1,0 +1,144 @@
+"""What the pages promise: every command of the README can be called, every change of its table is a config, and the
+trainer in `docs/own_trainer.md` trains.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from nested_reft.config import load_config, parse_config, read_settings
+from nested_reft.core.corrections import PARAMETERS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAMS = ("make", "snakemake", "nested-reft", "pip", "conda", "docker", "apptainer", "sbatch")
+
+
+def commands() -> list[str]:
+    """Every command of the README, from its blocks and its sentences, without comments and repeats."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    lines += [text.replace("\n", " ") for text in re.findall(r"`([^`]+)`", prose)]
+    return list(dict.fromkeys(line for line in lines if line.split(" ")[0] in PROGRAMS and line not in PROGRAMS))
+
+
+def changes() -> list[tuple[str, dict[str, Any]]]:
+    """The rows of the README's table of changes: what it is for, and the settings that its second column writes."""
+    table = README.partition("| to | change |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table, "the README has no table of changes"
+    rows = []
+    for row in table.splitlines():
+        purpose, change = (cell.strip() for cell in row.strip("| ").split(" | ", 1))
+        settings: dict[str, Any] = {}
+        parents: list[str] = []
+        for snippet in re.findall(r"`([^`]+)`", change):
+            if snippet.endswith(":"):
+                parents = snippet.rstrip(":").split(": ")
+            if ":" not in snippet or snippet.endswith(":"):
+                continue
+            value = yaml.safe_load("{" + snippet.removesuffix(",") + "}")
+            for parent in reversed(parents):
+                value = {parent: value}
+            settings = merged(settings, value)
+        rows.append((purpose, settings))
+    return rows
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the settings of `new`, dictionaries key by key."""
+    result = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("make ")])
+def test_a_make_command_of_the_readme_has_a_rule(command: str) -> None:
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("snakemake ")])
+def test_a_snakemake_command_of_the_readme_finds_its_targets(command: str) -> None:
+    """A dry run: what it would do is done by the tests of the workflow."""
+    options = shlex.split(command)[1:]
+    if "--report" in options:  # reads what is there; the report's own test makes one
+        options = options[: options.index("--report")]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *options, "--dry-run", "--quiet", "--nolock", "--cores", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("pip ")])
+def test_an_extra_that_the_readme_installs_exists(command: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.search(r"\.\[(.*)\]", command)
+    assert "-e ." in command or "-e '." in command
+    assert set(named.group(1).split(",")) <= set(extras) if named else True
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("nested-reft ")])
+def test_a_sub_command_of_the_readme_runs(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nested_reft", *shlex.split(command)[1:]],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("purpose", "change"), changes(), ids=[purpose for purpose, _ in changes()])
+def test_a_change_that_the_readme_names_is_a_config_and_changes_it(purpose: str, change: dict[str, Any]) -> None:
+    path = ROOT / "config/config.yaml"
+    assert change
+    assert parse_config(merged(read_settings(path), change)) != load_config(path)
+
+
+def test_the_page_of_the_method_has_every_correction() -> None:
+    text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    table = text.partition("**Weights**")[2].partition("\n\n**")[0]
+    named = [name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert named == list(PARAMETERS)
+
+
+def test_the_trainer_of_the_page_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/own_trainer.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 45
+    words = ["<end>", "<pad>", "[UNK]", *["What", "is", "+", "*", "-", "?", "2", "6", "7", "12", "30", "40", "42"]]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>", unk_token="[UNK]"
+    ).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=10, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    code = code.replace("Qwen/Qwen2.5-0.5B-Instruct", str(tmp_path)).replace("1e-6", "0.05")
+    code = re.sub(r"GROUP, LENGTH = (.*), 8, 256", r"GROUP, LENGTH = \1, 8, 3", code)
+    assert "8, 3" in code
+    exec(compile(code, "docs/own_trainer.md", "exec"), {})
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 20
+    assert all(re.fullmatch(r"\d+ \(\d,\) reward 0\.\d{3}, mean weight [01]\.\d{3}", line) for line in lines), lines
+    rewards = [float(line.split("reward ")[1].split(",")[0]) for line in lines]
+    assert sum(rewards[-5:]) > sum(rewards[:5]), "it did not learn"
