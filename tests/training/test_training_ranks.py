@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_make_the_steps_of_one(folder: Path, training: dict[str, Any]) -> None:
     if "lora" in training:
         pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[lora]'")
-    rows, weights = result(folder, "one", train(folder, "one", ranks=1, **training | {"sharding": False}))
+    rows, weights = result(folder, "one", train(folder, "one", ranks=1, **training))
     ours, ours_weights = result(folder, "two", train(folder, "two", **training))
     assert max(abs(row["grad_norm"]) for row in rows) > 0.01, "no gradient, no test"
     for one, two in zip(rows, ours, strict=True):

@@ -180,7 +180,8 @@ class Training(Sampling):
     lora: Lora | None = None
     """Train adapters alone (needs the extra `lora`); null: all weights. The final policy has them merged."""
     sharding: bool = False
-    """Whether the processes of a run share out weights, gradients and optimizer states (FSDP2); not with `lora`."""
+    """Whether the processes of a run, where there are several, share out weights, gradients and optimizer states
+    (FSDP2); not with `lora`."""
     checkpoint_every: Positive = 10
     """Steps between checkpoints; an interrupted run loses at most so many."""
     alarms: Alarms = Alarms()

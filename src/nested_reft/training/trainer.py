@@ -89,7 +89,8 @@ def train(
     if training.gradient_checkpointing:
         recompute_activations(policy.model)
     # What is trained, and what policy.model is a replica of where it is in shards.
-    model = sharded_copy(policy.model, training.dtype, ranks) if training.sharding else policy.model
+    sharded = training.sharding and ranks.size > 1
+    model = sharded_copy(policy.model, training.dtype, ranks) if sharded else policy.model
     optimizer = make_optimizer(model, training)
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
@@ -97,7 +98,7 @@ def train(
     found = load_checkpoint(checkpoint_folder, settings.key, model, optimizer, log)
     progress = found or TrainingState(0, 0.0, [])
     check_agreement(ranks.gather(progress.step), checkpoint_folder)
-    if training.sharding:
+    if sharded:
         copy_weights(model, policy.model)
     saved = progress.step
     started = time.perf_counter() - progress.seconds
@@ -129,7 +130,7 @@ def train(
                 f"{run.path}: step {step} has loss {update.loss} and gradient norm {update.grad_norm}; its batch is in "
                 f"{path}. Lower training.learning_rate or use a correction with bounded weights"
             )
-        if training.sharding:
+        if sharded:
             copy_weights(model, policy.model)
         update_seconds = clock.lap()
         rollout_seconds, reward_seconds, update_seconds = (
