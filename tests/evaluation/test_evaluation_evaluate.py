@@ -56,13 +56,25 @@ def test_one_item_a_problem_in_order_with_every_completion(graded: list[tuple[st
     assert {grade for item in record["items"] for grade in item["sampled"]} == {True, False}
 
 
-def test_examples_are_the_first_greedy_completions(graded: list[tuple[str, str]]) -> None:
+def test_examples_are_the_first_problems_prompts_with_a_greedy_and_a_sampled_completion(
+    graded: list[tuple[str, str]],
+) -> None:
     problems = tiny_problems(10)
     record = evaluate(settings(), tiny_policy(), "one", problems)
-    assert [example["question"] for example in record["completions"]] == [problem.question for problem in problems[:3]]
-    for index, example in enumerate(record["completions"]):
-        assert (example["response"], example["gold"]) == graded[4 * index]
-        assert example["right"] == record["items"][index]["greedy"]
+    examples = iter(record["completions"])
+    for index, problem in enumerate(problems[:3]):
+        item = record["items"][index]
+        # Graded in this order: greedy, then three sampled.
+        for kind, asked, right in (
+            ("greedy", 4 * index, item["greedy"]),
+            ("sampled", 4 * index + 1, item["sampled"][0]),
+        ):
+            response, gold = graded[asked]
+            assert next(examples) == {
+                "id": problem.id, "prompt": f"{problem.question} answer :", "gold": gold, "kind": kind,
+                "response": response, "right": right,
+            }  # fmt: skip
+    assert next(examples, None) is None
 
 
 def test_the_same_seed_gives_the_same_record_and_another_seed_another() -> None:

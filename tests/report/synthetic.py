@@ -16,6 +16,11 @@ from nested_reft.report.records import StepRecord
 DIMENSIONS = 200  # of the made-up gradients
 # How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
+MANIFEST = {
+    "commit": "0123abcd", "dirty": False, "python": "3.12.0", "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
+    "platform": "Linux", "processor": "A processor", "cores": 2, "threads": 1, "gpus": [], "wall_seconds": 1.5,
+    "alarms": [],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
             json.dumps(record | {"ess": record["ess"] ** power, "kl_k3": power * record["kl_k3"]}) for record in steps
         ]
         write(root / "runs" / run.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
+        write(root / "runs" / run.path / "manifest.json", json.dumps(MANIFEST | {"settings_hash": run.path}))
 
 
 def step(config: Config, skip: int, number: int, effects: Effects, rng: np.random.Generator) -> dict[str, Any]:
@@ -187,7 +193,12 @@ def _write_evaluations(root: Path, config: Config, rng: np.random.Generator, mea
             {"id": f"{benchmark}-{i}", "greedy": i < round(accuracy * problems), "sampled": answers.tolist()}
             for i, answers in enumerate(right.reshape(problems, samples))
         ]
-        record = {**key, "benchmark": benchmark, "items": items, "completions": [], "seconds": 1.0}
+        examples = [
+            {"id": items[0]["id"], "prompt": f"What is {number} ? answer :", "gold": str(number), "kind": kind,
+             "response": f"{number} + 0 = {number}", "right": True}
+            for kind in ("greedy", "sampled")
+        ]  # fmt: skip
+        record = {**key, "benchmark": benchmark, "items": items, "completions": examples, "seconds": 1.0}
         write(root / "evaluations" / folder / f"{benchmark}.json", json.dumps(record))
 
 

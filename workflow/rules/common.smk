@@ -242,6 +242,10 @@ def all_metrics():
     return [f"{RESULTS}/runs/{run.path}/metrics.jsonl" for run in RUNS]
 
 
+def all_manifests():
+    return [f"{RESULTS}/runs/{run.path}/manifest.json" for run in RUNS]
+
+
 def all_throughput():
     return [
         f"{RESULTS}/throughput/{size}/skip{skip}.json"

@@ -4,6 +4,7 @@ rule collect:
         SOURCES["collect"],
         all_evaluations(),
         all_metrics(),
+        all_manifests(),
         all_throughput(),
         all_gradients(),
         f"{RESULTS}/exact.json",

@@ -11,10 +11,10 @@ from nested_reft.config.jobs import EvaluateSettings
 from nested_reft.seeding import derive_seed
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts
+from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
 
-EXAMPLES = 3  # completions that are kept as text, for people to read
+EXAMPLES = 3  # problems whose first completions are kept as text, for people to read
 
 
 def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -37,18 +37,22 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
         greedy = _responses(policy, prompts, evaluation, None, 1, seed)
         sampled = _responses(policy, prompts, evaluation, evaluation, evaluation.samples_per_problem, seed)
         for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
-            right = grade(greedy_texts[0], problem.answer)
-            items.append(
-                {
+            item: dict[str, Any] = {
+                "id": problem.id,
+                "greedy": grade(greedy_texts[0], problem.answer),
+                "sampled": [grade(text, problem.answer) for text in sampled_texts],
+            }
+            if len(items) < EXAMPLES:
+                example = {
                     "id": problem.id,
-                    "greedy": right,
-                    "sampled": [grade(text, problem.answer) for text in sampled_texts],
+                    "prompt": render_prompt(problem.question, settings.prompt, policy.tokenizer),
+                    "gold": problem.answer,
                 }
-            )
-            if len(examples) < EXAMPLES:
-                examples.append(
-                    {"question": problem.question, "gold": problem.answer, "response": greedy_texts[0], "right": right}
-                )
+                examples += [
+                    {**example, "kind": "greedy", "response": greedy_texts[0], "right": item["greedy"]},
+                    {**example, "kind": "sampled", "response": sampled_texts[0], "right": item["sampled"][0]},
+                ]
+            items.append(item)
     run = settings.run
     return {
         "size": settings.size,

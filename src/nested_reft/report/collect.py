@@ -13,6 +13,7 @@ import pandas as pd
 
 from nested_reft.config import PRETRAINED, Config, Run, run_table, strategy_table
 from nested_reft.report.collect_measurements import exact_table, gradient_table, layer_names, throughput_tables
+from nested_reft.report.collect_runs import layers_table, manifests_table, samples_table
 from nested_reft.report.records import (
     EvaluationRecord,
     ReportError,
@@ -31,6 +32,8 @@ TRAINING_METRICS = {"kl_k3": "mean", "ess": "mean", "chi2": "mean", "rollout_tok
 
 _TEXT = {"run", "size", "dataset", "strategy", "correction", "benchmark", "metric", "skipped_layers"}
 _TEXT |= {"skipped", "params", "baseline", "normalisation"}
+_TEXT |= {"problem", "prompt", "gold", "kind", "response"}
+_TEXT |= {"commit", "settings_hash", "python", "packages", "platform", "processor", "gpus"}
 _TEXT |= {"id", "claim", "paper", "measured", "verdict", "figure", "command"}
 
 
@@ -50,6 +53,9 @@ def collect(root: Path, config: Config) -> None:
     write_table(root, "throughput_pairs", pairs)
     write_table(root, "gradients", gradient_table(root, config, skips))
     write_table(root, "exact", exact_table(root))
+    write_table(root, "samples", samples_table(root, config))
+    write_table(root, "layers", layers_table(root, config))
+    write_table(root, "manifests", manifests_table(root, config))
 
 
 def write_table(root: Path, name: str, table: pd.DataFrame) -> None:

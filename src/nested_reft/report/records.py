@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,6 +34,17 @@ class Item(Record):
     sampled: list[bool] = Field(min_length=1)
 
 
+class Completion(Record):
+    """One graded completion as text, with the whole prompt; `id` is the problem's."""
+
+    id: str
+    prompt: str
+    gold: str
+    kind: Literal["greedy", "sampled"]
+    response: str
+    right: bool
+
+
 class EvaluationRecord(Record):
     """One model on one benchmark; `strategy` is the run's, "uniform" for the pre-trained model."""
 
@@ -45,6 +56,7 @@ class EvaluationRecord(Record):
     seed: int | None
     benchmark: str
     items: list[Item] = Field(min_length=1)
+    completions: list[Completion]
 
 
 class Pair(Record):
@@ -111,6 +123,23 @@ class StepRecord(Record):
     weight_mean: float | None
     weight_max: float | None
     surrogate_clip_fraction: float | None
+
+
+class ManifestRecord(Record):
+    """What a training run was made with; `commit` and `dirty` are None where the source is no git checkout."""
+
+    commit: str | None
+    dirty: bool | None
+    settings_hash: str
+    python: str
+    versions: dict[str, str]
+    platform: str
+    processor: str
+    cores: int | None
+    threads: int
+    gpus: list[str]
+    wall_seconds: float
+    alarms: list[dict[str, object]]
 
 
 class Products(Record):
