@@ -17,9 +17,10 @@ from nested_reft.report.collect import collect, read_table
 from nested_reft.report.figures import DRAW, draw
 from nested_reft.report.plots_accuracy import accuracy, parity_plot
 from nested_reft.report.plots_gradients import gradients
+from nested_reft.report.plots_learning import reward, smoothing_window
+from nested_reft.report.plots_off_policyness import off_policyness
 from nested_reft.report.plots_speed import PARTS, throughput, time
 from nested_reft.report.plots_strategies import strategies
-from nested_reft.report.plots_training import off_policyness, reward, smoothing_window
 from nested_reft.report.style import BASELINE, LOOKS, NOISE, RC
 
 

@@ -21,6 +21,7 @@ from nested_reft.config import (
 )
 from nested_reft.config import jobs
 from nested_reft.report.catalogue import (
+    FIGURE_KINDS,
     FIGURES,
     PRESENTATION_TABLES,
     TABLE_KINDS,
@@ -267,7 +268,7 @@ def rules_of_figures():
     return [
         f"{RESULTS}/figures/{name}.{kind}"
         for name in FIGURES
-        for kind in ("png", "svg")
+        for kind in FIGURE_KINDS
     ]
 
 

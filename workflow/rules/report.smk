@@ -84,7 +84,10 @@ rule figure:
             category=lambda wildcards: FIGURES[wildcards.figure].category,
             labels={"figure": "{figure}"},
         ),
-        f"{RESULTS}/figures/{{figure}}.svg",
+        expand(
+            f"{RESULTS}/figures/{{{{figure}}}}.{{kind}}",
+            kind=[kind for kind in FIGURE_KINDS if kind != "png"],
+        ),
     log:
         f"{RESULTS}/logs/report/figure_{{figure}}.log",
     conda:

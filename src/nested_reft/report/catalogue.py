@@ -14,6 +14,7 @@ TIDY_TABLES = (
 )  # fmt: skip
 # For people; these and the claims are written in each of the kinds.
 TABLE_KINDS = ("csv", "md", "tex")
+FIGURE_KINDS = ("png", "svg", "pdf")
 PRESENTATION_TABLES = (
     "accuracy_sampled",
     "accuracy_greedy",
@@ -27,7 +28,7 @@ PRESENTATION_TABLES = (
 
 @dataclass(frozen=True)
 class Entry:
-    """`module` of this package draws the figure from `tables`; `category` sorts it in the report."""
+    """`module` of this package makes the figure or page from `tables`; `category` sorts it in the report."""
 
     module: str
     category: str
@@ -35,10 +36,14 @@ class Entry:
     caption: str
 
 
+# Categories of the report, which shows them in alphabetical order.
+SPEED, ACCURACY, TRAINING = "2 Speed", "3 Accuracy", "4 Training"
+OFF_POLICY, GRADIENTS, LAYERS = "5 Off-policyness", "6 Gradients", "7 Layer choice"
+
 FIGURES: dict[str, Entry] = {
     "throughput": Entry(
         "plots_speed",
-        "Speed",
+        SPEED,
         ("throughput", "throughput_pairs"),
         "Rollout speed-up (tokens/s of the nested over the full model) against the share of layers skipped. Faint "
         "points: interleaved pairs, timed alone on the machine. Line: median; bars: 95 % bootstrap interval over "
@@ -47,22 +52,41 @@ FIGURES: dict[str, Entry] = {
     ),
     "time": Entry(
         "plots_speed",
-        "Speed",
+        SPEED,
         ("training",),
         "Where a training step's time goes: mean seconds over steps, seeds and corrections. Above each bar: "
         "end-to-end tokens/s over the baseline's (geometric mean over seeds). Training jobs share the machine, so "
         "these times are noisy; the throughput figure is the one measured alone.",
     ),
+    "tradeoff": Entry(
+        "plots_tradeoff",
+        ACCURACY,
+        ("runs", "throughput", "training"),
+        "What speed costs: accuracy on held-out problems (headline metric, mean over benchmarks) against the speed-up "
+        "over the full model, of rollouts timed alone (left) and of whole training steps (right, where training jobs "
+        "share the machine). Further right is faster, within the shaded band is as accurate as baseline ReFT, by the "
+        "parity margin. Small points: seeds; markers: mean over seeds, those of one skip side by side; vertical bars: "
+        "95 % Student-t interval over seeds. Bars below: each skip's speed-up with its 95 % interval "
+        "(bootstrap over pairs, left; Student's t of log ratios over seeds, right).",
+    ),
     "reward": Entry(
-        "plots_training",
-        "Training",
+        "plots_learning",
+        TRAINING,
         ("training",),
         "Reward of the training rollouts, moving mean over about a tenth of the steps. Line: mean over seeds; band: "
         "from the lowest to the highest seed. The nested runs' rewards are the behaviour model's, not the target's.",
     ),
+    "reward_time": Entry(
+        "plots_learning",
+        TRAINING,
+        ("training",),
+        "The same rewards against the seconds that a run has trained: rollout, reward and update, without start-up "
+        "and evaluation. Each seed is read at the same moments, up to the last one that all have reached. A run that "
+        "ends further left took less time for its steps. Training jobs share the machine, so these times are noisy.",
+    ),
     "off_policyness": Entry(
-        "plots_training",
-        "Off-policyness",
+        "plots_off_policyness",
+        OFF_POLICY,
         ("training",),
         "How far the behaviour policy b is from the target π: k3 estimate of the KL divergence, effective sample size "
         "(1 is on-policy), and the token ratios π/b before clipping (marker: median; thick: 5 to 95 %; thin: 1 to "
@@ -70,14 +94,14 @@ FIGURES: dict[str, Entry] = {
     ),
     "accuracy": Entry(
         "plots_accuracy",
-        "Accuracy",
+        ACCURACY,
         ("runs",),
         "Accuracy on held-out problems in the headline metric. Small points: seeds; markers: mean over seeds; bars: "
         "95 % Student-t interval over seeds. Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model.",
     ),
     "parity": Entry(
         "plots_accuracy",
-        "Accuracy",
+        ACCURACY,
         ("runs",),
         "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric, paired by seed on "
         "identical problems. Small points: seeds. Bars: 95 % Student-t interval over seeds. Filled: "
@@ -85,7 +109,7 @@ FIGURES: dict[str, Entry] = {
     ),
     "gradients": Entry(
         "plots_gradients",
-        "Gradients",
+        GRADIENTS,
         ("gradients",),
         "Bias and variance of the corrected gradient estimates against the share of layers skipped. Above: norm of the "
         "difference between expected gradients, over the on-policy one's, with the noise taken out; grey: a second "
@@ -96,11 +120,20 @@ FIGURES: dict[str, Entry] = {
     ),
     "strategies": Entry(
         "plots_strategies",
-        "Layer choice",
+        LAYERS,
         ("strategies",),
         "Ways to choose the skipped layers, at one skip and correction: mean accuracy over benchmarks in the headline "
         "metric minus baseline ReFT's, paired by seed; k3 estimate of the KL divergence; effective sample size (1 is "
         "on-policy), both means over a run's steps. Faint points: seeds; bars: 95 % Student-t interval over seeds; "
         "shaded: the parity margin. Filled: the whole interval lies within it.",
+    ),
+    "layers": Entry(
+        "plots_layers",
+        LAYERS,
+        ("layers",),
+        "Which layers (counted from 0, the first) the rollouts left out at each training step: dark, left out; light, "
+        "kept. Beside each layer: the share of steps that left it out. One run a panel, of the first seed and data "
+        "set; a random draw depends on seed and step alone, so that runs of all corrections leave out the same layers. "
+        "The ends are never left out.",
     ),
 }

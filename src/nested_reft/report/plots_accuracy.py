@@ -20,7 +20,6 @@ from nested_reft.report.style import (
     Look,
     dodge,
     legend,
-    line_only,
     marker_only,
     not_run,
     panels,
@@ -61,7 +60,7 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
                     x = places[skip] + offsets[correction]
                     _cell(axis, x, _values(tuned, correction, skip), LOOKS[correction])
     entries = [("baseline ReFT", BASELINE), *((name, marker_only(LOOKS[name])) for name in config.corrections)]
-    legend(figure, [*entries, ("pre-trained", line_only(PRETRAINED))])
+    legend(figure, [*entries, ("pre-trained", PRETRAINED)])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure
 

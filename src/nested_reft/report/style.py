@@ -43,13 +43,15 @@ LOOKS: dict[str, Look] = {
     "topr": Look("#AA4499", "p", (0, (1, 1))),
 }
 BASELINE = Look("#222222", "D", (0, (6, 2)))
-PRETRAINED = Look("#8A8A8A", "X", ":")
+PRETRAINED = Look("#8A8A8A", "", ":")
 IDEAL = Look("#8A8A8A", "", "--")
 NOISE = Look("#8A8A8A", "*", "")  # what is measured where there is nothing to find
 MARGIN = "#E8EEF2"  # the band within which a difference counts as none
 
 DPI = 200
+TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, and so none is made smaller with its letters
 MOST_TICKS = 8  # on a log axis
+MARKERS_A_LINE = 5
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
@@ -76,14 +78,18 @@ RC: dict[str, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4.5,
     "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # letters stay letters, which many conferences ask for
     "svg.hashsalt": "nested-reft",  # ids in the SVG do not change from run to run
 }
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **share: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of rows x columns panels of `size` (width, height) inches each; axes as (rows, columns)."""
+    """A figure of rows x columns panels of `size` (width, height) inches each, narrower where the text's width asks it.
+
+    Axes as (rows, columns).
+    """
     width, height = columns * size[0] + 0.5, rows * size[1] + 0.6
-    figure = Figure(figsize=(max(width, 4.2), height), layout="constrained")
+    figure = Figure(figsize=(min(max(width, 4.2), TEXT_WIDTH), height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
@@ -104,9 +110,13 @@ def marker_only(look: Look) -> Look:
     return look._replace(linestyle="")
 
 
-def line_only(look: Look) -> Look:
-    """The look of something drawn as a line."""
-    return look._replace(marker="")
+def sparse_markers(count: int, place: int, series: int) -> dict[str, Any]:
+    """How line `place` of `series` with `count` points is marked: a few markers, so that it is told apart in grey.
+
+    They stand at other points than those of the other lines, which may run on the same values.
+    """
+    step = max(1, count // MARKERS_A_LINE)
+    return {"markevery": (place * step // max(series, 1), step), "markersize": 3.5}
 
 
 def not_run(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Figures of training: the reward as it goes, and how far the behaviour policy is from the target."""
+"""The figure of how far the behaviour policy is from the target."""
 
 from __future__ import annotations
 
@@ -6,57 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from nested_reft.config import BASELINE_CORRECTION, Config
+from nested_reft.config import Config
 from nested_reft.report.collect import nested_skips
-from nested_reft.report.style import (
-    BASELINE,
-    LOOKS,
-    Look,
-    dodge,
-    legend,
-    line_only,
-    marker_only,
-    not_run,
-    panels,
-    ratio_scale,
-    rows,
-)
-
-
-def reward(training: pd.DataFrame, config: Config) -> Figure:
-    """Reward against step: rows are sizes (and data sets), columns skips; mean over seeds, band from least to most."""
-    window = smoothing_window(config.training.steps)
-    cells, skips = rows(config), nested_skips(config)
-    figure, axes = panels(len(cells), max(len(skips), 1), (2.0, 1.6), sharex=True, sharey="row")
-    for row, (title, size, dataset) in zip(axes, cells, strict=True):
-        chosen = training[(training["size"] == size) & (training["dataset"] == dataset)]
-        row[0].set_ylabel(f"{title}\nreward")
-        for axis, skip in zip(row, skips, strict=False):
-            if axis in axes[0]:
-                axis.set_title(f"skip {skip} %")
-            series = [(chosen[(chosen["correction"] == name) & (chosen["skip"] == skip)], LOOKS[name])
-                      for name in config.corrections]  # fmt: skip
-            series.append((chosen[(chosen["correction"] == BASELINE_CORRECTION) & (chosen["skip"] == 0)], BASELINE))
-            if all(table.empty for table, _ in series):
-                not_run(axis)
-            for table, look in series:
-                if not table.empty:
-                    _curve(axis, table, window, look)
-    entries = [("baseline ReFT", BASELINE), *((name, LOOKS[name]) for name in config.corrections)]
-    legend(figure, [(label, line_only(look)) for label, look in entries])
-    axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    smoothed = f" (moving mean of {window} steps)" if window > 1 else ""
-    figure.supxlabel(f"training step{smoothed}", fontsize=8)
-    return figure
-
-
-def smoothing_window(steps: int) -> int:
-    """Steps in the moving mean of the reward curves: an odd number near a tenth of the run, 1 for short runs."""
-    return max(1, steps // 10 // 2 * 2 + 1)
+from nested_reft.report.style import BASELINE, LOOKS, dodge, legend, marker_only, not_run, panels, ratio_scale, rows
 
 
 def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
@@ -96,13 +50,6 @@ def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
     legend(figure, [(label, marker_only(look)) for label, look in entries])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure
-
-
-def _curve(axis: Axes, table: pd.DataFrame, window: int, look: Look) -> None:
-    by_seed = table.pivot(index="step", columns="seed", values="reward")
-    smooth = by_seed.rolling(window, center=True, min_periods=1).mean()
-    axis.fill_between(smooth.index, smooth.min(axis=1), smooth.max(axis=1), color=look.color, alpha=0.13, lw=0)
-    axis.plot(smooth.index, smooth.mean(axis=1), color=look.color, linestyle=look.linestyle)
 
 
 def _by_cell(table: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:

@@ -1,0 +1,102 @@
+"""The figure of what speed costs in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from nested_reft.config import BASELINE_CORRECTION, Config
+from nested_reft.report.collect import nested_skips
+from nested_reft.report.effects import benchmark_means, rollout_speedups, step_speedups
+from nested_reft.report.statistics import Interval, t_interval
+from nested_reft.report.style import BASELINE, LOOKS, MARGIN, Look, dodge, legend, not_run, panels, rows
+
+# Of the panel's width: corrections at one skip have one speed-up, and stand side by side around it.
+SIDE_BY_SIDE = 0.07
+LINE = 0.08  # of the panel's height, for the speed-up of one skip
+
+
+def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFrame, config: Config) -> Figure:
+    """Mean accuracy over benchmarks against speed-up, of the rollout and of the whole step; rows are sizes."""
+    metric = config.evaluation.headline
+    scores = benchmark_means(runs, config, metric)
+    rollouts, steps = rollout_speedups(throughput, config), step_speedups(training, config)
+    cells, skips = rows(config), nested_skips(config)
+    figure, axes = panels(
+        len(cells),
+        2,
+        (3.2, 2.1),
+    )
+    for axis, title in zip(axes[0], ("rollout, timed alone", "whole training step"), strict=True):
+        axis.set_title(title)
+    for row, (title, size, dataset) in zip(axes, cells, strict=True):
+        row[0].set_ylabel(f"{title}\n{metric} accuracy (%)")
+        chosen = scores[(scores["size"] == size) & (scores["dataset"] == dataset)]
+        found = ({skip: rollouts[size, skip] for skip in skips}, {skip: steps[size, dataset, skip] for skip in skips})
+        for axis, speedups in zip(row, found, strict=True):
+            _panel(axis, chosen, speedups, config)
+    legend(figure, [("baseline ReFT", BASELINE), *((name, LOOKS[name]) for name in config.corrections)])
+    figure.supxlabel("speed-up (tokens/s over the full model's)", fontsize=8)
+    return figure
+
+
+def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | None], config: Config) -> None:
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    baseline = _values(scores, BASELINE_CORRECTION, 0)
+    known = {skip: speedup for skip, speedup in speedups.items() if speedup}
+    if not len(baseline) or not known:
+        not_run(axis)
+        return
+    margin = 100 * config.evaluation.parity_margin
+    axis.axhspan(baseline.mean() - margin, baseline.mean() + margin, color=MARGIN, lw=0)
+    places = {skip: speedup.estimate for skip, speedup in known.items()}
+    width = SIDE_BY_SIDE * max(np.ptp([1.0, *places.values()]), 0.01)
+    _point(axis, 1.0, baseline, BASELINE)
+    for name, offset in zip(config.corrections, dodge(len(config.corrections), width), strict=True):
+        measured = {skip: values for skip in known if len(values := _values(scores, name, skip))}
+        path = [(1.0, baseline.mean()), *((places[skip] + offset, v.mean()) for skip, v in measured.items())]
+        axis.plot(*zip(*path, strict=True), color=LOOKS[name].color, linestyle=LOOKS[name].linestyle, lw=0.9)
+        for skip, values in measured.items():
+            _point(axis, places[skip] + offset, values, LOOKS[name])
+    _speedups(axis, known)
+
+
+def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
+    """Below the points, a line for each skip: its name, and its speed-up with the interval."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - LINE * (len(known) + 0.5) * (high - low), high)
+    middle, where = float(np.mean(axis.get_xlim())), axis.get_xaxis_transform()
+    share = LINE * (high - low) / (high - axis.get_ylim()[0])
+    for line, (skip, speedup) in enumerate(known.items()):
+        y = share * (len(known) - line - 0.4)
+        ends = (speedup.low, speedup.high) if speedup.exists else (speedup.estimate, speedup.estimate)
+        axis.plot(ends, [y, y], color=BASELINE.color, lw=0.8, transform=where)
+        axis.plot(speedup.estimate, y, "|", color=BASELINE.color, markersize=4, transform=where)
+        _name(axis, f"skip {skip} %", y, ends, to_the_left=speedup.estimate > middle)  # where there is room
+
+
+def _name(axis: Axes, text: str, y: float, ends: tuple[float, float], to_the_left: bool) -> None:
+    axis.annotate(text, (ends[0] if to_the_left else ends[1], y), xytext=(-4 if to_the_left else 4, 0), fontsize=6,
+                  ha="right" if to_the_left else "left", va="center", xycoords=axis.get_xaxis_transform(),
+                  textcoords="offset points")  # fmt: skip
+
+
+def _point(axis: Axes, x: float, values: np.ndarray, look: Look) -> None:
+    """Every seed faint, the mean's marker, and a bar for the t interval where there is one."""
+    axis.scatter(np.full(len(values), x), values, s=6, color=look.color, alpha=0.45, lw=0)
+    found = t_interval(values)
+    if found.exists:
+        axis.vlines(x, found.low, found.high, color=look.color, lw=0.8, alpha=0.7)
+    axis.plot(x, found.estimate, marker=look.marker, color=look.color, markersize=4, ls="")
+
+
+def _values(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
+    """Accuracies in percent (seeds,) of one model."""
+    chosen = table[(table["correction"] == correction) & (table["skip"] == skip)]
+    return 100 * chosen["value"].to_numpy(dtype=np.float64)
