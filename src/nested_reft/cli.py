@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("tables", "the tables for people", "Config", ("root",))
     claims = add("claims", "judge the paper's claims", "Config", ("root",))
     claims.add_argument("--config-file", metavar="FILE", help="named in the commands that the table shows")
-    figure = add("figure", "draw one figure", "Config", ("root",))
-    figure.add_argument("name")
+    for name, text in (("figure", "draw one figure"), ("page", "write one page of the report")):
+        add(name, text, "Config", ("root",)).add_argument("name")
     add("summary", "print the verdicts and where the results are", "", ("root",))
     for name in ("model", "train", "evaluate", "throughput", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")

@@ -247,7 +247,7 @@ def tables(options: Options) -> None:
 
 def claims(options: Options) -> None:
     """The claims table from the tidy ones."""
-    from nested_reft.report.claims import write_claims
+    from nested_reft.report.claims_tables import write_claims
 
     write_claims(options.root, parse(Config, options.settings, "--settings"), options.config_file)
 
@@ -257,6 +257,13 @@ def figure(options: Options) -> None:
     from nested_reft.report.figures import draw
 
     draw(options.name, options.root, parse(Config, options.settings, "--settings"))
+
+
+def page(options: Options) -> None:
+    """One page of the report from the tidy tables."""
+    from nested_reft.report.pages_runs import WRITE
+
+    WRITE[options.name](options.root, parse(Config, options.settings, "--settings"))
 
 
 def summary(options: Options) -> None:

@@ -12,15 +12,14 @@ from synthetic import Effects, gradient_record, make_config, write_results
 
 from nested_reft.config import Config
 from nested_reft.report.claims import (
-    COLUMNS,
     has_learned,
     is_faster,
     is_on_par,
     judge,
     rises,
     verdict,
-    write_claims,
 )
+from nested_reft.report.claims_tables import COLUMNS, write_claims
 from nested_reft.report.collect import collect, read_table
 from nested_reft.report.effects import parity
 from nested_reft.report.statistics import Interval

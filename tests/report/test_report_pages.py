@@ -13,7 +13,7 @@ from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
 from nested_reft.report.catalogue import PRESENTATION_TABLES
-from nested_reft.report.claims import write_claims
+from nested_reft.report.claims_tables import write_claims
 from nested_reft.report.collect import collect
 from nested_reft.report.pages import MOST_LINES, Page, extremes, latex, tex
 from nested_reft.report.tables import write_tables

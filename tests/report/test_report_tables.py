@@ -10,7 +10,7 @@ from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
 from nested_reft.report.catalogue import PRESENTATION_TABLES
-from nested_reft.report.claims import write_claims
+from nested_reft.report.claims_tables import write_claims
 from nested_reft.report.collect import collect, read_table
 from nested_reft.report.pages import markdown
 from nested_reft.report.tables import accuracy_table, equivalence_table, speedup_table, write_tables

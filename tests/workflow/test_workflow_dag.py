@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from workflow_harness import ROOT, Pipeline
 
-from nested_reft.report.catalogue import FIGURES
+from nested_reft.report.catalogue import FIGURES, PAGES
 
-REPORT_JOBS = {"exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES)}
+REPORT_JOBS = {
+    "exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES), "page": len(PAGES),
+}  # fmt: skip
 TRAINED = {"data", "model", "check", "train"}
 MEASURED = TRAINED | {"evaluate", "throughput", "gradients"}
 
@@ -69,7 +71,7 @@ def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     ("target", "jobs"),
     [
         ("figures", MEASURED | {"exact", "collect", "figure"}),
-        ("tables", MEASURED | REPORT_JOBS.keys() - {"figure"}),
+        ("tables", MEASURED | REPORT_JOBS.keys() - {"figure", "page"}),
         ("results/smoke/data/train/stories.jsonl", {"data"}),
         ("results/smoke/throughput/tiny/skip17.json", {"data", "model", "check", "throughput"}),
         ("results/smoke/gradients/tiny/skip17.json", {"data", "model", "check", "gradients"}),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from workflow_harness import REPORT, Call, Finished, Pipeline, tiny_config
 
-from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TIDY_TABLES
+from nested_reft.report.catalogue import FIGURE_KINDS, FIGURES, PAGES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,9 @@ COLUMNS = {
     "training": ["run", "step", "reward", "tokens_per_s", "skipped_layers", "loss", "ess"],
     "gradients": ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"],
 }
-REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES)}
+REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES), "page": len(PAGES)}
+# Where no setting has changed, the page of the settings stays.
+REPORTED_ANEW = REPORTED | {"page": len(PAGES) - 1}
 
 # --- the first call ---------------------------------------------------------------------------------------------
 
@@ -35,9 +37,10 @@ def test_a_second_call_does_nothing(finished: Finished) -> None:
 
 
 def test_every_figure_and_table_is_there(finished: Finished) -> None:
-    files = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
-    files += [f"tables/{name}.csv" for name in TIDY_TABLES]
-    files += [f"tables/{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in ("csv", "md", "tex")]
+    files = [f"figures/{name}.{kind}" for name in FIGURES for kind in FIGURE_KINDS]
+    files += [f"tables/{name}.csv" for name in (*TIDY_TABLES, "verdicts", "cells")]
+    files += [f"tables/{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in TABLE_KINDS]
+    files += [f"pages/{name}.html" for name in PAGES]
     empty = [
         name
         for name in files
@@ -57,7 +60,8 @@ def test_every_job_left_a_log_and_the_long_ones_a_benchmark(finished: Finished) 
     measured = {"gradients/tiny/skip17"}
     assert there("benchmarks", ".tsv") == trained | evaluated | timed | measured
     sources = {"data/train/stories", "data/test/heldout", "data/test/steps", "data/checked", "models/tiny"}
-    report = {f"report/{name}" for name in ("collect", "tables", "claims", *(f"figure_{name}" for name in FIGURES))}
+    drawn = (*(f"figure_{name}" for name in FIGURES), *(f"page_{name}" for name in PAGES))
+    report = {f"report/{name}" for name in ("collect", "tables", "claims", *drawn)}
     assert there("logs", ".log") == trained | evaluated | timed | measured | sources | report | {"exact"}
     assert "step 2/2" in (finished.results / "logs/train/tiny/stories/base/skip0/seed1.log").read_text(encoding="utf-8")
 
@@ -129,13 +133,13 @@ def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(twin: Pipeli
     assert jobs.pop("throughput", 0) == (2 if samples else 0)
     # the pre-trained model is evaluated again only where evaluation uses the edited file
     assert jobs.pop("evaluate") == (4 if samples else 3)
-    assert jobs == {"train": 3, "gradients": 1, "exact": 1} | REPORTED
+    assert jobs == {"train": 3, "gradients": 1, "exact": 1} | REPORTED_ANEW
 
 
 def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
     twin.edit("tasks/grading.py")
     jobs = plan(twin).jobs
-    assert jobs == {"train": 3, "evaluate": 4, "gradients": 1} | REPORTED
+    assert jobs == {"train": 3, "evaluate": 4, "gradients": 1} | REPORTED_ANEW
 
 
 def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
@@ -143,9 +147,15 @@ def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
     assert plan(twin).jobs == {"presentation_tables": 1}
 
 
-def test_editing_how_tables_are_written_writes_claims_too(twin: Pipeline) -> None:
-    twin.edit("report/pages.py")
-    assert plan(twin).jobs == {"presentation_tables": 1, "claims": 1}
+@pytest.mark.parametrize("source", ["report/pages.py", "report/html.py", "report/templates/base.html"])
+def test_editing_how_tables_are_written_writes_claims_and_pages_too(twin: Pipeline, source: str) -> None:
+    twin.edit(source)
+    assert plan(twin).jobs == {"presentation_tables": 1, "claims": 1, "page": len(PAGES)}
+
+
+def test_editing_a_page_writes_pages_alone(twin: Pipeline) -> None:
+    twin.edit("report/pages_runs.py")
+    assert plan(twin).jobs == {"page": len(PAGES)}
 
 
 def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:

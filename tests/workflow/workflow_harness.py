@@ -17,7 +17,7 @@ import yaml
 from nested_reft.tasks.hub import MIRROR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
-REPORT = {"collect", "presentation_tables", "claims", "figure"}  # rules that read results and train nothing
+REPORT = {"collect", "presentation_tables", "claims", "figure", "page"}  # rules that read results and train nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Pipeline:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "environment.yml"):
             shutil.copy2(ROOT / name, folder / name)
-        for name in ("workflow", "config", "src"):
+        for name in ("workflow", "profiles", "config", "src"):
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         return cls(folder)
@@ -81,6 +81,13 @@ class Pipeline:
         environment = {key: value for key, value in os.environ.items() if key != MIRROR_VARIABLE}
         environment |= {"PYTHONPATH": str(self.folder / "src"), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
         return environment | ({MIRROR_VARIABLE: str(mirror)} if mirror else {})
+
+    def report(self, path: Path, config: str) -> Call:
+        """`snakemake --report` as a user calls it: without a number of cores."""
+        command = [sys.executable, "-m", "snakemake", "--report", str(path), "--configfile", config]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment(None), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=300)  # fmt: skip
+        return Call(done.returncode, done.stdout)
 
     def command(self, *arguments: str, config: str | None = None) -> list[str]:
         options = ["--configfile", config] if config else []

@@ -21,10 +21,13 @@ from nested_reft.config import (
 )
 from nested_reft.config import jobs
 from nested_reft.report.catalogue import (
+    CLAIMS,
     FIGURE_KINDS,
     FIGURES,
+    PAGES,
     PRESENTATION_TABLES,
     TABLE_KINDS,
+    TABLES,
     TIDY_TABLES,
 )
 from snakemake.exceptions import WorkflowError
@@ -85,6 +88,7 @@ CONSTRAINTS = dict(
     rollout=one_of(dict.fromkeys(run.rollout for run in RUNS)),
     seed=one_of(CONFIG.seeds),
     figure=one_of(FIGURES),
+    page=one_of(PAGES),
     # What was done to a model, as a path: nothing, or one run of the table (without its size).
     tuning=one_of([PRETRAINED, *{run.path.split("/", 1)[1]: None for run in RUNS}]),
 )
@@ -122,6 +126,7 @@ SHARED = [
     "report/gradient_statistics.py",
     "report/texts.py",
 ]
+PAGE = ["report/pages.py", "report/html.py", "report/templates/*.html"]
 SOURCES = {
     "data": source(
         "tasks/problems.py", "tasks/records.py", "tasks/hub.py", "tasks/data_files.py"
@@ -163,8 +168,9 @@ SOURCES = {
         "report/statistics.py",
         "report/gradient_statistics.py",
     ),
-    "tables": source("report/tables*.py", "report/pages.py", *SHARED),
-    "claims": source("report/claims.py", "report/pages.py", *SHARED),
+    "tables": source("report/tables*.py", *PAGE, *SHARED),
+    "claims": source("report/claims*.py", "report/summary.py", *PAGE, *SHARED),
+    "pages": source(*PAGE),
 }
 STYLE = source("report/figures.py", "report/style.py", *SHARED)
 
@@ -266,14 +272,17 @@ def all_gradients():
 
 def rules_of_figures():
     return [
-        f"{RESULTS}/figures/{name}.{kind}"
-        for name in FIGURES
-        for kind in FIGURE_KINDS
+        f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in FIGURE_KINDS
     ]
 
 
+def rules_of_pages():
+    return [f"{RESULTS}/pages/{name}.html" for name in PAGES]
+
+
 def rules_of_tables():
-    return [f"{RESULTS}/tables/{name}.csv" for name in TIDY_TABLES] + [
+    tidy = (*TIDY_TABLES, "verdicts", "cells")
+    return [f"{RESULTS}/tables/{name}.csv" for name in tidy] + [
         f"{RESULTS}/tables/{name}.{kind}"
         for name in (*PRESENTATION_TABLES, "claims")
         for kind in TABLE_KINDS

@@ -13,7 +13,8 @@ rule throughput:
         f"{RESULTS}/benchmarks/throughput/{{size}}/skip{{skip}}.tsv"
     conda:
         ENVIRONMENT
-    threads: workflow.cores or 1
+    # Asked for when the job is planned: `snakemake --report` plans none, and has no number of cores.
+    threads: lambda wildcards: workflow.cores
     resources:
         mem_mb=3000,
         gpu=GPUS,

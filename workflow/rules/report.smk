@@ -31,8 +31,16 @@ rule presentation_tables:
         expand(
             f"{RESULTS}/tables/{{table}}.{{kind}}",
             table=PRESENTATION_TABLES,
-            kind=TABLE_KINDS,
+            kind=[kind for kind in TABLE_KINDS if kind != "html"],
         ),
+        [
+            report(
+                f"{RESULTS}/tables/{name}.html",
+                category=TABLES,
+                labels={"table": name.replace("_", " ")},
+            )
+            for name in PRESENTATION_TABLES
+        ],
     log:
         f"{RESULTS}/logs/report/tables.log",
     conda:
@@ -54,7 +62,17 @@ rule claims:
             table=["runs", "training", "throughput", "gradients"],
         ),
     output:
-        expand(f"{RESULTS}/tables/claims.{{kind}}", kind=TABLE_KINDS),
+        expand(
+            f"{RESULTS}/tables/claims.{{kind}}",
+            kind=[kind for kind in TABLE_KINDS if kind != "html"],
+        ),
+        # The report's first page, and what `nested-reft compare` reads.
+        expand(f"{RESULTS}/tables/{{table}}.csv", table=["verdicts", "cells"]),
+        report(
+            f"{RESULTS}/tables/claims.html",
+            category=CLAIMS,
+            labels={"table": "claims and verdicts"},
+        ),
     log:
         f"{RESULTS}/logs/report/claims.log",
     conda:
@@ -80,7 +98,7 @@ rule figure:
     output:
         report(
             f"{RESULTS}/figures/{{figure}}.png",
-            caption="../report/figure.rst",
+            caption="../report/caption.rst",
             category=lambda wildcards: FIGURES[wildcards.figure].category,
             labels={"figure": "{figure}"},
         ),
@@ -100,6 +118,34 @@ rule figure:
         "Figure: {wildcards.figure}"
     shell:
         "nested-reft figure {wildcards.figure} --settings {params.settings:q} --root {params.root} 2> {log}"
+
+
+rule page:
+    input:
+        SOURCES["pages"],
+        lambda wildcards: source(f"report/{PAGES[wildcards.page].module}.py"),
+        lambda wildcards: [
+            f"{RESULTS}/tables/{table}.csv" for table in PAGES[wildcards.page].tables
+        ],
+    output:
+        report(
+            f"{RESULTS}/pages/{{page}}.html",
+            caption="../report/caption.rst",
+            category=lambda wildcards: PAGES[wildcards.page].category,
+            labels={"page": "{page}"},
+        ),
+    log:
+        f"{RESULTS}/logs/report/page_{{page}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        settings=CONFIG.canonical_json(),
+        root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
+        caption=lambda wildcards: PAGES[wildcards.page].caption,
+    message:
+        "Page: {wildcards.page}"
+    shell:
+        "nested-reft page {wildcards.page} --settings {params.settings:q} --root {params.root} 2> {log}"
 
 
 rule figures:

@@ -12,8 +12,8 @@ TIDY_TABLES = (
     "runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "exact", "samples", "layers",
     "manifests",
 )  # fmt: skip
-# For people; these and the claims are written in each of the kinds.
-TABLE_KINDS = ("csv", "md", "tex")
+# For people; these and the claims are written in each of the kinds. HTML is what the report shows.
+TABLE_KINDS = ("csv", "md", "tex", "html")
 FIGURE_KINDS = ("png", "svg", "pdf")
 PRESENTATION_TABLES = (
     "accuracy_sampled",
@@ -37,8 +37,9 @@ class Entry:
 
 
 # Categories of the report, which shows them in alphabetical order.
-SPEED, ACCURACY, TRAINING = "2 Speed", "3 Accuracy", "4 Training"
+CLAIMS, SPEED, ACCURACY, TRAINING = "1 Claims", "2 Speed", "3 Accuracy", "4 Training"
 OFF_POLICY, GRADIENTS, LAYERS = "5 Off-policyness", "6 Gradients", "7 Layer choice"
+TABLES, RUNS = "8 Tables", "9 Runs"
 
 FIGURES: dict[str, Entry] = {
     "throughput": Entry(
@@ -136,4 +137,22 @@ FIGURES: dict[str, Entry] = {
         "set; a random draw depends on seed and step alone, so that runs of all corrections leave out the same layers. "
         "The ends are never left out.",
     ),
+}
+
+PAGES: dict[str, Entry] = {
+    "samples": Entry(
+        "pages_runs",
+        RUNS,
+        ("samples",),
+        "What the models write: the first problems of each benchmark with the exact prompt, and every model's most "
+        "likely and first sampled completion, marked right or wrong as the verifier graded it.",
+    ),
+    "environment": Entry(
+        "pages_runs",
+        RUNS,
+        ("manifests",),
+        "With what the runs were made: commit, versions, machine; a column for each that differs. Then every run with "
+        "its seconds and alarms.",
+    ),
+    "settings": Entry("pages_runs", RUNS, (), "Every setting of the experiment, defaults too."),
 }

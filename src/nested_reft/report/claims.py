@@ -23,13 +23,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
 from nested_reft.config import Config
-from nested_reft.report.collect import nested_skips, read_table, write_table
+from nested_reft.report.collect import nested_skips
 from nested_reft.report.effects import (
     Differences,
     GradientEffects,
@@ -42,7 +41,6 @@ from nested_reft.report.effects import (
     step_speedups,
 )
 from nested_reft.report.gradient_statistics import bias_verdict, is_controlled
-from nested_reft.report.pages import Page, write_latex, write_markdown
 from nested_reft.report.statistics import Interval, equivalence
 from nested_reft.report.texts import NOT_RUN
 
@@ -52,13 +50,11 @@ Cells: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those
 # The three variants of bias mitigation that this replication puts forward; each is a row of its own under C5.
 HEADLINE_CORRECTIONS = ("base", "unit", "retrace")
 MINIMUM_GAIN = 0.10
-PAPER = "not available to us"
-COLUMNS = ["id", "claim", "paper", "measured", "low", "high", "verdict", "figure", "command"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the claims table; `figure` is relative to the results folder, "" where there is none."""
+    """One row of the claims table; `figure` is the name of one, `cells` and `passes` are what it was judged on."""
 
     id: str
     claim: str
@@ -67,6 +63,8 @@ class Claim:
     high: float | None
     verdict: Verdict
     figure: str
+    cells: Cells
+    passes: tuple[bool | None, ...]
 
 
 def verdict(passes: Sequence[bool | None]) -> Verdict:
@@ -132,44 +130,6 @@ def claim_rows(
     return [c1, c2, *c3, *c4, *c5, c6]
 
 
-def write_claims(root: Path, config: Config, config_file: str | None = None) -> None:
-    """Write `tables/claims.{csv,md,tex}`; `config_file` goes into the commands where it is not Snakemake's default."""
-    # After the target: Snakemake's --configfile takes every word that follows it.
-    option = f" --configfile {config_file}" if config_file else ""
-    runs, training, throughput, gradients = (
-        read_table(root, name) for name in ("runs", "training", "throughput", "gradients")
-    )
-    rows = []
-    for claim in claim_rows(runs, training, throughput, gradients, config):
-        figure = f"figures/{claim.figure}.png" if claim.figure else ""
-        command = f"snakemake --cores all results/{config.experiment}/{figure}{option}" if figure else ""
-        rows.append({**vars(claim), "paper": PAPER, "figure": figure, "command": command})
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    write_table(root, "claims", table)
-    texts = table.drop(columns=["low", "high"]).fillna("").astype(str)
-    # On paper there is nothing to follow or to copy.
-    write_latex(root, "claims", claims_page(texts.drop(columns=["figure", "command"]), config))
-    texts["figure"] = [f"[{Path(f).stem}](../{f})" if f else "" for f in texts["figure"]]
-    texts["command"] = [f"`{command}`" if command else "" for command in texts["command"]]
-    write_markdown(root, "claims", claims_page(texts, config))
-
-
-def claims_page(table: pd.DataFrame, config: Config) -> Page:
-    """The claims table with the rules of its verdicts."""
-    notes = (
-        "Supported: every cell (a size, with data set and skip where the claim has them) passes. Partly: some do. "
-        "Not: none does. Not run: no cell could be judged; one seed gives no interval and so no verdict. A cell "
-        "passes if its whole 95 % interval lies above 1 (C1, C2; C1 must also rise with the skip), is a relative bias "
-        f"within {100 * config.gradients.bias_margin:g} % (C3), is a variance ratio of at most "
-        f"{config.gradients.variance_limit:g} (C4), lies within "
-        f"± {100 * config.evaluation.parity_margin:g} points (C5), or above 0 with a gain of at least 10 points (C6). "
-        "Not to pass as unbiased is not to be biased: C3 says how many cells are biased for certain. "
-        "Brackets: the 95 % interval of the worst cell, the one with the lowest estimate (C3, C4: the highest); C5 "
-        "and C6 in percentage points."
-    )
-    return Page("Claims", (("", table),), notes)
-
-
 def _bias_claim(name: str, biases: GradientEffects, config: Config) -> Claim:
     """C3 for one correction; says how many cells are biased for certain, which is more than not shown unbiased."""
     margin = config.gradients.bias_margin
@@ -230,7 +190,7 @@ def _claim(
     passes = judge(cells, rule)
     found = {cell: interval for cell, interval in cells.items() if interval}
     if not found:
-        return Claim(claim_id, text, NOT_RUN, None, None, "not run", figure)
+        return Claim(claim_id, text, NOT_RUN, None, None, "not run", figure, cells, tuple(passes))
     judged = any(cell is not None for cell in passes)
     parts = [f"{sum(map(bool, passes))} of {len(cells)} pass" if judged else no_interval]
     known = {cell: interval for cell, interval in found.items() if not math.isnan(interval.estimate)}
@@ -245,7 +205,7 @@ def _claim(
     unresolved = sum(not interval.exists for interval in found.values()) if judged else 0
     parts += [f"{unresolved} without interval"] if unresolved else []
     parts += [f"{len(cells) - len(found)} not run"] if len(found) < len(cells) else []
-    return Claim(claim_id, text, "; ".join(parts), low, high, verdict(passes), figure)
+    return Claim(claim_id, text, "; ".join(parts), low, high, verdict(passes), figure, cells, tuple(passes))
 
 
 def _where(cell: tuple[str | int, ...]) -> str:

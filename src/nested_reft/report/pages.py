@@ -1,7 +1,7 @@
-"""Tables of texts as pages for people: in Markdown, and in LaTeX to be \\input into a paper.
+"""Tables of texts as pages for people: in Markdown, in HTML for the report, and in LaTeX to be \\input into a paper.
 
-Both hold the same tables and notes. The LaTeX is one float for each table and needs `booktabs`, `graphicx` and
-`xcolor` with its option `table`, nothing else: whatever is beyond ASCII is written as a command.
+All hold the same tables and notes. The LaTeX is one float for each table and needs `booktabs`, `graphicx` and `xcolor`
+with its option `table`, nothing else: whatever is beyond ASCII is written as a command.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from nested_reft.report.collect import write_table
+from nested_reft.report.html import write_html
 
 # A table with more does not fit on a page with its notes, and goes on in the next float.
 MOST_LINES = 30
@@ -61,10 +62,16 @@ class Page:
 
 
 def write_page(root: Path, name: str, table: pd.DataFrame, page: Page) -> None:
-    """Write `tables/{name}.csv`, `.md` and `.tex`."""
+    """Write `tables/{name}.csv`, `.md`, `.tex` and `.html`."""
     write_table(root, name, table)
     write_markdown(root, name, page)
     write_latex(root, name, page)
+    write_table_html(root / "tables" / f"{name}.html", page)
+
+
+def write_table_html(path: Path, page: Page) -> None:
+    """Write the page as HTML that holds all it needs."""
+    write_html(path, "table", page.title, page=page)
 
 
 def write_markdown(root: Path, name: str, page: Page) -> None:

@@ -1,4 +1,4 @@
-"""The few lines that the pipeline ends with on the terminal."""
+"""The verdicts in one line a claim: what the pipeline ends with on the terminal, and what the report begins with."""
 
 from __future__ import annotations
 
@@ -14,32 +14,38 @@ BY_CORRECTION = {
 }
 
 
-def summary(claims: pd.DataFrame, root: Path) -> str:
-    """One line per claim with its verdict, or its corrections by verdict, and where the figures and tables are."""
+def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
+    """One row per claim: id, verdict ("mixed" where corrections differ) and claim, with its corrections by verdict."""
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in claims.to_dict("records"):
         claim, _, correction = row["id"].partition("-")
         groups.setdefault(claim, []).append((correction, row["verdict"], row["claim"]))
+    return pd.DataFrame(
+        [_row(claim, rows) for claim, rows in groups.items()], columns=["id", "verdict", "claim"], dtype=str
+    )
+
+
+def summary(claims: pd.DataFrame, root: Path) -> str:
+    """The verdicts, and where the figures and tables are."""
     return "\n".join(
         [
             "The paper's claims, as measured here:",
-            *(_line(claim, rows) for claim, rows in groups.items()),
+            *(f"  {row.id}  {row.verdict:<9}  {row.claim}" for row in verdicts(claims).itertuples()),
             f"Figures: {root / 'figures'}",
             f"Tables:  {root / 'tables'} (start with claims.md)",
         ]
     )
 
 
-def _line(claim: str, rows: list[tuple[str, str, str]]) -> str:
-    verdicts = list(dict.fromkeys(verdict for _, verdict, _ in rows))
+def _row(claim: str, rows: list[tuple[str, str, str]]) -> tuple[str, str, str]:
+    found = list(dict.fromkeys(verdict for _, verdict, _ in rows))
     if claim not in BY_CORRECTION:
         text = rows[0][2]
-    elif len(verdicts) == 1:
+    elif len(found) == 1:
         text = f"{BY_CORRECTION[claim]}, with {', '.join(correction for correction, _, _ in rows)}"
     else:
         by_verdict = (
-            f"{verdict}: {', '.join(correction for correction, found, _ in rows if found == verdict)}"
-            for verdict in verdicts
+            f"{verdict}: {', '.join(correction for correction, of, _ in rows if of == verdict)}" for verdict in found
         )
         text = f"{BY_CORRECTION[claim]} ({'; '.join(by_verdict)})"
-    return f"  {claim}  {verdicts[0] if len(verdicts) == 1 else 'mixed':<9}  {text}"
+    return claim, found[0] if len(found) == 1 else "mixed", text
