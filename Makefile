@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env results smoke paper reference test test-slow test-faults bench audit lint format lock config-docs clean
+.PHONY: help env results smoke paper reference compare test test-slow test-faults bench audit lint format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,11 +34,18 @@ paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
 
 REFERENCE := docs/reference
 
-reference: results  ## keep the figures and tables of this run in docs/reference, for the README
+# What people read and LaTeX needs, and of the tidy tables those that are small.
+REFERENCE_CSV := claims cells verdicts runs throughput gradients strategies
+
+reference: results  ## keep the figures and tables of this run in docs/reference, for the README and `make compare`
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables
 	cp results/laptop/figures/*.png $(REFERENCE)/figures/
-	cp results/laptop/tables/*.md results/laptop/tables/claims.csv $(REFERENCE)/tables/
+	cp results/laptop/tables/*.md results/laptop/tables/*.tex $(REFERENCE)/tables/
+	cp $(REFERENCE_CSV:%=results/laptop/tables/%.csv) $(REFERENCE)/tables/
 	cp results/laptop/runs/small/stories/base/skip0/seed1/manifest.json $(REFERENCE)/
+
+compare: results  ## whether this run found what the reference run found: verdicts, and values beyond their intervals
+	$(BIN)/nested-reft compare --root results/laptop --reference $(REFERENCE)
 
 test: env  ## the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--config-file", metavar="FILE", help="named in the commands that the table shows")
     for name, text in (("figure", "draw one figure"), ("page", "write one page of the report")):
         add(name, text, "Config", ("root",)).add_argument("name")
+    add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
     add("summary", "print the verdicts and where the results are", "", ("root",))
     for name in ("model", "train", "evaluate", "throughput", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
@@ -68,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or after a one-line error 1 (75 if it stopped as asked and can go on, 130 after Ctrl-C)."""
+    """Run one command; 0, or after a one-line error 1.
+
+    75 if it stopped as asked and can go on, 130 after Ctrl-C, 3 where `compare` found a difference.
+    """
     options = _parser().parse_args(arguments)
     from nested_reft.commands import user_errors
 

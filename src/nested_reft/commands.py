@@ -266,6 +266,17 @@ def page(options: Options) -> None:
     WRITE[options.name](options.root, parse(Config, options.settings, "--settings"))
 
 
+def compare(options: Options) -> None:
+    """What a run found against what a reference run found; DifferenceError, after all of it, where they differ."""
+    from nested_reft.report.compare import DifferenceError, compare_folders
+
+    found = compare_folders(options.reference, options.root)
+    print(found.text())
+    if found.differs:
+        raise DifferenceError(f"{options.root} differs from {options.reference}")
+    print(f"{options.root} agrees with {options.reference}")
+
+
 def summary(options: Options) -> None:
     """The verdicts, and where the results are, on standard output."""
     from nested_reft.report.collect import read_table

@@ -1,0 +1,111 @@
+"""Whether a run found what a reference run found: verdicts, and every cell that they were judged on.
+
+Two values differ where their intervals have no point in common. That is seldom so by chance (two independent 95 %
+intervals of one quantity are apart in about one case of 200), and does not ask for equal numbers: other machines, and
+other versions of the libraries, round in other ways. A verdict can differ though no value does: where one lies near the
+claim's limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nested_reft.report.collect import read_table
+from nested_reft.report.records import ReportError
+
+KEY = ["id", "size", "dataset", "skip"]
+SPEED = ("C1", "C2")  # claims whose values depend on the machine
+
+
+class DifferenceError(ReportError):
+    """A run differs from its reference."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs, a line each; `compared` cells have an interval in both, `without` in one of the two or in none."""
+
+    verdicts: tuple[str, ...]
+    values: tuple[str, ...]
+    missing: tuple[str, ...]
+    compared: int
+    without: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything does."""
+        return bool(self.verdicts or self.values or self.missing)
+
+    def text(self) -> str:
+        """All of it for the terminal."""
+        parts = [
+            _list("Verdicts that differ", self.verdicts),
+            _list("Values that differ beyond their 95 % intervals", self.values),
+            _list("In the reference and not here", self.missing),
+            f"{self.compared} values compared, {self.without} without interval",
+        ]
+        if any(line.startswith(SPEED) for line in (*self.verdicts, *self.values)):
+            parts.append(f"{' and '.join(SPEED)} are about speed: another machine may well differ.")
+        return "\n".join(part for part in parts if part)
+
+
+def compare_folders(reference: Path, root: Path) -> Comparison:
+    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; ReportError where one is not there."""
+    tables = [_table(folder, name) for name in ("claims", "cells") for folder in (reference, root)]
+    return compare(*tables)
+
+
+def compare(
+    reference_claims: pd.DataFrame, claims: pd.DataFrame, reference_cells: pd.DataFrame, cells: pd.DataFrame
+) -> Comparison:
+    """What of the reference does not hold here; what is here alone (another skip, another seed) is no difference."""
+    here = claims.set_index("id")["verdict"].to_dict()
+    known = reference_claims.set_index("id")["verdict"].to_dict()
+    missing = [f"{name}: no such claim" for name in known if name not in here]
+    both = reference_cells.merge(cells, on=KEY, how="left", suffixes=("_old", ""), indicator=True)
+    # Where the reference has a value there must be one here.
+    lost = both["estimate_old"].notna() & both["estimate"].isna()
+    missing += [f"{_where(row)}: not run" for row in both[lost].to_dict("records") if row["id"] in here]
+    judged = both[["low_old", "high_old", "low", "high"]].notna().all(axis=1)
+    apart = judged & ((both["high"] < both["low_old"]) | (both["high_old"] < both["low"]))
+    values = [f"{_where(row)}: {_value(row, '_old')}, here {_value(row, '')}" for row in both[apart].to_dict("records")]
+    moved = set(both.loc[apart | lost, "id"])
+    changed = [
+        f"{name}: {old}, here {here[name]}" + ("" if name in moved else " (its values agree within their intervals)")
+        for name, old in known.items()
+        if here.get(name, old) != old
+    ]
+    without = int((~judged & ~lost).sum())
+    return Comparison(tuple(changed), tuple(values), tuple(missing), int(judged.sum()), without)
+
+
+def _table(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / "tables" / f"{name}.csv"
+    if not path.exists():
+        raise ReportError(f"{path}: is not there; run the experiment (`make results`) or keep one (`make reference`)")
+    table = read_table(folder, name)
+    wanted = ["id", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high"]
+    if absent := [column for column in wanted if column not in table]:
+        raise ReportError.damaged(path, f"has no column {absent[0]!r}")
+    return table
+
+
+def _where(row: Mapping[Any, Any]) -> str:
+    names = [str(row[key]) for key in ("size", "dataset") if row[key]]
+    skip = [] if pd.isna(row["skip"]) else [f"skip {row['skip']:g} %"]
+    return f"{row['id']} ({', '.join([*names, *skip])})"
+
+
+def _value(row: Mapping[Any, Any], which: str) -> str:
+    return "{:.4g} [{:.4g}, {:.4g}]".format(*(row[f"{name}{which}"] for name in ("estimate", "low", "high")))
+
+
+def _list(heading: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{heading}:", *(f"  {line}" for line in lines)]) if lines else ""
