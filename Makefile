@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env results smoke paper reference compare test test-slow test-faults bench audit lint format lock config-docs clean
+.PHONY: help env env-report results smoke paper reference compare test test-slow test-faults bench audit lint format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ reference: results  ## keep the figures and tables of this run in docs/reference
 
 compare: results  ## whether this run found what the reference run found: verdicts, and values beyond their intervals
 	$(BIN)/nested-reft compare --root results/laptop --reference $(REFERENCE)
+
+env-report: env  ## what the tests of the report in a browser need, beside Chromium
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[report-test]'
 
 test: env  ## the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
