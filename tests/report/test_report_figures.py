@@ -57,8 +57,12 @@ def test_time_bars_are_mean_seconds(collected: Path, small: Config) -> None:
         for part in PARTS:
             means = chosen.groupby("skip")[f"{part}_seconds"].mean()
             assert [bar.get_height() for _, bar in zip(range(3), bars, strict=False)] == pytest.approx(list(means))
-        assert texts(axis)[0] == "1×"
-        assert len(texts(axis)) == 3
+        shares, above = texts(axis)[::2], texts(axis)[1::2]
+        rollout = chosen.groupby("skip")["rollout_seconds"].mean()
+        whole = sum(chosen.groupby("skip")[f"{part}_seconds"].mean() for part in PARTS)
+        assert shares == [f"{100 * share:.0f} %" for share in rollout / whole]
+        assert above[0] == "1×"
+        assert len(above) == 3
 
 
 def test_reward_lines_are_means_over_seeds(collected: Path, small: Config) -> None:

@@ -55,7 +55,8 @@ FIGURES: dict[str, Entry] = {
         "plots_speed",
         SPEED,
         ("training",),
-        "Where a training step's time goes: mean seconds over steps, seeds and corrections. Above each bar: "
+        "Where a training step's time goes: mean seconds over steps, seeds and corrections. In each bar: the rollout's "
+        "share, which is all that skipping layers can save. Above each bar: "
         "end-to-end tokens/s over the baseline's (geometric mean over seeds). Training jobs share the machine, so "
         "these times are noisy; the throughput figure is the one measured alone.",
     ),

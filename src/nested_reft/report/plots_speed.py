@@ -16,6 +16,7 @@ from nested_reft.report.style import BASELINE, IDEAL, LOOKS, dodge, not_run, pan
 
 # Part of a step -> (colour, hatch): light to dark, so that the order also reads in grey.
 PARTS = {"rollout": ("#56B4E9", ""), "reward": ("#F0E442", "////"), "update": ("#5A5A5A", "")}
+LEAST_SHARE = 0.08  # of a bar that has room for its number
 
 
 def throughput(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Figure:
@@ -80,6 +81,10 @@ def time(training: pd.DataFrame, config: Config) -> Figure:
                 speedup = speedups[size, dataset, skip] if skip else None
                 text = f"{speedup.estimate:.2f}×" if speedup else "1×" if not skip else "not run"
                 top = bottom.loc[skip]
+                rollout = seconds["rollout_seconds"].loc[skip]
+                if rollout >= LEAST_SHARE * top:
+                    share = f"{100 * rollout / top:.0f} %"
+                    axis.text(place, rollout / 2, share, ha="center", va="center", fontsize=7)
                 axis.text(place, top if top == top else 0, text, ha="center", va="bottom", fontsize=7)
             axis.margins(y=0.12)
     handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=part) for part, (c, h) in PARTS.items()]
