@@ -15,6 +15,7 @@ from nested_reft.report.collect import collect, read_table
 from nested_reft.report.records import ReportError
 
 EVALUATION = "evaluations/small/stories/base/skip0/seed1/heldout.json"
+MANIFEST = "runs/small/stories/base/skip0/seed1/manifest.json"
 METRICS = "runs/small/stories/base/skip0/seed1/metrics.jsonl"
 
 
@@ -164,6 +165,28 @@ def test_exact_biases_are_as_in_the_record(root: Path, tiny: Config) -> None:
     assert (retrace["params"], retrace["std"], retrace["bias"]) == ("lambda=1", True, 0.375)
 
 
+def test_layers_left_out_are_of_every_step_of_nested_runs(tmp_path: Path, compared: Config) -> None:
+    write_results(tmp_path, compared)
+    collect(tmp_path, compared)
+    table = read_table(tmp_path, "layers")
+    assert list(zip(table["strategy"], table["seed"], table["step"], strict=True)) == [
+        (strategy, seed, step) for strategy in ("uniform", "static") for seed in (1, 2) for step in (1, 2, 3)
+    ]
+    assert set(table["skip"]) == {10}
+    assert set(table["skipped_layers"]) == {"1"}
+
+
+def test_every_run_has_its_manifest_in_a_line(root: Path, tiny: Config) -> None:
+    edit(root / MANIFEST, commit=None, dirty=None, gpus=["A", "B"], alarms=[{"step": 1}, {"step": 2}])
+    collect(root, tiny)
+    table = read_table(root, "manifests").set_index("run")
+    assert len(table) == 4
+    changed, other = table.loc["small/stories/base/skip0/seed1"], table.loc["small/stories/base/skip10/seed2"]
+    assert (changed["commit"], changed["gpus"], changed["alarms"]) == ("", "A B", 2)
+    assert (other["commit"], other["gpus"], other["alarms"]) == ("0123abcd", "", 0)
+    assert other["packages"] == "torch==2.9.0 numpy==2.1.0"
+
+
 def test_an_empty_folder_gives_empty_tables(tmp_path: Path, tiny: Config) -> None:
     collect(tmp_path, tiny)
     assert all(read_table(tmp_path, name).empty for name in TIDY_TABLES)
@@ -202,6 +225,8 @@ def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> 
         (EVALUATION, {"items": [{"id": "x", "greedy": 1, "sampled": [True]}]}, "items.0.greedy"),
         (EVALUATION, {"items": [{"id": "x", "greedy": True, "sampled": [True]}]}, "holds other problems of 'heldout'"),
         (EVALUATION, {"strategy": "static"}, "strategy is 'static', its path says 'uniform'"),
+        (EVALUATION, {"completions": [{"id": "x", "prompt": "?"}]}, "completions.0.gold"),
+        (MANIFEST, {"alarms": 3}, "alarms"),
         ("exact.json", {"rows": [{"skipped": "1"}]}, "rows.0.num_skipped"),
         ("throughput/small/skip10.json", {"pairs": []}, "pairs"),
         ("throughput/small/skip10.json", {"size": "huge"}, "size is 'huge'"),

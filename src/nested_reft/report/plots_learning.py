@@ -38,7 +38,8 @@ def smoothing_window(steps: int) -> int:
 
 def rewards_by_step(runs: pd.DataFrame, window: int) -> pd.DataFrame:
     """Moving mean of the reward (steps, seeds)."""
-    return _smooth(runs.pivot(index="step", columns="seed", values="reward"), window)
+    by_seed = runs.pivot(index="step", columns="seed", values="reward")
+    return by_seed.rolling(window, center=True, min_periods=1).mean()
 
 
 def rewards_by_time(runs: pd.DataFrame, window: int) -> pd.DataFrame:
@@ -53,10 +54,6 @@ def rewards_by_time(runs: pd.DataFrame, window: int) -> pd.DataFrame:
     # None, where one seed was done before another had its first step.
     moments = np.linspace(first, last, GRID) if first <= last else np.empty(0)
     return pd.DataFrame({seed: np.interp(moments, ends[seed], smooth[seed]) for seed in smooth}, index=moments)
-
-
-def _smooth(by_seed: pd.DataFrame, window: int) -> pd.DataFrame:
-    return by_seed.rolling(window, center=True, min_periods=1).mean()
 
 
 def _learning(training: pd.DataFrame, config: Config, curves: Curves, unit: str) -> Figure:
