@@ -55,6 +55,7 @@ def test_the_tradeoff_draws_mean_accuracy_at_the_measured_speed(collected: Path,
     seeds = [c for c in rollout.collections if isinstance(c, PathCollection)]
     assert sum(len(c.get_offsets()) for c in seeds) == 3 * (1 + 3 * 2)
     assert [text.get_text() for text in rollout.texts] == ["skip 10 %", "skip 20 %"]
+    assert rollout.get_ylim() == figure.axes[1].get_ylim()  # one accuracy is at one height
 
 
 def test_the_tradeoff_shows_the_intervals_of_the_speed(collected: Path, small: Config) -> None:

@@ -18,7 +18,8 @@ from nested_reft.report.style import BASELINE, LOOKS, MARGIN, Look, dodge, legen
 
 # Of the panel's width: corrections at one skip have one speed-up, and stand side by side around it.
 SIDE_BY_SIDE = 0.07
-LINE = 0.08  # of the panel's height, for the speed-up of one skip
+LINE = 0.065  # of the panel's height, for the speed-up of one skip
+NAMES = 0.15  # of the panel's width, for the names of these lines
 
 
 def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFrame, config: Config) -> Figure:
@@ -27,11 +28,7 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFram
     scores = benchmark_means(runs, config, metric)
     rollouts, steps = rollout_speedups(throughput, config), step_speedups(training, config)
     cells, skips = rows(config), nested_skips(config)
-    figure, axes = panels(
-        len(cells),
-        2,
-        (3.2, 2.1),
-    )
+    figure, axes = panels(len(cells), 2, (3.2, 2.1), sharey="row")
     for axis, title in zip(axes[0], ("rollout, timed alone", "whole training step"), strict=True):
         axis.set_title(title)
     for row, (title, size, dataset) in zip(axes, cells, strict=True):
@@ -40,6 +37,8 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFram
         found = ({skip: rollouts[size, skip] for skip in skips}, {skip: steps[size, dataset, skip] for skip in skips})
         for axis, speedups in zip(row, found, strict=True):
             _panel(axis, chosen, speedups, config)
+        low, high = row[0].get_ylim()  # of all panels of the row
+        row[0].set_ylim(high - (high - low) / (1 - LINE * (len(skips) + 0.5)), high)
     legend(figure, [("baseline ReFT", BASELINE), *((name, LOOKS[name]) for name in config.corrections)])
     figure.supxlabel("speed-up (tokens/s over the full model's)", fontsize=8)
     return figure
@@ -68,23 +67,16 @@ def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | N
 
 
 def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
-    """Below the points, a line for each skip: its name, and its speed-up with the interval."""
-    low, high = axis.get_ylim()
-    axis.set_ylim(low - LINE * (len(known) + 0.5) * (high - low), high)
-    middle, where = float(np.mean(axis.get_xlim())), axis.get_xaxis_transform()
-    share = LINE * (high - low) / (high - axis.get_ylim()[0])
-    for line, (skip, speedup) in enumerate(known.items()):
-        y = share * (len(known) - line - 0.4)
-        ends = (speedup.low, speedup.high) if speedup.exists else (speedup.estimate, speedup.estimate)
-        axis.plot(ends, [y, y], color=BASELINE.color, lw=0.8, transform=where)
+    """Below the points, a line for each skip: its name at the left, and its speed-up with the interval."""
+    where = axis.get_xaxis_transform()
+    for place, (skip, speedup) in enumerate(known.items()):
+        y = LINE * (len(known) - place - 0.4)
+        if speedup.exists:
+            axis.plot([speedup.low, speedup.high], [y, y], color=BASELINE.color, lw=0.8, transform=where)
         axis.plot(speedup.estimate, y, "|", color=BASELINE.color, markersize=4, transform=where)
-        _name(axis, f"skip {skip} %", y, ends, to_the_left=speedup.estimate > middle)  # where there is room
-
-
-def _name(axis: Axes, text: str, y: float, ends: tuple[float, float], to_the_left: bool) -> None:
-    axis.annotate(text, (ends[0] if to_the_left else ends[1], y), xytext=(-4 if to_the_left else 4, 0), fontsize=6,
-                  ha="right" if to_the_left else "left", va="center", xycoords=axis.get_xaxis_transform(),
-                  textcoords="offset points")  # fmt: skip
+        axis.text(0.015, y, f"skip {skip} %", transform=axis.transAxes, va="center", fontsize=6)
+    first, last = axis.get_xlim()
+    axis.set_xlim(first - NAMES * (last - first), last)
 
 
 def _point(axis: Axes, x: float, values: np.ndarray, look: Look) -> None:
