@@ -66,6 +66,15 @@ def test_the_tradeoff_shows_the_intervals_of_the_speed(collected: Path, small: C
     assert [list(bar.get_xdata()) for bar in bars] == [pytest.approx(interval) for interval in expected]
 
 
+def test_a_boundless_interval_does_not_hide_the_points(collected: Path, small: Config) -> None:
+    speeds = read_table(collected, "throughput")
+    speeds["speedup_high"] = 1e5
+    axis = tradeoff(read_table(collected, "runs"), speeds, read_table(collected, "training"), small).axes[0]
+    low, high = axis.get_xlim()
+    assert speeds["speedup"].max() < high < 1.5
+    assert low < 1
+
+
 def test_a_size_without_throughput_still_shows_its_steps(tmp_path: Path) -> None:
     config = make_config(sizes=1, steps=2)
     write_results(tmp_path, config, Effects(noise=0.02))

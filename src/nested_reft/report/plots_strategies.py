@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config import Config
 from nested_reft.report.effects import compared_strategies, strategy_parity, strategy_seeds
@@ -54,6 +55,7 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
     first.set_yticks(range(len(names)), names)
     first.set_ylim(len(names) - 0.4, -0.6)
     axes[0, 1].set_xlim(left=0)
+    axes[0, 1].xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 2].set_xlim(0, 1.05)
     figure.supxlabel(f"correction '{correction}', {skip} % of the layers skipped", fontsize=8)
     return figure

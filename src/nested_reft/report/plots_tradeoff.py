@@ -69,13 +69,17 @@ def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | N
 def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
     """Below the points, a line for each skip: its name at the left, and its speed-up with the interval."""
     where = axis.get_xaxis_transform()
+    first, last = axis.get_xlim()  # of the points
     for place, (skip, speedup) in enumerate(known.items()):
         y = LINE * (len(known) - place - 0.4)
         if speedup.exists:
             axis.plot([speedup.low, speedup.high], [y, y], color=BASELINE.color, lw=0.8, transform=where)
         axis.plot(speedup.estimate, y, "|", color=BASELINE.color, markersize=4, transform=where)
-        axis.text(0.015, y, f"skip {skip} %", transform=axis.transAxes, va="center", fontsize=6)
-    first, last = axis.get_xlim()
+        beneath = {"facecolor": "white", "lw": 0, "pad": 0.8}  # where the interval reaches to the edge
+        axis.text(0.015, y, f"skip {skip} %", transform=axis.transAxes, va="center", fontsize=6, bbox=beneath)
+    # With two seeds an interval may reach to the thousandfold; it is cut off where the points would be lost.
+    lowest, highest = axis.get_xlim()
+    first, last = max(lowest, first - (last - first)), min(highest, last + (last - first))
     axis.set_xlim(first - NAMES * (last - first), last)
 
 
