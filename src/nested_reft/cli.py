@@ -2,8 +2,8 @@
 
 Settings come as one JSON text (the classes of `config.jobs`), files as options. Every line of progress goes to
 standard error, which the rules write to their log; standard output, which reaches the terminal, gets a short line now
-and then, and the error if there is one. A sub-command is the function of its name in `commands`, or in `provenance`;
-they are imported when one runs, and import what they need themselves: `--help` loads nothing.
+and then, and the error if there is one. A sub-command is the function of its name in `commands`, or in the module that
+`ROOMS` names; they are imported when one runs, and import what they need themselves: `--help` loads nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from importlib import import_module
 from pathlib import Path
 
 from nested_reft import __version__
+from nested_reft.planning.options import add_options
 
 # No room, too large, or no permission: the user's to mend, unlike a file that we look for in the wrong place.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-PROVENANCE = ("check", "lock")  # the sub-commands of that module
+# The sub-commands that are in another module than `commands`.
+ROOMS = {"check": "provenance", "lock": "provenance", "plan": "planning.command"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         add(name, text, "Config", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
     add("summary", "print the verdicts and where the results are", "", ("root",))
+    add_options(add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ()))
+    on_gpu = commands.add_parser("on-gpu", help="run a command on GPUs that no other job of this machine uses")
+    on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
+    on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
+    on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
     for name in ("model", "train", "evaluate", "throughput", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
@@ -73,14 +80,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     75 if it stopped as asked and can go on, 130 after Ctrl-C, 3 where `compare` found a difference.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "on-gpu" and not options.job:
+        parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")
     from nested_reft.commands import user_errors
+    from nested_reft.out_of_memory import explain_memory, memory_errors
 
-    room = import_module("nested_reft.provenance" if options.command in PROVENANCE else "nested_reft.commands")
+    room = import_module(f"nested_reft.{ROOMS.get(options.command, 'commands')}")
     try:
-        getattr(room, options.command)(options)
+        getattr(room, options.command.replace("-", "_"))(options)
     except user_errors() as error:
         return _fail(options.command, str(error), getattr(error, "exit_code", 1))
+    except memory_errors() as error:
+        return _fail(options.command, explain_memory(options.command, error), 1)
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
             raise

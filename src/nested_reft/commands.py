@@ -19,6 +19,7 @@ from nested_reft.config.jobs import (
     TrainSettings,
 )
 from nested_reft.files import StorageError, write_json
+from nested_reft.gpus import GpuError, run_on_gpus
 from nested_reft.manifest import build_manifest
 from nested_reft.progress import Progress, clock
 from nested_reft.provenance import verify
@@ -31,7 +32,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     from nested_reft.report.records import ReportError
     from nested_reft.tasks.records import DataError
 
-    errors: tuple[type[Exception], ...] = (ConfigError, DataError, ReportError, StorageError)
+    errors: tuple[type[Exception], ...] = (ConfigError, DataError, GpuError, ReportError, StorageError)
     if "nested_reft.training.trainer" in sys.modules:
         from nested_reft.training.adapter import AdapterError
         from nested_reft.training.checkpoint import BusyError
@@ -229,6 +230,11 @@ def exact(options: Options) -> None:
     from nested_reft.evaluation.exact import exact_rows
 
     write_json(options.output, {"rows": exact_rows()})
+
+
+def on_gpu(options: Options) -> None:
+    """Another command, on GPUs that no other job of this machine uses."""
+    run_on_gpus(options.count, options.job, each=options.each)
 
 
 def collect(options: Options) -> None:

@@ -66,6 +66,6 @@ def test_every_key_of_the_configs_has_its_row_or_stands_in_a_section_that_has(na
     text = TARGET.read_text(encoding="utf-8")
     for key, value in yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8")).items():
         row(key)
-        if isinstance(value, dict) and key not in ("sizes", "datasets", "benchmarks", "corrections"):
+        if isinstance(value, dict) and key not in ("sizes", "datasets", "benchmarks", "corrections", "resources"):
             for inner in value:
                 assert f"| `{key}.{inner}` |" in text

@@ -68,6 +68,10 @@ REFUSED = [
     ("layer_choice", COMPARED | {"correction": "topr"}, ["layer_choice.correction: 'topr' is not one of corrections"]),
     ("layer_choice", COMPARED | {"strategies": ["static", "statc"]}, ["unknown value 'statc'", "'static'"]),
     ("layer_choice", COMPARED | {"strategies": ["static", "static"]}, ["layer_choice: strategies: has a value twice"]),
+    ("resources", {"tin": {}}, ["resources.tin: is not one of sizes, did you mean 'tiny'?"]),
+    ("resources", {"tiny": {"trian": {}}}, ["resources.tiny.trian: unknown key", "did you mean 'train'?"]),
+    ("resources", {"tiny": {"train": {"runtime": 0}}}, ["resources.tiny.train.runtime", "greater than or equal to 1"]),
+    ("sizes/big/shape", {"width": 8}, ["sizes.big.shape.heads: is missing"]),
     ("throughput/pairs", 2, ["throughput.pairs", "greater than or equal to 3", "got 2"]),
 ]  # fmt: skip
 

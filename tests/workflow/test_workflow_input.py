@@ -48,6 +48,29 @@ def test_a_bad_configuration_is_named_before_any_job(pipeline: Pipeline, path: s
     assert not (pipeline.folder / "results").exists()
 
 
+# --- GPUs -------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_for_a_gpu_are_not_started_where_there_is_none(pipeline: Pipeline) -> None:
+    """Not even the data, which need none: the harness hides all GPUs."""
+    config = pipeline.write_config(changed("device", "cuda"))
+    done = pipeline.call(config=config)
+    assert done.code != 0
+    (line,) = (line for line in done.output.splitlines() if line.startswith("device: 'cuda' was asked for"))
+    assert "torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, or set `device: cpu`" in line
+    assert "Traceback" not in done.output
+    assert not (pipeline.folder / "results").exists()
+
+
+def test_what_needs_no_gpu_runs_where_there_is_none(pipeline: Pipeline) -> None:
+    config = pipeline.write_config(changed("device", "cuda"))
+    assert sum(pipeline.dry_run(config=config).jobs.values()) > 40
+    target = "results/smoke/data/test/heldout.jsonl"
+    done = pipeline.call(target, config=config)
+    assert done.code == 0, done.output
+    assert (pipeline.folder / target).is_file()
+
+
 # --- data sets and models ---------------------------------------------------------------------------------------
 
 PROBLEM = {"question": "What is 1 + 1?", "answer": "2"}

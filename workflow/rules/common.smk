@@ -31,7 +31,7 @@ from nested_reft.report.catalogue import (
     TIDY_TABLES,
 )
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import DeploymentMethod
+from snakemake.settings.types import DeploymentMethod, SharedFSUsage
 
 # Jobs use the environment that Snakemake itself runs in, activated or not.
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
@@ -61,7 +61,6 @@ RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
 DATASETS = {"train": list(CONFIG.datasets), "test": list(CONFIG.benchmarks)}
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
-GPUS = 1 if CONFIG.device == "cuda" else 0
 # Relative to the working directory, as the source files below: a moved clone stays up to date.
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles[-1:]]
 CONFIG_OPTION = "".join(
@@ -94,8 +93,14 @@ CONSTRAINTS = dict(
 )
 
 
+# Whether jobs see this folder. Where they do not (Kubernetes), no file of the clone can be an input of theirs.
+SHARED_FOLDER = SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage
+
+
 def source(*names):
     """Source files of the package, relative to the working directory if they can be: a moved clone stays up to date."""
+    if not SHARED_FOLDER:
+        return []
     package = Path(workflow.main_snakefile).resolve().parent / "src/nested_reft"
     files = [path for name in names for path in sorted(package.glob(name))]
     if len(files) < len(names):
@@ -227,7 +232,9 @@ def lock_file():
         *CONFIG.benchmarks.values(),
     ]
     fetches = any(isinstance(source, (HubModel, HubProblems)) for source in sources)
-    return [LOCK] if fetches and Path(LOCK).exists() else []
+    # `check` runs where Snakemake does.
+    lock = LOCK if SHARED_FOLDER else local(LOCK)
+    return [lock] if fetches and Path(LOCK).exists() else []
 
 
 def policies():

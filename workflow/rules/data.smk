@@ -11,7 +11,7 @@ rule data:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: attempt * 2000,
     params:
         settings=lambda wildcards: jobs.data_settings(
             CONFIG, wildcards.role, wildcards.problems

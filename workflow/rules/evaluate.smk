@@ -24,8 +24,9 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
             ENVIRONMENT
         threads: CONFIG.threads_per_job
         resources:
-            mem_mb=3000,
-            gpu=GPUS,
+            mem_mb=asks_for("evaluate", "mem_mb"),
+            runtime=asks_for("evaluate", "runtime"),
+            gpu=gpus("evaluate"),
         params:
             settings=lambda wildcards, batch=batch: jobs.evaluate_settings(
                 CONFIG, wildcards.size, tuned_run(wildcards), batch
@@ -33,5 +34,6 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
         message:
             f"Evaluate on {', '.join(batch)}: {{wildcards.size}} {{wildcards.tuning}}"
         shell:
-            "nested-reft evaluate --settings {params.settings:q} --threads {threads}"
+            ON_GPU
+            + "nested-reft evaluate --settings {params.settings:q} --threads {threads}"
             " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"

@@ -13,11 +13,11 @@ rule throughput:
         f"{RESULTS}/benchmarks/throughput/{{size}}/skip{{skip}}.tsv"
     conda:
         ENVIRONMENT
-    # Asked for when the job is planned: `snakemake --report` plans none, and has no number of cores.
-    threads: lambda wildcards: workflow.cores
+    threads: all_cores()
     resources:
-        mem_mb=3000,
-        gpu=GPUS,
+        mem_mb=asks_for("throughput", "mem_mb"),
+        runtime=asks_for("throughput", "runtime"),
+        gpu=gpus("throughput"),
     params:
         settings=lambda wildcards: jobs.throughput_settings(
             CONFIG, wildcards.size, int(wildcards.skip)
@@ -26,7 +26,8 @@ rule throughput:
     message:
         "Throughput, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
     shell:
-        "nested-reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
+        ON_GPU
+        + "nested-reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
@@ -47,8 +48,9 @@ rule gradients:
         ENVIRONMENT
     threads: CONFIG.threads_per_job
     resources:
-        mem_mb=3000,
-        gpu=GPUS,
+        mem_mb=asks_for("gradients", "mem_mb"),
+        runtime=asks_for("gradients", "runtime"),
+        gpu=gpus("gradients"),
     params:
         settings=lambda wildcards: jobs.gradient_settings(
             CONFIG, wildcards.size, int(wildcards.skip)
@@ -56,7 +58,8 @@ rule gradients:
     message:
         "Gradients, bias and variance: {wildcards.size}, skip {wildcards.skip} %"
     shell:
-        "nested-reft gradients --settings {params.settings:q} --threads {threads}"
+        ON_GPU
+        + "nested-reft gradients --settings {params.settings:q} --threads {threads}"
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 

@@ -17,10 +17,9 @@ rule model:
         ENVIRONMENT
     threads: CONFIG.threads_per_job
     resources:
-        mem_mb=3000,
-        gpu=lambda wildcards: (
-            GPUS if CONFIG.sizes[wildcards.size].source == "scratch" else 0
-        ),
+        mem_mb=asks_for("model", "mem_mb"),
+        runtime=asks_for("model", "runtime"),
+        gpu=gpus("model"),
     params:
         settings=lambda wildcards: jobs.model_settings(
             CONFIG, wildcards.size
@@ -28,5 +27,6 @@ rule model:
     message:
         "Pre-trained model: {wildcards.size}"
     shell:
-        "nested-reft model --settings {params.settings:q} --threads {threads} --output {output.policy}"
+        ON_GPU
+        + "nested-reft model --settings {params.settings:q} --threads {threads} --output {output.policy}"
         f" --provenance {{output.provenance}} --lock {LOCK} 2> {{log}}"

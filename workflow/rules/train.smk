@@ -17,8 +17,9 @@ rule train:
         ENVIRONMENT
     threads: CONFIG.threads_per_job
     resources:
-        mem_mb=3000,
-        gpu=GPUS,
+        mem_mb=asks_for("train", "mem_mb"),
+        runtime=asks_for("train", "runtime"),
+        gpu=gpus("train"),
     params:
         settings=lambda wildcards: jobs.train_settings(
             CONFIG, run_of(wildcards)
@@ -28,6 +29,7 @@ rule train:
     message:
         "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, {wildcards.rollout}, seed {wildcards.seed}"
     shell:
-        "nested-reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
+        ON_EACH_GPU
+        + "nested-reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
         " --problems {input.problems} --checkpoints {params.checkpoints} --output {output.policy}"
         " --metrics {output.metrics} --manifest {output.manifest} 2> {log}"

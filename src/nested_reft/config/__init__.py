@@ -1,8 +1,8 @@
 """The experiment's configuration: typed, frozen, strict about keys.
 
 `experiment` holds the whole experiment and its run table, `method` and `measurement` the settings of its parts,
-`sources` where problems and models come from, `jobs` what each rule hands to its sub-command, `strict` and `errors` the
-checking. The text under each key is what `config/README.md` says of it.
+`sources` where problems and models come from, `resources` what jobs ask for of a scheduler, `jobs` what each rule hands
+to its sub-command, `strict` and `errors` the checking. The text under each key is what `config/README.md` says of it.
 """
 
 from nested_reft.config.experiment import (
@@ -10,6 +10,7 @@ from nested_reft.config.experiment import (
     Run,
     all_runs,
     benchmark_batches,
+    job_resources,
     load_config,
     parse_config,
     read_settings,
@@ -28,11 +29,13 @@ from nested_reft.config.method import (
     Strategy,
     Training,
 )
+from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.sources import (
     GeneratedProblems,
     HubModel,
     HubProblems,
     Model,
+    ModelShape,
     Pretraining,
     Problems,
     ScratchModel,
@@ -51,19 +54,24 @@ __all__ = [
     "Gradients",
     "HubModel",
     "HubProblems",
+    "JobKind",
+    "JobResources",
     "Model",
+    "ModelShape",
     "Pretraining",
     "Problems",
     "Prompt",
     "Run",
     "Sampling",
     "ScratchModel",
+    "SizeResources",
     "Strategy",
     "Strict",
     "Throughput",
     "Training",
     "all_runs",
     "benchmark_batches",
+    "job_resources",
     "load_config",
     "parse",
     "parse_config",

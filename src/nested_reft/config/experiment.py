@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from nested_reft.config.errors import nearest
 from nested_reft.config.measurement import Evaluation, Gradients, Throughput
 from nested_reft.config.method import (
     BASELINE_CORRECTION,
@@ -25,6 +26,7 @@ from nested_reft.config.method import (
     Strategy,
     Training,
 )
+from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.sources import Model, Pretraining, Problems, ScratchModel
 from nested_reft.config.strict import ConfigError, Positive, Strict, parse
 
@@ -65,6 +67,9 @@ class Config(Strict):
     """How the speed of rollouts is measured."""
     gradients: Gradients
     """How bias and variance are measured and judged."""
+    # Left out of the canonical JSON: no result is made anew because a job asks for more memory.
+    resources: dict[Name, SizeResources] = Field({}, exclude=True)
+    """What jobs ask for of a scheduler, by size; a size that is not named asks for the defaults."""
 
     @field_validator("skips", "seeds")
     @classmethod
@@ -110,6 +115,13 @@ class Config(Strict):
             )
 
     @model_validator(mode="after")
+    def _resources_are_of_sizes(self) -> Config:
+        for size in self.resources:
+            if size not in self.sizes:
+                raise ValueError(f"resources.{size}: is not one of sizes, {nearest(size, self.sizes)}")
+        return self
+
+    @model_validator(mode="after")
     def _strategies_are_compared_in_the_grid(self) -> Config:
         choice = self.layer_choice
         if choice.skip is not None and choice.skip not in self.skips:
@@ -117,6 +129,12 @@ class Config(Strict):
         if choice.correction is not None and choice.correction not in self.corrections:
             raise ValueError(f"layer_choice.correction: '{choice.correction}' is not one of corrections")
         return self
+
+
+def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:
+    """What a job of this size and kind asks for at its first try."""
+    found: JobResources = getattr(config.resources.get(size, SizeResources()), kind)
+    return found
 
 
 def skipped_count(num_layers: int, skip_percent: int) -> int:

@@ -106,6 +106,25 @@ class ScratchModel(Strict):
         return self
 
 
+class ModelShape(Strict):
+    """What `nested-reft plan` must know of a model that is not fetched yet, as the model's config.json has it."""
+
+    architecture: Literal["llama", "qwen2", "qwen3"] = "qwen2"
+    """`model_type` in config.json."""
+    width: Positive
+    """`hidden_size`."""
+    heads: Positive
+    """`num_attention_heads`."""
+    key_value_heads: Positive
+    """`num_key_value_heads`."""
+    feed_forward: Positive
+    """`intermediate_size`."""
+    vocabulary: Positive
+    """`vocab_size`."""
+    tied: bool
+    """`tie_word_embeddings`: whether embedding and head are one matrix."""
+
+
 class HubModel(Strict):
     """A causal language model of the hub (or of the mirror)."""
 
@@ -117,6 +136,9 @@ class HubModel(Strict):
     """Commit, tag or branch; a commit is the only one that stays what it is. Not used with a mirror."""
     layers: Positive
     """Decoder layers; checked against the downloaded model."""
+    # Left out of the canonical JSON: it is for planning alone, and makes no result anew.
+    shape: ModelShape | None = Field(None, exclude=True)
+    """The rest of the model's shape, for `nested-reft plan`; null: known once the model is fetched."""
 
 
 Model = Annotated[ScratchModel | HubModel, Field(discriminator="source")]
