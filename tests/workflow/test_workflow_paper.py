@@ -27,7 +27,7 @@ CHAT = (
 def small_paper_config() -> dict[str, Any]:
     """Every axis of the paper's experiment but the seeds; few and short completions; a CPU."""
     settings = read_config("paper.yaml")
-    settings |= {"device": "cpu", "seeds": [1]}
+    settings |= {"device": "cpu", "threads_per_job": 1, "seeds": [1]}
     for source in (*settings["datasets"].values(), *settings["benchmarks"].values()):
         source["limit"] = 4
     settings["training"] |= {

@@ -1,0 +1,144 @@
+"""What the phases of an experiment cost, from the model's shape: the least work, at a rate that the user states.
+
+A phase takes max(FLOPs / F, bytes / W, o L), with F and W what the machine reaches, not what its data sheet says, o the
+time that starting the operations of a layer takes whatever their size, and L the layers of all passes.
+
+- FLOPs of n tokens at a mean context c: 2 n per entry of each layer's matrices, 4 n heads head_width c of attention in
+  each layer, 2 r per entry of the head for r rows of logits (`evaluation.throughput.decode_costs`).
+- Bytes: in each pass the matrices of the layers that are left, and the head; the keys and values that a token attends
+  to, those of a prompt once a group. What else is read and written is in the rate W.
+- Rollout of P prompts of S tokens, G completions each, of M tokens on average and T at most: prefill P S tokens in one
+  pass, decode P G (M - 1) tokens in T - 1 passes, since some completion of a batch goes on to the end.
+- Update: forward over P S + P G M tokens, twice that backward (once with adapters, as frozen weights have no gradient),
+  once more forward where activations are computed twice, and once where a copy of the policy is asked for KL; the
+  weights in each of these passes of a micro-batch; 10 float32 values a trained parameter for gradient norm and AdamW.
+
+Not counted: grading, tokenizing, Python between the operations, waiting for other GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from nested_reft.config import Training
+from nested_reft.planning.shapes import Shape
+
+OPTIMIZER_BYTES = 10 * 4  # a parameter: read g; read and write g; read p, g, m, v and write p, m, v
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one GPU (or the CPU threads of a job) reaches."""
+
+    flops: float
+    """FLOP a second, of a large matrix product in the dtype of the training."""
+    bandwidth: float
+    """Bytes a second, of reading weights and cache."""
+    layer_seconds: float
+    """What starting the operations of one layer takes, in one pass."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of some phases that follow each other, with the seconds that each takes added up."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes, self.seconds + other.seconds)
+
+    def times(self, count: float) -> Work:
+        return Work(count * self.flops, count * self.bytes, count * self.seconds)
+
+
+def trained_parameters(shape: Shape, training: Training) -> int:
+    """All parameters, or those of the adapters."""
+    return training.lora.rank * shape.adapter_sides if training.lora else shape.parameters
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems that are answered together."""
+
+    prompts: int
+    prompt_tokens: float
+    """Mean, S."""
+    group: int
+    """Completions a prompt, G."""
+    new_tokens: float
+    """Mean, M."""
+    most_new_tokens: int
+    """T."""
+
+    @property
+    def rows(self) -> int:
+        return self.prompts * self.group
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of one model on one machine; `value_bytes` is the size of a number in its matrix products."""
+
+    shape: Shape
+    machine: Machine
+    value_bytes: int
+
+    def _phase(self, flops: float, bytes_: float, layers: float) -> Work:
+        machine = self.machine
+        starting = layers * machine.layer_seconds
+        return Work(flops, bytes_, max(flops / machine.flops, bytes_ / machine.bandwidth, starting))
+
+    def rollout(self, batch: Batch, skipped: int = 0) -> Work:
+        """Prefill and decoding without `skipped` layers."""
+        shape, size = self.shape, self.value_bytes
+        prompt, rows, passes = batch.prompts * batch.prompt_tokens, batch.rows, batch.most_new_tokens - 1
+        layers = shape.layers - skipped
+        cached = 2 * shape.key_value_width * layers  # values of one token
+        weights = shape.weights_read(skipped)
+        prefill = self._phase(
+            shape.flops(prompt, (batch.prompt_tokens + 1) / 2, batch.prompts, skipped),
+            size * (weights + prompt * cached),
+            layers,
+        )
+        decoded = rows * max(batch.new_tokens - 1, 0)
+        context = batch.prompt_tokens + batch.new_tokens / 2
+        attended = passes * prompt + decoded * batch.new_tokens / 2  # tokens whose keys and values are read
+        decode = self._phase(
+            shape.flops(decoded, context, decoded, skipped),
+            size * (passes * weights + attended * cached),
+            passes * layers,
+        )
+        return prefill + decode
+
+    def forward(self, batch: Batch) -> Work:
+        """Log-probabilities of a rollout's tokens under the whole model."""
+        prompt, new = batch.prompts * batch.prompt_tokens, batch.rows * batch.new_tokens
+        context = batch.prompt_tokens + batch.new_tokens / 2
+        flops = self.shape.flops(prompt, (batch.prompt_tokens + 1) / 2, 0) + self.shape.flops(new, context, new)
+        return self._phase(flops, self.value_bytes * self.shape.weights_read(), self.shape.layers)
+
+    def update(self, batch: Batch, training: Training) -> Work:
+        """The updates on one rollout."""
+        parts = ceil(batch.prompts / (training.problems_per_micro_batch or batch.prompts))
+        passes = 3 + int(training.gradient_checkpointing) - int(training.lora is not None)
+        weights = self.value_bytes * self.shape.weights_read()
+        forward = self.forward(batch)
+        gradient = self._phase(passes * forward.flops, passes * parts * weights, passes * parts * self.shape.layers)
+        step = self._phase(0, OPTIMIZER_BYTES * trained_parameters(self.shape, training), 0)
+        reference = int(training.kl_coefficient > 0)
+        return (gradient + step).times(training.updates_per_rollout) + forward.times(reference)
+
+    def pretraining_step(self, batch: Batch) -> Work:
+        """One batch: forward and twice that backward, and the optimizer."""
+        step = self._phase(0, OPTIMIZER_BYTES * self.shape.parameters, 0)
+        return self.forward(batch).times(3) + step
+
+    def gradients(self, batch: Batch, skipped: int, corrections: int) -> Work:
+        """One batch of the measurement of bias and variance: two on-policy sets, one nested, each correction's."""
+        forward = self.forward(batch)
+        backward = forward.times(2)
+        rollouts = self.rollout(batch).times(2) + self.rollout(batch, skipped)
+        return rollouts + forward.times(3) + backward.times(2 + corrections)

@@ -1,0 +1,113 @@
+"""GPU memory of one training step, part by part: an estimate from the model's shape, for one GPU or several.
+
+Three ways to train: all weights, on one GPU or with all states on each; their shards on several (`training.sharding`),
+beside a replica in the dtype of the products that samples, and the layer and the outer matrices that are gathered while
+they compute; adapters alone (`training.lora`), on frozen weights in that dtype.
+
+Activations that autograd keeps, a token and layer, D the width, Q the queries', K the keys', F the feed-forward's, w
+bytes a value of the products, and c the mean number of tokens that a completion's attention sees, of its own M:
+
+    norms      2 (12 D + w D if that is a copy)   residual, what the norm keeps of it, its result in w bytes
+    attention  3 w Q + 2 w K c / M                queries, output, output in the order of the next product; keys, values
+    MLP        4 w F                              gate, silu, up, and their product
+
+Computed twice (`training.gradient_checkpointing`), one residual stream (4 D) a layer is kept, and one layer's
+activations exist at a time. The logits of a micro-batch, V entries a token, are there three times in float32 when the
+loss goes backward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from nested_reft.config import Training
+from nested_reft.config.method import Lora
+from nested_reft.core.grouped_decoder import MAX_WIDTH
+from nested_reft.planning.plan import ADAMW_STATES, FLOAT32, VALUE_BYTES
+from nested_reft.planning.shapes import Shape
+
+USABLE = 0.9  # of a GPU's memory: the rest is torch's context and what fragments
+LOGIT_COPIES = 3
+Way = Literal["all weights", "shards", "adapters"]
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """Some equal GPUs for one job."""
+
+    count: int
+    gigabytes: float
+
+    def __str__(self) -> str:
+        return f"{self.count} x {self.gigabytes:g} GB"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    copies: float
+    """Of weights, in the dtype of the products, and what is gathered of shards."""
+    activations: float
+    """Of one micro-batch, all kept."""
+    checkpointed: float
+    """The same, where activations are computed twice."""
+    logits: float
+    """Of one micro-batch."""
+    rollout: float
+    """Cache of keys and values, and the logits of a step."""
+
+    def peak(self, checkpointing: bool) -> float:
+        """States, and the larger of rollout and update: they do not overlap."""
+        update = (self.checkpointed if checkpointing else self.activations) + self.logits
+        return self.weights + self.gradients + self.optimizer + self.copies + max(update, self.rollout)
+
+
+def layer_activations(shape: Shape, value_bytes: int, completion_keys: float) -> float:
+    """Bytes that autograd keeps of one token in one layer; `completion_keys` is c / M of the formula above."""
+    copied = value_bytes if value_bytes != FLOAT32 else 0
+    norms = 2 * (3 * FLOAT32 + copied) * shape.width
+    attention = 3 * value_bytes * shape.query_width + 2 * value_bytes * shape.key_value_width * completion_keys
+    return norms + attention + 4 * value_bytes * shape.feed_forward
+
+
+def plan_memory(shape: Shape, training: Training, prompt_tokens: int, gpus: Gpus, way: Way) -> Memory:
+    """The memory of a step whose completions are all as long as they may be; adapters have the rank of the config."""
+    size = VALUE_BYTES[training.dtype]
+    lora = training.lora or Lora()
+    states = {
+        "all weights": (FLOAT32 * shape.parameters, shape.parameters),
+        "shards": (FLOAT32 * shape.parameters / gpus.count, shape.parameters / gpus.count),
+        "adapters": (size * shape.parameters, lora.rank * shape.adapter_sides),
+    }
+    layer = (shape.parameters - shape.outside) / shape.layers
+    copies = {
+        "all weights": size * shape.weights_read() if training.dtype != "float32" else 0,
+        "shards": size * shape.parameters + FLOAT32 * (shape.outside + layer),
+        "adapters": 0,
+    }
+    weights, trained = states[way]
+
+    group, new = training.completions_per_problem, training.max_new_tokens
+    prompts = ceil(training.problems_per_step / gpus.count)
+    micro = min(training.problems_per_micro_batch or prompts, prompts)
+    # A model's own forward, which shards and adapters need, reads the prompt with each completion.
+    tokens = micro * ((prompt_tokens if way == "all weights" else group * prompt_tokens) + group * new)
+    kept = layer_activations(shape, size, (prompt_tokens + new) / new)
+    cached = prompts * (ceil(group / MAX_WIDTH) * prompt_tokens + group * new)
+    return Memory(
+        weights=weights,
+        gradients=FLOAT32 * trained,
+        optimizer=ADAMW_STATES * FLOAT32 * trained,
+        copies=copies[way],
+        activations=shape.layers * tokens * kept,
+        checkpointed=tokens * (shape.layers * FLOAT32 * shape.width + kept),
+        logits=LOGIT_COPIES * FLOAT32 * micro * group * new * shape.vocabulary,
+        rollout=size * 2 * shape.key_value_width * shape.layers * cached
+        + LOGIT_COPIES * FLOAT32 * prompts * group * shape.vocabulary,
+    )

@@ -1,0 +1,115 @@
+"""The plan as text: what is exact, what is estimated, and from which assumptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from nested_reft.config import Config, job_resources
+from nested_reft.planning.memory import USABLE, Gpus, Memory
+from nested_reft.planning.plan import Assumptions, Disk, Jobs, other_jobs
+
+UNKNOWN = "unknown"
+GB = 1e9
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return str(pd.DataFrame(rows, columns=list(header)).to_markdown(index=False, disable_numparse=True))
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / GB:,.1f}" if value >= GB / 10 else f"{value / GB:.2g}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def assumptions_text(assumed: Assumptions, device: str) -> str:
+    """What the estimates rest on, with the options that change it."""
+    machine, what = assumed.machine, "a GPU" if device == "cuda" else "the CPU threads of a job"
+    return "\n".join(
+        [
+            f"Assumed of {what}, and to be replaced by what yours reaches:",
+            "",
+            f"- `--teraflops {machine.flops / 1e12:g}`, in matrix products;",
+            f"- `--gigabytes-per-s {machine.bandwidth / GB:g}`, reading weights and cache;",
+            f"- `--layer-us {machine.layer_seconds * 1e6:g}`, until all operations of a layer are started;",
+            f"- `--prompt-tokens {assumed.prompt_tokens}` on average;",
+            f"- `--length {assumed.length:g}`, the mean completion's share of what is allowed;",
+            f"- `--startup {assumed.startup:g}` seconds of a job until it computes.",
+            "",
+            "n GPUs are taken to be n times as fast as one. Grading and waiting in a queue are not counted.",
+        ]
+    )
+
+
+def jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
+    """The jobs by size and kind, and what the longest asks for."""
+    unit = "GPU-hours" if config.device == "cuda" else "hours"
+    header = ["size", "job", "jobs", "GPUs each", f"{unit}, all", "hours, longest", "hours asked for"]
+    rows = []
+    for job in jobs:
+        asked = job_resources(config, job.size, job.kind).runtime / 60
+        hours, longest = UNKNOWN, UNKNOWN
+        if job.device_hours is not None:
+            hours, longest = _hours(job.device_hours), _hours(job.longest / 3600)
+        rows.append([job.size, job.kind, f"{job.count:,}", str(job.gpus), hours, longest, _hours(asked)])
+    known = [job.device_hours for job in jobs if job.device_hours is not None]
+    total = _hours(sum(known)) if len(known) == len(jobs) else f"{_hours(sum(known))} and what is unknown"
+    others = other_jobs(config)
+    rows.append(["", "data and report", str(others), "0", "", "", ""])
+    rows.append(["all", "", f"{sum(job.count for job in jobs) + others:,}", "", total, "", ""])
+    return _table(header, rows)
+
+
+def short_jobs(jobs: Sequence[Jobs], config: Config) -> list[str]:
+    """A line for each kind of job that is estimated to take longer than it asks for."""
+    lines = []
+    for job in jobs:
+        asked = job_resources(config, job.size, job.kind).runtime
+        if job.longest / 60 > asked:
+            lines.append(
+                f"resources.{job.size}.{job.kind}.runtime: {asked} minutes are asked for, and the longest job is "
+                f"estimated at {job.longest / 60:,.0f}"
+            )
+    return lines
+
+
+def disk_table(disks: Sequence[Disk], parameters: Mapping[str, int]) -> str:
+    """Weights on the disk."""
+    header = [
+        "size",
+        "parameters",
+        "model, GB",
+        "final policies, GB",
+        "both, GB",
+        "checkpoints of a run in training, GB",
+    ]
+    rows = [
+        [
+            disk.size, f"{parameters[disk.size]:,}", _gigabytes(disk.model),
+            f"{disk.policies} x {_gigabytes(disk.policy)}", _gigabytes(disk.total), _gigabytes(disk.checkpoints),
+        ]
+        for disk in disks
+    ]  # fmt: skip
+    return _table(header, rows)
+
+
+def memory_table(memories: Sequence[tuple[str, Gpus, str, Memory]]) -> str:
+    """A row for each size and set of GPUs; the peak without and with activations that are computed twice."""
+    header = [
+        "size", "GPUs", "trained", "weights", "gradients", "AdamW", "copies", "logits", "rollout",
+        "activations: all", "peak", "checkpointed", "peak",
+    ]  # fmt: skip
+    rows = []
+    for size, gpus, way, memory in memories:
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.copies, memory.logits, memory.rollout)
+        row = [size, str(gpus), way, *map(_gigabytes, parts)]
+        for kept, checkpointing in ((memory.activations, False), (memory.checkpointed, True)):
+            peak = memory.peak(checkpointing)
+            fits = "fits" if peak <= USABLE * gpus.gigabytes * GB else "too much"
+            row += [_gigabytes(kept), f"{_gigabytes(peak)}, {fits}"]
+        rows.append(row)
+    return _table(header, rows)

@@ -1,0 +1,235 @@
+"""The jobs of an experiment, what each costs, and what it leaves on the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from nested_reft.config import (
+    Config,
+    GeneratedProblems,
+    HubModel,
+    HubProblems,
+    JobKind,
+    ScratchModel,
+    all_runs,
+    benchmark_batches,
+    job_resources,
+    skipped_count,
+)
+from nested_reft.planning.costs import Batch, Costs, Machine, Work, trained_parameters
+from nested_reft.planning.shapes import Shape
+from nested_reft.report.catalogue import FIGURES, PAGES
+from nested_reft.tasks.hub_lock import HubLock
+from nested_reft.training.checkpoint import KEPT
+
+FLOAT32 = 4
+VALUE_BYTES = {"float32": 4, "bfloat16": 2}
+ADAMW_STATES = 2
+OTHER_JOBS = 5  # check, exact, collect, presentation_tables, claims
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the plan cannot know, and the user can state."""
+
+    machine: Machine
+    prompt_tokens: int
+    """Mean length of a prompt."""
+    length: float
+    """Mean length of a completion, as a share of the most that is allowed."""
+    startup: float
+    """Seconds of a job before its first computation: imports, loading the model."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of one size and kind. `work` is None where the model's shape or a benchmark's size is not known."""
+
+    size: str
+    kind: JobKind
+    count: int
+    gpus: int
+    """Of each job; 0 on a CPU."""
+    work: Work | None
+    longest: float
+    """Seconds of the longest job."""
+
+    @property
+    def device_hours(self) -> float | None:
+        return None if self.work is None else self.work.seconds / 3600
+
+
+def other_jobs(config: Config) -> int:
+    """How many jobs make data, tables, figures and pages."""
+    return len(config.datasets) + len(config.benchmarks) + OTHER_JOBS + len(FIGURES) + len(PAGES)
+
+
+def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
+    """How many problems a benchmark has: made here, as fetched, or as locked; None where none of these says it."""
+    if isinstance(source, GeneratedProblems):
+        return source.problems
+    try:
+        return int(json.loads(provenance.read_text(encoding="utf-8"))["rows_kept"])
+    except (OSError, ValueError, KeyError):
+        asked = ("dataset", source.repo, source.name, source.split, source.revision)
+        rows = next((entry.rows for entry in lock.entries if entry.asked == asked and entry.rows), None)
+    return rows if rows is None or source.limit is None else min(rows, source.limit)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Costs of one size's jobs."""
+
+    config: Config
+    size: str
+    shape: Shape
+    assumed: Assumptions
+    results: Path
+    lock: HubLock
+
+    @property
+    def _costs(self) -> Costs:
+        return Costs(self.shape, self.assumed.machine, VALUE_BYTES[self.config.training.dtype])
+
+    def _batch(self, prompts: int, group: int, most: int, most_prompt: int) -> Batch:
+        return Batch(
+            prompts, min(self.assumed.prompt_tokens, most_prompt), group, max(1, self.assumed.length * most), most
+        )
+
+    def train(self) -> list[Work]:
+        """Of each run."""
+        training, costs = self.config.training, self._costs
+        batch = self._batch(
+            training.problems_per_step, training.completions_per_problem, training.max_new_tokens,
+            training.max_prompt_tokens,
+        )  # fmt: skip
+        update = costs.update(batch, training)
+        runs = (run for run in all_runs(self.config) if run.size == self.size)
+        skips = (skipped_count(self.shape.layers, run.skip) for run in runs)
+        return [(costs.rollout(batch, skipped) + update).times(training.steps) for skipped in skips]
+
+    def evaluate(self) -> list[Work] | None:
+        """Of each policy and batch of benchmarks; None where the size of a benchmark is not known."""
+        counts = {
+            name: problem_count(source, self.results / f"data/test/{name}.json", self.lock)
+            for name, source in self.config.benchmarks.items()
+        }
+        if None in counts.values():
+            return None
+        policies = 1 + sum(run.size == self.size for run in all_runs(self.config))
+        jobs = [
+            sum((self._benchmark(counts[name] or 0) for name in names), Work())
+            for names in benchmark_batches(self.config)
+        ]
+        return jobs * policies
+
+    def _benchmark(self, problems: int) -> Work:
+        evaluation = self.config.evaluation
+        answered = Work()
+        for group in (1, evaluation.samples_per_problem):
+            prompts = min(problems, evaluation.batch_problems)
+            batch = self._batch(prompts, group, evaluation.max_new_tokens, evaluation.max_prompt_tokens)
+            answered += self._costs.rollout(batch).times(ceil(problems / evaluation.batch_problems))
+        return answered
+
+    def throughput(self) -> list[Work]:
+        """Of each skip; the lengths are known."""
+        options, costs = self.config.throughput, self._costs
+        most = self.config.training.max_prompt_tokens
+        batch = Batch(
+            options.problems, min(self.assumed.prompt_tokens, most), options.completions_per_problem,
+            options.new_tokens, options.new_tokens,
+        )  # fmt: skip
+        pairs = options.warmup_pairs + options.pairs
+        skips = (skipped_count(self.shape.layers, skip) for skip in {0, *self.config.skips})
+        return [(costs.rollout(batch) + costs.rollout(batch, skipped)).times(pairs) for skipped in skips]
+
+    def gradients(self) -> list[Work]:
+        """Of each skip but 0."""
+        options, training = self.config.gradients, self.config.training
+        batch = self._batch(
+            options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
+            training.max_prompt_tokens,
+        )  # fmt: skip
+        skips = (skipped_count(self.shape.layers, skip) for skip in self.config.skips if skip)
+        corrections = len(options.corrections)
+        return [self._costs.gradients(batch, skipped, corrections).times(options.batches) for skipped in skips]
+
+    def model(self) -> list[Work]:
+        """Pre-training, in float32 (3 forward passes a batch); a model of the hub is fetched."""
+        model, pretraining = self.config.sizes[self.size], self.config.pretraining
+        if isinstance(model, HubModel) or pretraining is None:
+            return [Work()]
+        tokens = self.assumed.prompt_tokens + self.assumed.length * self.config.training.max_new_tokens
+        batch = Batch(pretraining.batch_size, 0, 1, tokens, ceil(tokens))
+        return [self._costs.pretraining_step(batch).times(model.pretraining_steps)]
+
+
+KINDS: tuple[JobKind, ...] = ("model", "train", "evaluate", "throughput", "gradients")
+
+
+def plan_jobs(
+    config: Config, shapes: dict[str, Shape | None], assumed: Assumptions, results: Path, lock: HubLock
+) -> Iterator[Jobs]:
+    """The jobs of every size and kind."""
+    counts = {
+        "model": 1,
+        "throughput": len({0, *config.skips}),
+        "gradients": len({*config.skips} - {0}),
+    }
+    for size, shape in shapes.items():
+        runs = sum(run.size == size for run in all_runs(config))
+        counts |= {"train": runs, "evaluate": (1 + runs) * len(benchmark_batches(config))}
+        for kind in KINDS:
+            works = None
+            if shape is not None:
+                works = getattr(Planner(config, size, shape, assumed, results, lock), kind)()
+            fetched = kind == "model" and not isinstance(config.sizes[size], ScratchModel)
+            gpus = 0 if config.device == "cpu" or fetched else job_resources(config, size, kind).gpu
+            devices = max(gpus, 1)
+            start = 0.0 if fetched else assumed.startup
+            total = None
+            if works is not None:
+                # With several GPUs a job computes for so much shorter: the best case.
+                total = sum(works, Work()) + Work(seconds=devices * start * len(works))
+            longest = max((work.seconds / devices + start for work in works or ()), default=0.0)
+            yield Jobs(size, kind, counts[kind], gpus, total, longest)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that a size leaves, of weights alone; exact."""
+
+    size: str
+    model: int
+    policy: int
+    policies: int
+    checkpoint: int
+    """Of one step: what is trained, and its optimizer states, in float32."""
+
+    @property
+    def checkpoints(self) -> int:
+        """Of one run while it trains: those that are kept, and the one that is being written."""
+        return (KEPT + 1) * self.checkpoint
+
+    @property
+    def total(self) -> int:
+        """Without checkpoints, which go when a run ends."""
+        return self.model + self.policies * self.policy
+
+
+def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
+    """What one size needs; a model of the hub is taken to be stored in two bytes a parameter, as Qwen's are."""
+    dtype = VALUE_BYTES[config.training.dtype]
+    stored = FLOAT32 if isinstance(config.sizes[size], ScratchModel) else VALUE_BYTES["bfloat16"]
+    return Disk(
+        size,
+        model=stored * shape.parameters,
+        policy=dtype * shape.parameters,
+        policies=sum(run.size == size for run in all_runs(config)),
+        checkpoint=FLOAT32 * (1 + ADAMW_STATES) * trained_parameters(shape, config.training),
+    )

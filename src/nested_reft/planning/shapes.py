@@ -1,0 +1,108 @@
+"""The models of an experiment without their weights: what the plan counts parameters and work of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from nested_reft.config import Config, HubModel, ScratchModel
+from nested_reft.core.skipping import decoder_layers
+from nested_reft.evaluation.throughput import decode_costs
+from nested_reft.training.pretrain import build_model, build_tokenizer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model on torch's meta device, and what is derived from it. Numbers of entries, not bytes."""
+
+    model: PreTrainedModel
+
+    @cached_property
+    def parameters(self) -> int:
+        """All parameters; a tied matrix counts once, as it is stored."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @cached_property
+    def adapter_sides(self) -> int:
+        """Rows and columns of all matrices in the layers: what an adapter of rank 1 in each of them has."""
+        modules = decoder_layers(self.model).modules()
+        return sum(sum(module.weight.shape) for module in modules if isinstance(module, nn.Linear))
+
+    @cached_property
+    def outside(self) -> int:
+        """Parameters that are in no layer: embedding, head and the last norm."""
+        return self.parameters - sum(parameter.numel() for parameter in decoder_layers(self.model).parameters())
+
+    @property
+    def layers(self) -> int:
+        return len(decoder_layers(self.model))
+
+    @cached_property
+    def layer_matrices(self) -> int:
+        """Entries of one layer's matrices."""
+        modules = decoder_layers(self.model)[0].modules()
+        return sum(module.weight.numel() for module in modules if isinstance(module, nn.Linear))
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def query_width(self) -> int:
+        """Heads times the width of one."""
+        return self._projection("q_proj")
+
+    @property
+    def key_value_width(self) -> int:
+        """Entries of the keys of a token in one layer; as many of the values."""
+        return self._projection("k_proj")
+
+    def _projection(self, name: str) -> int:
+        attention: Any = decoder_layers(self.model)[0].self_attn
+        return int(getattr(attention, name).out_features)
+
+    @property
+    def feed_forward(self) -> int:
+        return int(self.model.config.intermediate_size)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.config.vocab_size)
+
+    def flops(self, tokens: float, context: float, rows: float, skipped: int = 0) -> float:
+        """Of a forward pass over `tokens` at a mean `context`, with `rows` of logits, without `skipped` layers."""
+        layer, head = decode_costs(self.model, context)
+        return tokens * (self.layers - skipped) * layer + rows * head
+
+    def weights_read(self, skipped: int = 0) -> int:
+        """Entries that a pass reads: the matrices of the layers that are left, and the head."""
+        return (self.layers - skipped) * self.layer_matrices + self.vocabulary * self.width
+
+
+def model_shape(config: Config, size: str, results: Path) -> Shape | None:
+    """The shape of a size: made here, or fetched to `results`/models, or as the config says; None where unknown."""
+    model, fetched = config.sizes[size], results / "models" / size
+    with torch.device("meta"):
+        if isinstance(model, ScratchModel):
+            return Shape(build_model(model, build_tokenizer(config.prompt), 0))
+        if (fetched / "config.json").is_file():
+            return Shape(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(fetched)))
+        return _configured(model)
+
+
+def _configured(model: HubModel) -> Shape | None:
+    shape = model.shape
+    if shape is None:
+        return None
+    settings = AutoConfig.for_model(
+        shape.architecture, num_hidden_layers=model.layers, hidden_size=shape.width, num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads, intermediate_size=shape.feed_forward, vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+    )  # fmt: skip
+    return Shape(AutoModelForCausalLM.from_config(settings))

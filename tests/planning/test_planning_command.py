@@ -1,0 +1,142 @@
+"""`nested-reft plan`: its job counts are the workflow's, docs/scale.md shows what it prints, bad options are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import scale_docs
+import yaml
+from workflow_harness import ROOT, Pipeline, read_config
+
+from nested_reft.cli import main
+from nested_reft.config import GeneratedProblems, HubProblems, load_config
+from nested_reft.planning.costs import Machine
+from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, problem_count
+from nested_reft.planning.shapes import model_shape
+from nested_reft.tasks.hub_lock import HubLock, read_lock
+
+ASSUMED = Assumptions(Machine(1e12, 1e11, 1e-4), prompt_tokens=20, length=1.0, startup=10.0)
+
+
+def jobs_of(path: Path, lock: HubLock, assumed: Assumptions = ASSUMED) -> list[Jobs]:
+    config = load_config(path)
+    shapes = {size: model_shape(config, size, Path("nowhere")) for size in config.sizes}
+    return list(plan_jobs(config, shapes, assumed, Path("nowhere"), lock))
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return Pipeline.copied_to(tmp_path / "pipeline")
+
+
+def test_the_numbers_of_jobs_are_those_of_the_workflow(pipeline: Pipeline) -> None:
+    path = ROOT / "config/smoke.yaml"
+    found = pipeline.dry_run(config="config/smoke.yaml").jobs
+    planned = jobs_of(path, HubLock())
+    kinds = {job.kind for job in planned}
+    for kind in kinds:
+        counted = sum(count for rule, count in found.items() if rule.partition("_")[0] == kind)
+        assert counted == sum(job.count for job in planned if job.kind == kind), kind
+    assert sum(found.values()) == sum(job.count for job in planned) + other_jobs(load_config(path))
+
+
+def test_the_numbers_of_the_paper_s_jobs() -> None:
+    """As in tests/workflow/test_workflow_dag.py: 182 policies on 5 benchmarks, of which half are of each size."""
+    planned = jobs_of(ROOT / "config/paper.yaml", read_lock(ROOT / "config/hub.lock"))
+    numbers = {"model": 1, "train": 90, "evaluate": 91 * 5, "throughput": 4, "gradients": 3}
+    assert {(job.size, job.kind): job.count for job in planned} == {
+        (size, kind): number for size in ("1.5b", "7b") for kind, number in numbers.items()
+    }
+
+
+def test_every_job_has_work_and_starts_once() -> None:
+    path = ROOT / "config/smoke.yaml"
+    at_once = jobs_of(path, HubLock(), replace(ASSUMED, startup=0.0))
+    for job, quick in zip(jobs_of(path, HubLock()), at_once, strict=True):
+        assert job.work is not None
+        assert quick.work is not None
+        assert job.work.flops > 0
+        assert job.work.seconds == pytest.approx(quick.work.seconds + 10 * job.count)
+        assert job.longest == pytest.approx(quick.longest + 10)
+
+
+def test_a_benchmark_is_as_large_as_made_fetched_or_locked(tmp_path: Path) -> None:
+    made = GeneratedProblems(source="generated", problems=7)
+    assert problem_count(made, tmp_path / "none.json", HubLock()) == 7
+    hub = HubProblems.model_validate(read_config("paper.yaml")["benchmarks"]["math_500"])
+    lock = read_lock(ROOT / "config/hub.lock")
+    assert problem_count(hub, tmp_path / "none.json", lock) == 500
+    assert problem_count(hub.model_copy(update={"limit": 20}), tmp_path / "none.json", lock) == 20
+    assert problem_count(hub, tmp_path / "none.json", HubLock()) is None
+    (tmp_path / "some.json").write_text('{"rows_kept": 499}', encoding="utf-8")
+    assert problem_count(hub, tmp_path / "some.json", lock) == 499
+
+
+def test_what_is_not_known_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_config("paper.yaml")
+    del settings["sizes"]["7b"]["shape"]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--config", "my.yaml"]) == 0
+    output = capsys.readouterr().out
+    assert "Unknown: the shape of '7b'. Fetch it (snakemake --cores 1 results/paper/models/7b.json)" in output
+    (row,) = (line for line in output.splitlines() if line.startswith("| 7b ") and " train " in line)
+    assert [cell.strip() for cell in row.split("|")][3:7] == ["90", "8", "unknown", "unknown"]
+    # Neither fetched nor locked here: the size of the benchmarks.
+    (row,) = (line for line in output.splitlines() if line.startswith("| 1.5b ") and " evaluate " in line)
+    assert "unknown" in row
+
+
+def test_jobs_that_ask_for_too_little_time_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_config("paper.yaml")
+    settings["resources"] = {"7b": {"train": {"runtime": 30}}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--config", "my.yaml"]) == 0
+    assert "Too short: resources.7b.train.runtime: 30 minutes are asked for" in capsys.readouterr().out
+
+
+def test_the_paper_asks_for_enough_time() -> None:
+    assert "Too short" not in scale_docs.plan()
+
+
+def test_the_laptop_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its reference run took about 45 minutes on two cores: 1.5 hours of one."""
+    assert main(["plan", "--config", str(ROOT / "config/config.yaml")]) == 0
+    output = capsys.readouterr().out
+    (total,) = (line for line in output.splitlines() if line.startswith("| all "))
+    hours = float([cell.strip() for cell in total.split("|")][5])
+    assert 0.75 < hours < 3
+    assert "Memory" not in output
+
+
+def test_the_page_shows_what_the_command_prints() -> None:
+    page = scale_docs.TARGET.read_text(encoding="utf-8")
+    assert page == scale_docs.render(page), "docs/scale.md is out of date; run `make config-docs`"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "8x"], "'8x' is not of the form 8x80"),
+        (["--gpus", "0x80"], "'0x80' is not of the form 8x80"),
+        (["--teraflops", "0"], "'0' is not above 0"),
+        (["--layer-us", "fast"], "'fast' is negative, or no number"),
+        (["--length", "1.5"], "'1.5' is above 1"),
+    ],
+)
+def test_a_bad_option_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "none.yaml"]) == 1
+    assert "none.yaml: no such file" in capsys.readouterr().out

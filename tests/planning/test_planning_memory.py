@@ -1,0 +1,134 @@
+"""The memory plan: against what autograd really keeps and what is really written, and how it splits over GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import tiny_policy
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from nested_reft.config import Training
+from nested_reft.core import logprobs
+from nested_reft.core.logprobs import completion_logp
+from nested_reft.core.rollout import Rollout
+from nested_reft.planning.memory import Gpus, layer_activations, plan_memory
+from nested_reft.planning.plan import Disk
+from nested_reft.planning.shapes import Shape
+from nested_reft.tasks.policy import save_policy
+from nested_reft.training.checkpoint import TrainingState, save_checkpoint
+from nested_reft.training.ranks import ALONE
+
+PROMPTS, PROMPT, GROUP, NEW = 2, 12, 4, 24
+
+
+def small_model(layers: int) -> Qwen2ForCausalLM:
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=50, hidden_size=64, intermediate_size=256, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+def kept(layers: int, dtype: str) -> int:
+    """Bytes that autograd keeps of one forward pass beyond the parameters and their copies."""
+    model, found = small_model(layers), {}
+    rows = PROMPTS * GROUP
+    rollout = Rollout(
+        torch.ones(PROMPTS, PROMPT, dtype=torch.long), torch.ones(PROMPTS, PROMPT, dtype=torch.long),
+        torch.ones(rows, NEW, dtype=torch.long), torch.ones(rows, NEW, dtype=torch.bool), torch.zeros(rows, NEW),
+    )  # fmt: skip
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            found[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, or its place would be used again
+        return tensor
+
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        completion_logp(model, rollout, 1.0)
+    copies = layers * Shape(model).layer_matrices * 2 if dtype == "bfloat16" else 0
+    return sum(size for size, _ in found.values()) - copies
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("dtype", "value_bytes"), [("float32", 4), ("bfloat16", 2)])
+def test_the_activations_of_a_layer_are_what_autograd_keeps(
+    dtype: str, value_bytes: int, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 15 %: what is left out is small and depends on how torch computes attention."""
+    tokens = PROMPTS * (PROMPT + GROUP * NEW)
+    if not packed:
+        monkeypatch.setattr(logprobs, "unsupported", lambda _: "by the model's own forward")
+        tokens = PROMPTS * GROUP * (PROMPT + NEW)
+    measured = (kept(3, dtype) - kept(2, dtype)) / tokens
+    planned = layer_activations(Shape(small_model(1)), value_bytes, (PROMPT + NEW) / NEW)
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+def training(**changes: Any) -> Training:
+    settings = {
+        "steps": 1, "problems_per_step": 8, "completions_per_problem": 2, "max_new_tokens": 4, "learning_rate": 1,
+        "problems_per_micro_batch": 1, "dtype": "bfloat16",
+    }  # fmt: skip
+    return Training(**(settings | changes))
+
+
+def test_shards_split_the_states_and_need_a_replica() -> None:
+    shape = Shape(small_model(2))
+    one = plan_memory(shape, training(), 3, Gpus(1, 80), "all weights")
+    four = plan_memory(shape, training(), 3, Gpus(4, 80), "shards")
+    assert one.weights == one.gradients == one.optimizer / 2 == 4 * shape.parameters
+    for part in ("weights", "gradients", "optimizer", "rollout"):
+        assert getattr(four, part) == getattr(one, part) / 4, part
+    assert one.copies == 2 * shape.weights_read()
+    layer = sum(parameter.numel() for parameter in small_model(2).model.layers[0].parameters())
+    assert four.copies == 2 * shape.parameters + 4 * (50 * 64 + 64 + layer)  # tied embedding, last norm, one layer
+    assert four.logits == one.logits == 3 * 4 * (2 * 4) * 50  # one problem at a time in both
+    # A prompt of three tokens is read once for its two completions of four, or with each.
+    assert four.activations == pytest.approx(one.activations * 14 / 11)
+    # bfloat16 keys and values of two layers, of 8 prompts and 16 completions; three float32 logits a completion
+    assert one.rollout == 2 * 2 * 32 * 2 * (8 * 3 + 16 * 4) + 3 * 4 * 16 * 50
+
+
+def test_adapters_have_small_states_and_short_weights() -> None:
+    shape = Shape(small_model(2))
+    memory = plan_memory(shape, training(lora={"rank": 3}), 3, Gpus(1, 80), "adapters")
+    # q and o 64 x 64, k and v 64 x 32, three of 64 x 256, in two layers
+    entries = 3 * 2 * (2 * 128 + 2 * 96 + 3 * 320)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (2 * shape.parameters, 4 * entries, 8 * entries)
+    assert memory.copies == 0
+
+
+def test_the_peak_is_states_and_the_larger_of_update_and_rollout() -> None:
+    memory = plan_memory(Shape(small_model(2)), training(), 3, Gpus(1, 80), "all weights")
+    states = memory.weights + memory.gradients + memory.optimizer + memory.copies
+    assert memory.peak(checkpointing=False) == states + memory.activations + memory.logits
+    assert memory.peak(checkpointing=True) == states + memory.checkpointed + memory.logits
+    assert memory.checkpointed < memory.activations
+
+
+def test_the_disk_is_what_is_written(tmp_path: Path) -> None:
+    """But for the files' headers."""
+    policy = tiny_policy(width=96, feed_forward=256)
+    parameters = Shape(policy.model).parameters
+    disk = Disk("tiny", model=4 * parameters, policy=4 * parameters, policies=3, checkpoint=12 * parameters)
+    save_policy(policy, tmp_path / "policy")
+    assert (tmp_path / "policy/model.safetensors").stat().st_size == pytest.approx(disk.policy, rel=0.02)
+    optimizer = torch.optim.AdamW(policy.model.parameters())
+    for parameter in policy.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path / "run", "key", policy.model, optimizer, TrainingState(step, 0.0, []), ALONE)
+    sizes = [path.stat().st_size for path in (tmp_path / "run").glob("*.safetensors")]
+    assert sizes == pytest.approx([disk.checkpoint] * 2, rel=0.03)  # a third while it is written
+    assert disk.checkpoints == 3 * disk.checkpoint
+    assert disk.total == 4 * disk.policy
