@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env env-report results smoke paper reference compare test test-slow test-faults bench audit lint format lock config-docs clean
+.PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,10 +54,14 @@ test: env  ## the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: env  ## whole DAGs
-	$(BIN)/python -m pytest -m slow --ignore tests/faults
+	$(BIN)/python -m pytest -m slow --ignore tests/faults --ignore tests/slurm
 
 test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all of docs/reliability.md
 	$(BIN)/python -m pytest -n auto tests/faults
+
+test-slurm: env  ## the cluster profiles: through the Slurm that answers, or, as root, through one of a single node
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[kubernetes,slurm]'
+	tests/slurm/single-node.sh run $(BIN)/python -m pytest -n 3 tests/slurm tests/workflow/test_workflow_profiles.py
 
 BENCH_ARGS ?= --threads 1
 BENCH_LOG := results/benchmarks.jsonl
@@ -79,11 +83,12 @@ audit: env  ## known vulnerabilities of the locked dependencies, from pypi.org
 		|| { grep '^Found' $(AUDIT)/log || echo "make: nothing was audited: $$(tail -n 1 $(AUDIT)/log)"; exit 1; }
 	@echo "No known vulnerability in requirements.lock"
 
-lint: env  ## ruff, snakefmt, snakemake --lint, mypy
+lint: env  ## ruff, snakefmt, snakemake --lint, hadolint, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
 
 format: env  ## rewrite the sources in the house's format
@@ -94,8 +99,9 @@ format: env  ## rewrite the sources in the house's format
 lock:  ## requirements.lock anew, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
 	$(PYTHON) tools/lock.py $(PIP_ARGS)
 
-config-docs: env  ## config/README.md anew, from the classes in src/nested_reft/config/
+config-docs: env  ## config/README.md anew, from the classes in src/nested_reft/config/; the plan in docs/scale.md
 	$(BIN)/python tools/config_docs.py
+	$(BIN)/python tools/scale_docs.py
 
 clean:  ## all results, not the environment
 	rm -rf results/*/ .snakemake

@@ -1,0 +1,42 @@
+# The locked environment, for a CPU (the default) or with torch's CUDA libraries; docs/scale.md says how to use it.
+#   docker build --tag nested-reft .
+#   docker build --tag nested-reft:cuda --build-arg TORCH=cuda .
+FROM python:3.11-slim-bookworm
+
+ARG TORCH=cpu
+
+LABEL org.opencontainers.image.title="nested-reft" \
+      org.opencontainers.image.description="A reproducible replication of Nested-ReFT (arXiv 2508.10123)" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# git tells the manifests of runs which commit a mounted clone is at; rsync is how pods of Kubernetes reach their volume.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends git make rsync \
+    && rm -rf /var/lib/apt/lists/* \
+    && git config --system --add safe.directory /work \
+    && useradd --uid 1000 --create-home nested \
+    # Caches go here, whatever user the container is run as.
+    && chmod 777 /home/nested
+
+# Made by the Makefile: one way to the environment.
+WORKDIR /opt/nested-reft
+COPY Makefile requirements.lock pyproject.toml README.md LICENSE ./
+COPY src src
+RUN case "$TORCH" in \
+      cpu) PIP_NO_CACHE_DIR=1 make env PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" ;; \
+      cuda) PIP_NO_CACHE_DIR=1 make env ;; \
+      *) echo "TORCH is '$TORCH'; it must be cpu or cuda" && exit 1 ;; \
+    esac
+
+# A clone is what runs, its workflow and its package before the one in the image: mounted at /work, or in a pod of
+# Kubernetes the copy that Snakemake makes at /workdir.
+ENV PATH=/opt/nested-reft/.venv/bin:$PATH \
+    PYTHONPATH=/work/src:/workdir/src \
+    HOME=/home/nested \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /work
+USER 1000
+CMD ["snakemake", "--cores", "all"]
