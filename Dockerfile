@@ -15,7 +15,7 @@ LABEL org.opencontainers.image.title="nested-reft" \
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git make rsync \
     && rm -rf /var/lib/apt/lists/* \
-    && git config --system --add safe.directory /work \
+    && git config --system --add safe.directory /repo \
     && useradd --uid 1000 --create-home nested \
     # Caches go here, whatever user the container is run as.
     && chmod 777 /home/nested
@@ -30,13 +30,13 @@ RUN case "$TORCH" in \
       *) echo "TORCH is '$TORCH'; it must be cpu or cuda" && exit 1 ;; \
     esac
 
-# A clone is what runs, its workflow and its package before the one in the image: mounted at /work, or in a pod of
+# A clone is what runs, its workflow and its package before the one in the image: mounted at /repo, or in a pod of
 # Kubernetes the copy that Snakemake makes at /workdir.
 ENV PATH=/opt/nested-reft/.venv/bin:$PATH \
-    PYTHONPATH=/work/src:/workdir/src \
+    PYTHONPATH=/repo/src:/workdir/src \
     HOME=/home/nested \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /repo
 USER 1000
 CMD ["snakemake", "--cores", "all"]
