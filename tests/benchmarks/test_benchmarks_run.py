@@ -76,9 +76,10 @@ def test_grpo_step(cache: str) -> None:
 def test_a_missing_peer_is_one_line_and_exit_code_2() -> None:
     if importlib.util.find_spec("trl") is not None:
         pytest.skip("trl is installed")
+    missing = " and ".join(name for name in ("trl", "accelerate") if importlib.util.find_spec(name) is None)
     done = call("grpo_step", "--quick")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.strip().splitlines() == [
-        "grpo_step.py: error: trl and accelerate not installed; run: pip install -e '.[bench]'"
+        f"grpo_step.py: error: {missing} not installed; run: pip install -e '.[bench]'"
     ]

@@ -82,7 +82,9 @@ def test_a_mutated_configuration_is_valid_or_named(path: Path) -> None:
         else:
             assert isinstance(config, Config)
             assert len({run.path for run in all_runs(config)}) == len(all_runs(config))
-            assert parse_config(json.loads(config.canonical_json())) == config
+            # What jobs ask for is no part of what results depend on.
+            same = config.model_copy(update={"resources": {}})
+            assert parse_config(json.loads(config.canonical_json())) == same
     assert MUTATIONS / 2 < refused < MUTATIONS, "both kinds occur"
 
 

@@ -51,6 +51,7 @@ def test_a_bad_configuration_is_named_before_any_job(pipeline: Pipeline, path: s
 # --- GPUs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jobs_for_a_gpu_are_not_started_where_there_is_none(pipeline: Pipeline) -> None:
     """Not even the data, which need none: the harness hides all GPUs."""
     config = pipeline.write_config(changed("device", "cuda"))
@@ -157,6 +158,7 @@ def test_a_missing_data_file_stops_all_training(pipeline: Pipeline, small_mirror
     expect_one_line(pipeline, done, "data", "owner/second/train.jsonl", "no such file", "put it there, or unset")
 
 
+@pytest.mark.slow
 def test_a_damaged_row_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
     with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"question": "What')
@@ -201,6 +203,7 @@ def entries(pipeline: Pipeline) -> list[dict[str, Any]]:
     return [entry for entry in found if entry["repo"].startswith("owner/")]
 
 
+@pytest.mark.slow
 def test_what_is_not_locked_is_said_and_recorded_on_request(pipeline: Pipeline, small_mirror: Path) -> None:
     (pipeline.folder / "config/hub.lock").unlink()  # nor is the file needed
     config, checked = pipeline.write_config(hub_config()), "results/hub/data/checked.json"
@@ -221,6 +224,7 @@ def test_what_is_not_locked_is_said_and_recorded_on_request(pipeline: Pipeline, 
     assert "has no entry" not in again.output
 
 
+@pytest.mark.slow
 def test_what_differs_from_the_lock_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
     config, lock = pipeline.write_config(hub_config()), pipeline.folder / "config/hub.lock"
     assert pipeline.call("lock_hub", config=config, mirror=small_mirror).code == 0

@@ -52,6 +52,7 @@ def test_a_job_that_failed_asks_for_more(pipeline: Pipeline) -> None:
     assert tries == ["0 3000 120 model", "0 6000 240 model", "0 9000 360 model"]
 
 
+@pytest.mark.slow
 def test_a_changed_resource_makes_nothing_anew(pipeline: Pipeline) -> None:
     config = pipeline.write_config(settings("cpu"))
     first = pipeline.call("results/smoke/exact.json", "results/smoke/data/test/heldout.jsonl", config=config)
