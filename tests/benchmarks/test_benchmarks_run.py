@@ -39,6 +39,15 @@ def test_nested_view() -> None:
 
 
 @pytest.mark.slow
+def test_grading() -> None:
+    result = result_of(call("grading", "--quick"), "grading")
+    kinds = {"whole numbers", "fractions and decimals", "tuples and lists", "formulas", "mixed"}
+    assert set(result["answers_per_s"]) == kinds
+    assert positive(result["answers_per_s"])
+    assert result["wanted_per_s"] == 2000
+
+
+@pytest.mark.slow
 def test_limit(cache: str) -> None:
     done = call("limit", "--quick", "--cache", cache, "--markdown")
     result = result_of(done, "limit")

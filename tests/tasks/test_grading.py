@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -234,12 +235,20 @@ def test_a_worker_that_cannot_start_is_not_a_wrong_answer(monkeypatch: pytest.Mo
 
 
 def test_agreement_with_public_graders(data_mirror: Path) -> None:
+    """The page lists every pair on which the grader and the label differ, and no other."""
     lines = (data_mirror / "grading" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
     cases = [case for line in lines if (case := json.loads(line))["kind"] in ("answer", "response")]
-    verdicts = [(grade(case["prediction"], case["gold"]), case["equivalent"]) for case in cases]
+    verdicts = {(case["gold"], case["prediction"], case["equivalent"]): grade(case["prediction"], case["gold"])
+                for case in cases}  # fmt: skip
+    differing = {(gold, text, verdict) for (gold, text, label), verdict in verdicts.items() if verdict != label}
     assert len(cases) == 292
-    assert sum(verdict == label for verdict, label in verdicts) >= 0.94 * len(cases)
-    assert sum(verdict and not label for verdict, label in verdicts) <= 5
+    assert len(differing) <= 0.06 * len(cases)
+    page = (Path(__file__).parents[2] / "docs/grading.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `` (.*?) `` \| `` (.*?) `` \| (yes|no) \|", page, re.MULTILINE)
+    listed = {(json.loads(f'"{gold}"'), json.loads(f'"{text}"'), verdict == "yes") for gold, text, verdict in rows}
+    assert differing <= listed
+    # One is cut off at a second of processor time: a faster machine may get to its end.
+    assert all(gold.startswith("$F_n") for gold, _, _ in listed - differing)
 
 
 @pytest.mark.parametrize("name", ["math-ai/minervamath", "math-ai/olympiadbench", "HuggingFaceH4/MATH-500"])
