@@ -23,7 +23,9 @@ def _cheap_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "grade", grade_by_checksum)
 
 
-def settings(skip: int = 34, *, problems_per_micro_batch: int | None = None, **options: Any) -> GradientSettings:
+def settings(
+    skip: int = 34, *, problems_per_micro_batch: int | None = None, gradient_checkpointing: bool = False, **options: Any
+) -> GradientSettings:
     gradients = {
         "corrections": CORRECTIONS, "batches": 4, "problems_per_batch": 3, "completions_per_problem": 4,
     } | options  # fmt: skip
@@ -31,7 +33,7 @@ def settings(skip: int = 34, *, problems_per_micro_batch: int | None = None, **o
         {
             "size": "tiny", "skip": skip, "gradients": gradients, "prompt": PROMPT, "sampling": {}, "border": 1,
             "strategy": "uniform", "max_new_tokens": 5, "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
-            "problems_per_micro_batch": problems_per_micro_batch,
+            "problems_per_micro_batch": problems_per_micro_batch, "gradient_checkpointing": gradient_checkpointing,
         }
     )  # fmt: skip
 
@@ -135,8 +137,9 @@ def test_nested_and_on_policy_completions_share_their_random_numbers() -> None:
     assert record["repeat"] != record["on_policy"]
 
 
-def test_micro_batches_change_nothing() -> None:
-    whole, parts = record_of(settings()), record_of(settings(problems_per_micro_batch=2))
+@pytest.mark.parametrize("saving", [{"problems_per_micro_batch": 2}, {"gradient_checkpointing": True}])
+def test_what_saves_memory_changes_nothing(saving: dict[str, Any]) -> None:
+    whole, parts = record_of(settings()), record_of(settings(**saving))
     for name, entry in whole["corrections"].items():
         expected = torch.tensor(entry["own"])
         actual = torch.tensor(parts["corrections"][name]["own"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nested_reft.config import Training
 from nested_reft.core.corrections import PARAMETERS
-from nested_reft.core.logprobs import completion_logp
+from nested_reft.core.logprobs import completion_logp, recompute_activations
 from nested_reft.core.loss import NORMALISATIONS, Objective
 from nested_reft.core.packed import unsupported
 from nested_reft.core.rollout import Rollout
@@ -20,7 +20,6 @@ from nested_reft.training.update import (
     Update,
     accumulate_gradient,
     make_objective,
-    recompute_activations,
     update_policy,
 )
 

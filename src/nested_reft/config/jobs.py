@@ -89,6 +89,7 @@ class GradientSettings(Strict):
     max_new_tokens: int
     max_prompt_tokens: int
     problems_per_micro_batch: int | None
+    gradient_checkpointing: bool
     dtype: str
     device: str
 
@@ -160,6 +161,7 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
         max_new_tokens=training.max_new_tokens,
         max_prompt_tokens=training.max_prompt_tokens,
         problems_per_micro_batch=training.problems_per_micro_batch,
+        gradient_checkpointing=training.gradient_checkpointing,
         dtype=training.dtype,
         device=config.device,
     )

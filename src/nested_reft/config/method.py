@@ -131,8 +131,8 @@ class Lora(Strict):
 class Training(Sampling):
     """One reinforced fine-tuning run; the same for the baseline and for every nested run.
 
-    Sampling, border, prompt length and dtype hold for throughput and gradients too, completion length and micro-batch
-    for gradients, and dtype for evaluation.
+    Sampling, border, prompt length and dtype hold for throughput and gradients too, completion length, micro-batch
+    and checkpointing for gradients, and dtype for evaluation.
     """
 
     steps: Positive

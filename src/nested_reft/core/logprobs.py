@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.core.packed import PackedModel, attention, positions, unsupported
 from nested_reft.core.rollout import Rollout, widened
+from nested_reft.core.skipping import decoder_layers
 
 
 def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
@@ -26,6 +27,17 @@ def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float
     rest_logp = _token_logp(rest, rollout.tokens[:, 1:][later], support[1], temperature)
     grid = first_logp.new_zeros(later.shape).masked_scatter(later, rest_logp)
     return torch.cat((first_logp.unsqueeze(1), grid), dim=1)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Gradient checkpointing: activations inside a layer are computed again in the backward pass, not kept.
+
+    Sample from a view of the model in evaluation mode: a layer that computes twice keeps no cache.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # a hook that only the re-entrant kind needs
+    for layer in decoder_layers(model):
+        layer.training = True  # the layer, not its parts: log pi is that of a policy without dropout
 
 
 def _later(rollout: Rollout) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.jobs import GradientSettings
-from nested_reft.core.logprobs import completion_logp
+from nested_reft.core.logprobs import completion_logp, recompute_activations
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
 from nested_reft.core.skipping import decoder_layers, nested_view
@@ -93,6 +93,8 @@ def measure_gradients(
 ) -> dict[str, Any]:
     """The gradient record of one size and skip; `report` is called with each finished batch."""
     options, model = settings.gradients, policy.model
+    if settings.gradient_checkpointing:
+        recompute_activations(model)
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
     )
@@ -121,7 +123,7 @@ def measure_gradients(
         for name, gradients in sets.items():
             with compute_dtype(model, settings.dtype):
                 rollout = policy.sample(
-                    nested_view(model, skipped) if name == "nested" else model,
+                    nested_view(model, skipped if name == "nested" else ()).eval(),
                     prompt_ids,
                     prompt_mask,
                     settings.sampling,

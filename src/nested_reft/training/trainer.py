@@ -21,6 +21,7 @@ from torch import Tensor
 from nested_reft.config import Run, Training
 from nested_reft.config.jobs import TrainSettings
 from nested_reft.core.diagnostics import alarms
+from nested_reft.core.logprobs import recompute_activations
 from nested_reft.core.rollout import Rollout, join_rollouts
 from nested_reft.core.skipping import decoder_layers, nested_view
 from nested_reft.core.strategies import choose_skipped_layers, layer_influence
@@ -38,7 +39,6 @@ from nested_reft.training.stopping import StoppedError
 from nested_reft.training.update import (
     make_objective,
     make_optimizer,
-    recompute_activations,
     set_learning_rate,
     update_policy,
 )

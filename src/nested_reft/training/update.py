@@ -17,7 +17,6 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
-from nested_reft.core.skipping import decoder_layers
 from nested_reft.training.ranks import ALONE, Ranks
 from nested_reft.training.sharding import is_sharded, whole
 
@@ -54,14 +53,6 @@ def make_optimizer(model: PreTrainedModel, training: Training, *, fused: bool | 
         weight_decay=training.weight_decay,
         fused=fused,
     )
-
-
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Gradient checkpointing: activations inside a layer are computed again in the backward pass, not kept."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    model.disable_input_require_grads()  # a hook that only the re-entrant kind needs
-    for layer in decoder_layers(model):
-        layer.training = True  # the layer, not its parts: log pi is that of a policy without dropout
 
 
 def warm_up(training: Training, step: int) -> float:
