@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,19 +50,10 @@ from nested_reft.config import Training
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout, sample_completions
 from nested_reft.core.skipping import decoder_layers, nested_view
-from nested_reft.evaluation.throughput import decode_costs
+from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
+from nested_reft.planning.shapes import Shape
 from nested_reft.timing import now
 from nested_reft.training.update import update_policy
-
-OPTIMIZER_VALUES = 10  # norm: read g; clip: read and write g; AdamW: read p, g, m, v and write p, m, v
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs and bytes of a phase."""
-
-    flops: float
-    bytes: float
 
 
 def forward_work(
@@ -74,14 +64,13 @@ def forward_work(
     cached: how many positions' keys and values are read in each layer, over all passes.
     """
     layers = decoder_layers(model)
-    layer_flops, head_flops = decode_costs(model, context)
     matrices = [module.weight for module in layers.modules() if isinstance(module, torch.nn.Linear)]
     head = model.get_output_embeddings().weight
     entries = sum(matrix.numel() for matrix in matrices)
     in_and_out = sum(sum(matrix.shape) for matrix in matrices)
     values = passes * (entries + head.numel()) + tokens * in_and_out + rows * sum(head.shape)
     values += len(layers) * 2 * layers[0].self_attn.k_proj.out_features * cached
-    return Work(tokens * len(layers) * layer_flops + rows * head_flops, values * head.element_size())
+    return Work(Shape(model).flops(tokens, context, rows), values * head.element_size())
 
 
 def phase_work(model: PreTrainedModel, prompt_mask: Tensor, group: int, new_tokens: int) -> dict[str, Work]:

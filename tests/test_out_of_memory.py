@@ -31,6 +31,7 @@ THROUGHPUT = SAMPLED | {"throughput": {"problems": 2, "completions_per_problem":
 GRADIENTS = SAMPLED | {
     "gradients": {"batches": 4, "problems_per_batch": 2, "completions_per_problem": 2, "corrections": {"unit": {}}},
     "strategy": "uniform", "max_new_tokens": 3, "problems_per_micro_batch": None,
+    "gradient_checkpointing": False,
 }  # fmt: skip
 
 

@@ -19,6 +19,10 @@ from nested_reft.planning.shapes import Shape, model_shape
 
 PAPER = load_config(ROOT / "config/paper.yaml")
 INFINITE = Machine(flops=float("inf"), bandwidth=float("inf"), layer_seconds=0.0)
+TRAINING = Training(
+    steps=1, problems_per_step=3, completions_per_problem=2, max_new_tokens=7, learning_rate=1,
+    problems_per_micro_batch=2,
+)  # fmt: skip
 BATCH = Batch(prompts=3, prompt_tokens=5, group=2, new_tokens=4, most_new_tokens=7)
 
 
@@ -99,18 +103,14 @@ def test_an_update_is_three_forward_passes_a_micro_batch_and_the_optimizer(shape
     costs = Costs(shape, INFINITE, value_bytes=2)
     forward = costs.forward(BATCH)
     assert forward.flops == shape.flops(15, 3, 0) + shape.flops(24, 7, 24)
-    training = Training(
-        steps=1, problems_per_step=3, completions_per_problem=2, max_new_tokens=7, learning_rate=1,
-        problems_per_micro_batch=2,
-    )  # fmt: skip
-    update = costs.update(BATCH, training)
+    update = costs.update(BATCH, TRAINING)
     assert update.flops == 3 * forward.flops
     assert update.bytes == 3 * 2 * forward.bytes + 40 * shape.parameters  # two micro-batches; ten float32 a parameter
-    twice = costs.update(BATCH, training.model_copy(update={"updates_per_rollout": 2, "kl_coefficient": 0.1}))
+    twice = costs.update(BATCH, TRAINING.model_copy(update={"updates_per_rollout": 2, "kl_coefficient": 0.1}))
     assert twice.flops == 2 * update.flops + forward.flops
-    again = costs.update(BATCH, training.model_copy(update={"gradient_checkpointing": True}))
+    again = costs.update(BATCH, TRAINING.model_copy(update={"gradient_checkpointing": True}))
     assert again.flops == 4 * forward.flops
-    adapters = costs.update(BATCH, training.model_copy(update={"lora": Lora(rank=2)}))
+    adapters = costs.update(BATCH, TRAINING.model_copy(update={"lora": Lora(rank=2)}))
     assert adapters.flops == 2 * forward.flops
     # Rows and columns of a layer's matrices: 16, 12, 12, 16 and three of 20; of two layers, twice by rank 2.
     assert adapters.bytes == 2 * 2 * forward.bytes + 40 * (2 * 2 * 116)
@@ -118,6 +118,8 @@ def test_an_update_is_three_forward_passes_a_micro_batch_and_the_optimizer(shape
 
 def test_gradients_are_three_rollouts_and_one_backward_pass_a_correction(shape: Shape) -> None:
     costs = Costs(shape, INFINITE, value_bytes=2)
-    work = costs.gradients(BATCH, skipped=1, corrections=4)
+    work = costs.gradients(BATCH, 1, 4, TRAINING)
     rollouts = 2 * costs.rollout(BATCH).flops + costs.rollout(BATCH, 1).flops
     assert work.flops == rollouts + (3 + 2 * (2 + 4)) * costs.forward(BATCH).flops
+    again = costs.gradients(BATCH, 1, 4, TRAINING.model_copy(update={"gradient_checkpointing": True}))
+    assert again.flops == rollouts + (3 + 3 * (2 + 4)) * costs.forward(BATCH).flops

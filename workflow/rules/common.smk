@@ -252,12 +252,8 @@ def all_evaluations():
     ]
 
 
-def all_metrics():
-    return [f"{RESULTS}/runs/{run.path}/metrics.jsonl" for run in RUNS]
-
-
-def all_manifests():
-    return [f"{RESULTS}/runs/{run.path}/manifest.json" for run in RUNS]
+def of_all_runs(file):
+    return [f"{RESULTS}/runs/{run.path}/{file}" for run in RUNS]
 
 
 def all_throughput():
@@ -285,6 +281,10 @@ def rules_of_figures():
 
 def rules_of_pages():
     return [f"{RESULTS}/pages/{name}.html" for name in PAGES]
+
+
+# The report shows the tables as HTML; the others are outputs of their own.
+PLAIN_TABLE_KINDS = [kind for kind in TABLE_KINDS if kind != "html"]
 
 
 def rules_of_tables():

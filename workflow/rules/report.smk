@@ -3,8 +3,8 @@ rule collect:
     input:
         SOURCES["collect"],
         all_evaluations(),
-        all_metrics(),
-        all_manifests(),
+        of_all_runs("metrics.jsonl"),
+        of_all_runs("manifest.json"),
         all_throughput(),
         all_gradients(),
         f"{RESULTS}/exact.json",
@@ -31,7 +31,7 @@ rule presentation_tables:
         expand(
             f"{RESULTS}/tables/{{table}}.{{kind}}",
             table=PRESENTATION_TABLES,
-            kind=[kind for kind in TABLE_KINDS if kind != "html"],
+            kind=PLAIN_TABLE_KINDS,
         ),
         [
             report(
@@ -64,7 +64,7 @@ rule claims:
     output:
         expand(
             f"{RESULTS}/tables/claims.{{kind}}",
-            kind=[kind for kind in TABLE_KINDS if kind != "html"],
+            kind=PLAIN_TABLE_KINDS,
         ),
         # The report's first page, and what `nested-reft compare` reads.
         expand(f"{RESULTS}/tables/{{table}}.csv", table=["verdicts", "cells"]),

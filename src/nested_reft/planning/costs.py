@@ -24,7 +24,9 @@ from math import ceil
 from nested_reft.config import Training
 from nested_reft.planning.shapes import Shape
 
-OPTIMIZER_BYTES = 10 * 4  # a parameter: read g; read and write g; read p, g, m, v and write p, m, v
+# A trained parameter: norm reads g; clipping reads and writes g; AdamW reads p, g, m, v and writes p, m, v.
+OPTIMIZER_VALUES = 10
+OPTIMIZER_BYTES = 4 * OPTIMIZER_VALUES
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ class Costs:
         step = self._phase(0, OPTIMIZER_BYTES * self.shape.parameters, 0)
         return self.forward(batch).times(3) + step
 
-    def gradients(self, batch: Batch, skipped: int, corrections: int) -> Work:
+    def gradients(self, batch: Batch, skipped: int, corrections: int, training: Training) -> Work:
         """One batch of the measurement of bias and variance: two on-policy sets, one nested, each correction's."""
         forward = self.forward(batch)
-        backward = forward.times(2)
+        backward = forward.times(2 + int(training.gradient_checkpointing))
         rollouts = self.rollout(batch).times(2) + self.rollout(batch, skipped)
         return rollouts + forward.times(3) + backward.times(2 + corrections)

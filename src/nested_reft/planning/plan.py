@@ -157,7 +157,9 @@ class Planner:
         )  # fmt: skip
         skips = (skipped_count(self.shape.layers, skip) for skip in self.config.skips if skip)
         corrections = len(options.corrections)
-        return [self._costs.gradients(batch, skipped, corrections).times(options.batches) for skipped in skips]
+        return [
+            self._costs.gradients(batch, skipped, corrections, training).times(options.batches) for skipped in skips
+        ]
 
     def model(self) -> list[Work]:
         """Pre-training, in float32 (3 forward passes a batch); a model of the hub is fetched."""

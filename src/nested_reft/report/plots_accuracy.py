@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nested_reft.config import BASELINE_CORRECTION, Config
 from nested_reft.config import PRETRAINED as PRETRAINED_MODEL
 from nested_reft.report.collect import nested_skips
 from nested_reft.report.effects import benchmark_means, parity, seed_differences
-from nested_reft.report.statistics import equivalence, t_interval
+from nested_reft.report.statistics import equivalence
 from nested_reft.report.style import (
     BASELINE,
     LOOKS,
     MARGIN,
     PRETRAINED,
-    Look,
     dodge,
     legend,
     marker_only,
     not_run,
     panels,
+    percents,
+    rows,
+    seeds_and_mean,
 )
+
+BESIDE = 0.12  # of the distance between skips: seeds stand so far from their mean
 
 
 def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
@@ -34,11 +37,10 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
     places = {skip: place for place, skip in enumerate([0, *skips])}
     offsets = dict(zip(config.corrections, dodge(len(config.corrections), 0.75), strict=True))
     scores = pd.concat([runs[runs["metric"] == metric], benchmark_means(runs, config, metric).assign(benchmark="mean")])
-    several = len(config.datasets) > 1
-    rows = [(size, dataset) for dataset in config.datasets for size in config.sizes]
-    figure, axes = panels(len(rows), len(columns), (1.55, 1.75), sharex=True, sharey="row")
-    for row, (size, dataset) in zip(axes, rows, strict=True):
-        row[0].set_ylabel(f"{size}, {dataset}\naccuracy (%)" if several else f"{size}\naccuracy (%)")
+    cells = rows(config)
+    figure, axes = panels(len(cells), len(columns), (1.55, 1.75), sharex=True, sharey="row")
+    for row, (title, size, dataset) in zip(axes, cells, strict=True):
+        row[0].set_ylabel(f"{title}\naccuracy (%)")
         for axis, benchmark in zip(row, columns, strict=True):
             if axis in axes[0]:
                 axis.set_title(benchmark, fontweight="bold" if benchmark == "mean" else "normal")
@@ -49,16 +51,16 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
             if len(start):
                 axis.axhline(100 * start[0], color=PRETRAINED.color, linestyle=PRETRAINED.linestyle, lw=1.2)
             tuned = panel[panel["dataset"] == dataset]
-            baseline = _values(tuned, BASELINE_CORRECTION, 0)
+            baseline = percents(tuned, BASELINE_CORRECTION, 0)
             if len(baseline):
                 axis.axhline(baseline.mean(), color=BASELINE.color, linestyle=BASELINE.linestyle, lw=0.8)
             if tuned.empty:
                 not_run(axis)
-            _cell(axis, 0.0, baseline, BASELINE)
+            seeds_and_mean(axis, 0.0, baseline, BASELINE, BESIDE)
             for correction in config.corrections:
                 for skip in skips:
                     x = places[skip] + offsets[correction]
-                    _cell(axis, x, _values(tuned, correction, skip), LOOKS[correction])
+                    seeds_and_mean(axis, x, percents(tuned, correction, skip), LOOKS[correction], BESIDE)
     entries = [("baseline ReFT", BASELINE), *((name, marker_only(LOOKS[name])) for name in config.corrections)]
     legend(figure, [*entries, ("pre-trained", PRETRAINED)])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
@@ -107,20 +109,3 @@ def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
     first.set_ylim(max(places.values(), default=0) + 0.8, -0.8)
     figure.supxlabel(f"{metric} accuracy, nested minus baseline (points)", fontsize=8)
     return figure
-
-
-def _values(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
-    """Accuracies in percent (seeds,) of one model."""
-    chosen = table[(table["correction"] == correction) & (table["skip"] == skip)]
-    return 100 * chosen["value"].to_numpy(dtype=np.float64)
-
-
-def _cell(axis: Axes, x: float, values: np.ndarray, look: Look) -> None:
-    """Every seed as a small point beside the mean's marker, and a bar for the t interval where there is one."""
-    if not len(values):
-        return
-    axis.scatter(np.full(len(values), x + 0.12), values, s=5, color=look.color, alpha=0.6, lw=0)
-    interval = t_interval(values)
-    if interval.exists:
-        axis.vlines(x, interval.low, interval.high, color=look.color, lw=0.8, alpha=0.7)
-    axis.plot(x, interval.estimate, marker=look.marker, color=look.color, markersize=3.5, ls="")

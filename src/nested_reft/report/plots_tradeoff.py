@@ -13,8 +13,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from nested_reft.config import BASELINE_CORRECTION, Config
 from nested_reft.report.collect import nested_skips
 from nested_reft.report.effects import benchmark_means, rollout_speedups, step_speedups
-from nested_reft.report.statistics import Interval, t_interval
-from nested_reft.report.style import BASELINE, LOOKS, MARGIN, Look, dodge, legend, not_run, panels, rows
+from nested_reft.report.statistics import Interval
+from nested_reft.report.style import (
+    BASELINE,
+    LOOKS,
+    MARGIN,
+    dodge,
+    legend,
+    not_run,
+    panels,
+    percents,
+    rows,
+    seeds_and_mean,
+)
 
 # Of the panel's width: corrections at one skip have one speed-up, and stand side by side around it.
 SIDE_BY_SIDE = 0.07
@@ -47,7 +58,7 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFram
 def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | None], config: Config) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    baseline = _values(scores, BASELINE_CORRECTION, 0)
+    baseline = percents(scores, BASELINE_CORRECTION, 0)
     known = {skip: speedup for skip, speedup in speedups.items() if speedup}
     if not len(baseline) or not known:
         not_run(axis)
@@ -56,13 +67,13 @@ def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | N
     axis.axhspan(baseline.mean() - margin, baseline.mean() + margin, color=MARGIN, lw=0)
     places = {skip: speedup.estimate for skip, speedup in known.items()}
     width = SIDE_BY_SIDE * max(np.ptp([1.0, *places.values()]), 0.01)
-    _point(axis, 1.0, baseline, BASELINE)
+    seeds_and_mean(axis, 1.0, baseline, BASELINE)
     for name, offset in zip(config.corrections, dodge(len(config.corrections), width), strict=True):
-        measured = {skip: values for skip in known if len(values := _values(scores, name, skip))}
+        measured = {skip: values for skip in known if len(values := percents(scores, name, skip))}
         path = [(1.0, baseline.mean()), *((places[skip] + offset, v.mean()) for skip, v in measured.items())]
         axis.plot(*zip(*path, strict=True), color=LOOKS[name].color, linestyle=LOOKS[name].linestyle, lw=0.9)
         for skip, values in measured.items():
-            _point(axis, places[skip] + offset, values, LOOKS[name])
+            seeds_and_mean(axis, places[skip] + offset, values, LOOKS[name])
     _speedups(axis, known)
 
 
@@ -81,18 +92,3 @@ def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
     lowest, highest = axis.get_xlim()
     first, last = max(lowest, first - (last - first)), min(highest, last + (last - first))
     axis.set_xlim(first - NAMES * (last - first), last)
-
-
-def _point(axis: Axes, x: float, values: np.ndarray, look: Look) -> None:
-    """Every seed faint, the mean's marker, and a bar for the t interval where there is one."""
-    axis.scatter(np.full(len(values), x), values, s=6, color=look.color, alpha=0.45, lw=0)
-    found = t_interval(values)
-    if found.exists:
-        axis.vlines(x, found.low, found.high, color=look.color, lw=0.8, alpha=0.7)
-    axis.plot(x, found.estimate, marker=look.marker, color=look.color, markersize=4, ls="")
-
-
-def _values(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
-    """Accuracies in percent (seeds,) of one model."""
-    chosen = table[(table["correction"] == correction) & (table["skip"] == skip)]
-    return 100 * chosen["value"].to_numpy(dtype=np.float64)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nested_reft.config import Config
+from nested_reft.report.statistics import t_interval
 
 
 class Look(NamedTuple):
@@ -127,6 +129,23 @@ def not_run(axes: Axes) -> None:
 def dodge(count: int, width: float) -> np.ndarray:
     """Offsets (count,) that set `count` series side by side within `width`, centred on 0."""
     return (np.arange(count) - (count - 1) / 2) * (width / max(count, 1))
+
+
+def percents(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
+    """Accuracies in percent (seeds,) of one model, of a table with the columns correction, skip and value."""
+    chosen = table[(table["correction"] == correction) & (table["skip"] == skip)]
+    return 100 * chosen["value"].to_numpy(dtype=np.float64)
+
+
+def seeds_and_mean(axis: Axes, x: float, values: np.ndarray, look: Look, beside: float = 0.0) -> None:
+    """Every seed faint, `beside` the mean's marker, and a bar for the t interval where there is one."""
+    if not len(values):
+        return
+    axis.scatter(np.full(len(values), x + beside), values, s=5, color=look.color, alpha=0.6, lw=0)
+    interval = t_interval(values)
+    if interval.exists:
+        axis.vlines(x, interval.low, interval.high, color=look.color, lw=0.8, alpha=0.7)
+    axis.plot(x, interval.estimate, marker=look.marker, color=look.color, markersize=3.5, ls="")
 
 
 def rows(config: Config) -> list[tuple[str, str, str]]:
