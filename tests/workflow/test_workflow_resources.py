@@ -21,11 +21,16 @@ def settings(device: str) -> dict[str, Any]:
     return found
 
 
-def tell(pipeline: Pipeline, kind: str, then: str = "") -> None:
-    """Have the rule of this kind start with a command that shows what its jobs ask for."""
+def start_with(pipeline: Pipeline, kind: str, commands: str) -> None:
+    """Have the rule that calls this sub-command run these commands first."""
     for path in (pipeline.folder / "workflow/rules").glob("*.smk"):
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(f'"nested-reft {kind} ', f'"{ASKED} {kind}{then}; nested-reft {kind} '))
+        path.write_text(text.replace(f'"nested-reft {kind} ', f'"{commands}; nested-reft {kind} '))
+
+
+def tell(pipeline: Pipeline, kind: str, then: str = "") -> None:
+    """Have the rule of this kind start with a command that shows what its jobs ask for."""
+    start_with(pipeline, kind, f"{ASKED} {kind}{then}")
 
 
 def test_jobs_ask_for_what_the_config_says_and_for_the_defaults_elsewhere(pipeline: Pipeline) -> None:
@@ -50,6 +55,18 @@ def test_a_job_that_failed_asks_for_more(pipeline: Pipeline) -> None:
     assert done.code != 0
     tries = (pipeline.folder / "tries.txt").read_text(encoding="utf-8").splitlines()
     assert tries == ["0 3000 120 model", "0 6000 240 model", "0 9000 360 model"]
+
+
+@pytest.mark.slow
+def test_snakemake_looks_for_jobs_when_one_ends_unless_told_otherwise(pipeline: Pipeline) -> None:
+    start_with(pipeline, "data", "sleep 4; touch {output}; exit 0")
+    files = [f"results/smoke/data/{name}.jsonl" for name in ("test/heldout", "test/steps")]  # one waits for the other
+    arguments = [*files, "--force", "--cores", "1", "--verbose"]
+    done = pipeline.call(*arguments, config=pipeline.write_config(settings("cpu")))
+    assert done.code == 0, done.output
+    assert done.output.count("Ready jobs: ") == 2
+    limited = pipeline.call(*arguments, "--max-jobs-per-timespan", "90/1s", config="config/test.yaml")
+    assert limited.output.count("Ready jobs: ") > 4
 
 
 @pytest.mark.slow
