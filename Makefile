@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 CORES ?= all
 # More options for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_ARGS ?=
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
+# Why a job runs is said by `snakemake -n`: for the job that reads all results it is thousands of words.
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --quiet reason
 
 .PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint format lock config-docs clean
 
