@@ -49,11 +49,11 @@ from transformers import PreTrainedModel
 from nested_reft.config import Training
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout, sample_completions
-from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.core.skipping import nested_view
 from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
 from nested_reft.planning.shapes import Shape
 from nested_reft.timing import now
-from nested_reft.training.update import update_policy
+from nested_reft.training.update import make_optimizer, update_policy
 
 
 def forward_work(
@@ -63,14 +63,10 @@ def forward_work(
 
     cached: how many positions' keys and values are read in each layer, over all passes.
     """
-    layers = decoder_layers(model)
-    matrices = [module.weight for module in layers.modules() if isinstance(module, torch.nn.Linear)]
-    head = model.get_output_embeddings().weight
-    entries = sum(matrix.numel() for matrix in matrices)
-    in_and_out = sum(sum(matrix.shape) for matrix in matrices)
-    values = passes * (entries + head.numel()) + tokens * in_and_out + rows * sum(head.shape)
-    values += len(layers) * 2 * layers[0].self_attn.k_proj.out_features * cached
-    return Work(Shape(model).flops(tokens, context, rows), values * head.element_size())
+    shape = Shape(model)
+    values = passes * shape.weights_read() + tokens * shape.adapter_sides + rows * (shape.vocabulary + shape.width)
+    values += shape.layers * 2 * shape.key_value_width * cached
+    return Work(shape.flops(tokens, context, rows), values * model.dtype.itemsize)
 
 
 def phase_work(model: PreTrainedModel, prompt_mask: Tensor, group: int, new_tokens: int) -> dict[str, Work]:
@@ -82,11 +78,8 @@ def phase_work(model: PreTrainedModel, prompt_mask: Tensor, group: int, new_toke
     prefill = forward_work(model, real, (length + 1) / 2, prompts, 1, real)
     decode = forward_work(model, rows * steps, context, rows * steps, steps, steps * real + own)
     together = forward_work(model, rows * steps, context, rows * steps, 0, rows * steps)
-    values = OPTIMIZER_VALUES * sum(parameter.numel() for parameter in model.parameters())
-    update = Work(
-        3 * (prefill.flops + together.flops),
-        3 * (prefill.bytes + together.bytes) + values * model.get_output_embeddings().weight.element_size(),
-    )
+    step = OPTIMIZER_VALUES * Shape(model).parameters * model.dtype.itemsize
+    update = Work(3 * (prefill.flops + together.flops), 3 * (prefill.bytes + together.bytes) + step)
     return {"prefill": prefill, "decode": decode, "update": update}
 
 
@@ -127,7 +120,7 @@ def phase_seconds(
     )
     rollout: Rollout = done[-1].results[1]
     rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate)
+    optimizer = make_optimizer(model, training)
     updates = []
     for _ in range(pairs + 1):
         started = now(model.device)

@@ -53,8 +53,8 @@ def look_when_jobs_end():
     """Have Snakemake look for jobs to start when one has ended, and not all the time.
 
     To keep to its limit of 100 jobs a second, Snakemake 9 looks again a second after each look, also after those that
-    the end of a job asks for: after n jobs it looks n times a second, which takes a core from the jobs long before the
-    last of some hundreds. Another limit (--max-jobs-per-timespan) stays.
+    the end of a job asks for: after n jobs it looks n times a second, which takes ever more processor time from the jobs
+    that run. Another limit (--max-jobs-per-timespan) stays.
     """
     scheduler = workflow.scheduler
     limit = scheduler.job_rate_limiter

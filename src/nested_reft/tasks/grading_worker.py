@@ -47,6 +47,7 @@ MEMORY_BYTES = 4 * 2**30
 # Digits of numeric comparison: formulas are exact (decimals become rationals), so more than a float's are meaningful.
 DIGITS = 50
 
+# Larger exponents of a rational function are left to the library: expanded, it would have too many terms.
 LARGEST_POWER = 64
 
 # Boxes and units are dealt with before; the library's list of units has single letters, which are variables here.
@@ -81,7 +82,7 @@ def read(text: str) -> Basic | MatrixBase:
 
 
 def rational_functions_equal(a: Expr, b: Expr) -> bool | None:
-    """Whether two rational functions are one, None where that is not seen at once: much faster than the library.
+    """Whether two rational functions are one, None where that is not seen at once.
 
     Exact: they differ where their values at one point do, and are one where the expanded difference is 0.
     """
@@ -96,7 +97,7 @@ def rational_functions_equal(a: Expr, b: Expr) -> bool | None:
 
 
 def _is_rational(part: Basic) -> bool:
-    """Whether rational functions are made of such parts; huge exponents are left to the library."""
+    """Whether rational functions are made of such parts."""
     small_power = isinstance(part, Pow) and part.exp.is_Integer and abs(part.exp) <= LARGEST_POWER
     return small_power or isinstance(part, Symbol | Rational | Add | Mul)
 
@@ -105,14 +106,15 @@ def equal(found: str, expected: str, places: int | None) -> bool:
     a, b = read(found), read(expected)
     if any(isinstance(side, Expr) and side.has(oo, -oo) and side.doit().is_infinite for side in (a, b)):
         return bool(a.doit() == b.doit())  # the library takes the root of infinity for any number
-    same = rational_functions_equal(a, b) if isinstance(a, Expr) and isinstance(b, Expr) else None
+    expressions = isinstance(a, Expr) and isinstance(b, Expr)
+    same = rational_functions_equal(a, b) if expressions else None
     if same is None:
         same = verify(
             b, a, float_rounding=DIGITS, numeric_precision=DIGITS, allow_set_relation_comp=True, timeout_seconds=None
         )
     if same:
         return True
-    if places is None or not (isinstance(a, Expr) and isinstance(b, Expr)):
+    if places is None or not expressions:
         return False
     difference = (a - b).evalf(DIGITS)
     return bool(difference.is_number and difference.is_real and abs(difference) * 10**places < 1)
