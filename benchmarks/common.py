@@ -29,12 +29,12 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config import Config, GeneratedProblems, Pretraining, ScratchModel, Training, load_config
 from nested_reft.config.strict import settings_hash
-from nested_reft.manifest import processor_name
+from nested_reft.runtime.manifest import processor_name
+from nested_reft.runtime.timing import now
 from nested_reft.tasks.policy import Policy, load_policy, save_policy
 from nested_reft.tasks.problems import generate_problems
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
-from nested_reft.timing import now
 from nested_reft.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]

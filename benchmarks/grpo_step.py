@@ -39,20 +39,21 @@ from common import (
     print_result,
     require_bench_extra,
 )
+from nested_reft.training.update import update_policy
 
 from nested_reft.config import BASELINE_CORRECTION, Config, Run, Training
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
-from nested_reft.training.trainer import batch_indices, nested_rollout
-from nested_reft.training.update import make_objective, make_optimizer, set_learning_rate, update_policy
+from nested_reft.training.optimizer import make_optimizer, set_learning_rate
+from nested_reft.training.run import batch_indices, make_objective, nested_rollout
 
 WARMUP_STEPS, LAST_STEPS = 2, 10
 
 
 class OurSteps:
-    """The step of `nested_reft.training.trainer.train` at skip 0, one call a step, without log and checkpoint."""
+    """The step of `nested_reft.training.run.train` at skip 0, one call a step, without log and checkpoint."""
 
     def __init__(self, config: Config, policy: Policy, problems: Sequence[Problem], run: Run) -> None:
         self._training, self._policy, self._problems, self._run = config.training, policy, problems, run

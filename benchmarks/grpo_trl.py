@@ -16,11 +16,11 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from nested_reft.config import Training
+from nested_reft.runtime.timing import now
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.records import Problem
-from nested_reft.timing import now
-from nested_reft.training.update import make_optimizer, warm_up
+from nested_reft.training.optimizer import make_optimizer, warmup_factor
 
 
 @dataclass
@@ -133,7 +133,7 @@ def run_interleaved(
     # TRL's own AdamW (transformers' default, `adamw_torch_fused`) with our betas; the schedule is ours because
     # transformers' warm-up starts at a learning rate of 0, a step that would teach it nothing.
     optimizer = make_optimizer(model, training, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up(training, done + 1))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warmup_factor(training, done + 1))
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=model,

@@ -43,17 +43,19 @@ from common import (
     random_prompts,
     timed_pairs,
 )  # fmt: skip
+from nested_reft.training.update import update_policy
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config import Training
+from nested_reft.core.layers import nested_view
 from nested_reft.core.loss import Objective
-from nested_reft.core.rollout import Rollout, sample_completions
-from nested_reft.core.skipping import nested_view
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.sampling import sample_completions
 from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
 from nested_reft.planning.shapes import Shape
-from nested_reft.timing import now
-from nested_reft.training.update import make_optimizer, update_policy
+from nested_reft.runtime.timing import now
+from nested_reft.training.optimizer import make_optimizer
 
 
 def forward_work(

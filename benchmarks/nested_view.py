@@ -14,7 +14,8 @@ import torch
 from common import QUICK, SHAPES, Spread, parse_options, print_result, timed
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from nested_reft.core.skipping import draw_skipped_layers, nested_view
+from nested_reft.core.layer_selection import draw_skipped_layers
+from nested_reft.core.layers import nested_view
 
 SHAPE = SHAPES["qwen2.5-math-1.5b"]
 SKIP_PERCENT, BORDER = 15, 1

@@ -40,7 +40,7 @@ from common import (
 )  # fmt: skip
 from rollout_sides import Case, continuous_batching, ours, their_tokens, theirs
 
-from nested_reft.core.skipping import draw_skipped_layers
+from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.evaluation.throughput import ideal_speedup
 
 LAPTOP_SKIPS, LARGE_SKIPS = (12, 25, 38), (5, 10, 15)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from nested_reft.core.rollout import Rollout, sample_completions
-from nested_reft.core.skipping import nested_view
+from nested_reft.core.layers import nested_view
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.sampling import sample_completions
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config import load_config, parse_config, read_settings
-from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.corrections import CORRECTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -115,7 +115,7 @@ def test_the_page_of_the_method_has_every_correction() -> None:
     text = (ROOT / "docs/method.md").read_text(encoding="utf-8")
     table = text.partition("**Weights**")[2].partition("\n\n**")[0]
     named = [name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
-    assert named == list(PARAMETERS)
+    assert named == list(CORRECTIONS)
 
 
 def test_the_trainer_of_the_page_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

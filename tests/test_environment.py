@@ -15,8 +15,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def direct_requirements() -> list[Requirement]:
+    """Those of the package and of its extra `dev`, with the extras of our own that it names."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    extras = {name: [Requirement(text) for text in found] for name, found in project["optional-dependencies"].items()}
+    found = [Requirement(text) for text in project["dependencies"]]
+    for requirement in extras["dev"]:
+        own = requirement.name == project["name"]
+        found += [inner for name in requirement.extras for inner in extras[name]] if own else [requirement]
+    return found
 
 
 def locked() -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nested_reft.cli import main
-from nested_reft.gpus import VISIBLE, GpuError, choose_gpus, take_gpus, visible_gpus
+from nested_reft.runtime.gpus import VISIBLE, GpuError, choose_gpus, take_gpus, visible_gpus
 
 ON_GPU = [sys.executable, "-m", "nested_reft", "on-gpu"]
 

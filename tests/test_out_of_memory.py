@@ -11,12 +11,12 @@ import torch
 from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.cli import main
-from nested_reft.core import rollout
+from nested_reft.engine import sampling
 from nested_reft.evaluation import gradients
 from nested_reft.tasks import policy as policies
 from nested_reft.tasks.policy import save_policy
 from nested_reft.tasks.records import write_problems
-from nested_reft.training import update
+from nested_reft.training import step
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB. Of it 5 MiB is free."
 EVALUATE = {
@@ -57,12 +57,12 @@ def call(command: str, settings: str, files: dict[str, str]) -> int:
 @pytest.mark.parametrize(
     ("command", "settings", "module", "function", "parts"),
     [
-        ("train", None, rollout, "make_decoder", ["a rollout", "training.problems_per_step, completions_per_problem"]),
-        ("train", None, update, "completion_logp", ["an update", "lower training.problems_per_micro_batch"]),
+        ("train", None, sampling, "make_decoder", ["a rollout", "training.problems_per_step, completions_per_problem"]),
+        ("train", None, step, "completion_logp", ["an update", "lower training.problems_per_micro_batch"]),
         ("train", None, policies, "AutoModelForCausalLM", ["loading the model"]),
-        ("evaluate", EVALUATE, rollout, "make_decoder", ["a rollout", "lower evaluation.batch_problems"]),
-        ("throughput", THROUGHPUT, rollout, "make_decoder", ["a rollout", "lower throughput.problems"]),
-        ("gradients", GRADIENTS, rollout, "make_decoder", ["a rollout", "lower gradients.problems_per_batch"]),
+        ("evaluate", EVALUATE, sampling, "make_decoder", ["a rollout", "lower evaluation.batch_problems"]),
+        ("throughput", THROUGHPUT, sampling, "make_decoder", ["a rollout", "lower throughput.problems"]),
+        ("gradients", GRADIENTS, sampling, "make_decoder", ["a rollout", "lower gradients.problems_per_batch"]),
         ("gradients", GRADIENTS, gradients, "completion_logp", ["an update", "training.problems_per_micro_batch"]),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nested_reft.config import Config
-from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.corrections import CORRECTIONS
 
 TARGET = Path(__file__).parents[1] / "config/README.md"
 HEADER = """\
@@ -125,7 +125,7 @@ def _default(field: dict[str, Any]) -> str:
 
 def _corrections() -> str:
     rows = ["| correction | its parameters and their defaults |", "|---|---|"]
-    for name, parameters in PARAMETERS.items():
+    for name, parameters in CORRECTIONS.items():
         rows.append(f"| `{name}` | {', '.join(f'`{key}: {value:g}`' for key, value in parameters.items()) or 'none'} |")
     return "\n" + "\n".join(rows) + "\n"
 

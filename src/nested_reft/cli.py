@@ -2,8 +2,8 @@
 
 Settings come as one JSON text (the classes of `config.jobs`), files as options. Every line of progress goes to
 standard error, which the rules write to their log; standard output, which reaches the terminal, gets a short line now
-and then, and the error if there is one. A sub-command is the function of its name in `commands`, or in the module that
-`ROOMS` names; they are imported when one runs, and import what they need themselves: `--help` loads nothing.
+and then, and the error if there is one. A sub-command is the function `run` of the module of its name in `commands`,
+which is imported when it runs: `--help` loads nothing.
 """
 
 from __future__ import annotations
@@ -15,18 +15,26 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from nested_reft import __version__
-from nested_reft.planning.options import add_options
+from nested_reft.runtime.errors import UserError
+from nested_reft.runtime.out_of_memory import explain_memory, memory_errors
 
-# No room, too large, or no permission: the user's to mend, unlike a file that we look for in the wrong place.
+# No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-# The sub-commands that are in another module than `commands`.
-ROOMS = {"check": "provenance", "lock": "provenance", "plan": "planning.command"}
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Version(argparse.Action):
+    """Reads the version from the package's metadata, which takes a moment, only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import nested_reft
+
+        print(f"nested-reft {nested_reft.__version__}")
+        parser.exit()
+
+
+def _parser(with_plan: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nested-reft", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--version", action="version", version=f"nested-reft {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help_text: str, settings: str, files: Sequence[str]) -> argparse.ArgumentParser:
@@ -37,13 +45,15 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{file}", required=True, type=Path, metavar="PATH")
         return command
 
-    add("data", "make or fetch one set of problems", "DataSettings", ("output", "provenance"))
-    add("model", "pre-train or fetch one model", "ModelSettings", ("output", "provenance"))
+    add("generate", "make one set of problems", "DataSettings", ("output", "provenance"))
+    add("fetch-data", "fetch one set of problems", "DataSettings", ("output", "provenance"))
+    add("pretrain", "train one model from scratch", "ModelSettings", ("output", "provenance"))
+    add("fetch-model", "fetch one model", "ModelSettings", ("output", "provenance"))
     check = add("check", "sum up data and fetched models before any training starts", "", ("output",))
     check.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
     lock = add("lock", "record fetched data sets and models in the lock file", "", ())
     lock.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
-    for name in ("data", "model", "check", "lock"):
+    for name in ("fetch-data", "fetch-model", "check", "lock"):
         commands.choices[name].add_argument(
             "--lock", type=Path, default=Path("config/hub.lock"), metavar="PATH", help="default %(default)s"
         )
@@ -51,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         ("policy", "problems", "checkpoints", "output", "metrics", "manifest"))  # fmt: skip
     evaluate = add("evaluate", "one policy on some benchmarks", "EvaluateSettings", ("policy",))
     for file in ("problems", "output"):
-        evaluate.add_argument(f"--{file}", required=True, nargs="+", type=Path, metavar="PATH", help="one a benchmark")
+        evaluate.add_argument(
+            f"--{file}", required=True, nargs="+", type=Path, metavar="PATH", help="one per benchmark"
+        )
     add("throughput", "rollout speed of nested views, in pairs", "ThroughputSettings",
         ("policy", "problems", "output"))  # fmt: skip
     add("gradients", "bias and variance of gradient estimates", "GradientSettings",
@@ -65,12 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         add(name, text, "Config", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
     add("summary", "print the verdicts and where the results are", "", ("root",))
-    add_options(add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ()))
+    plan = add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ())
+    if with_plan:  # by name: the other sub-commands do not depend on the plan's defaults
+        import_module("nested_reft.planning.options").add_options(plan)
     on_gpu = commands.add_parser("on-gpu", help="run a command on GPUs that no other job of this machine uses")
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    for name in ("model", "train", "evaluate", "throughput", "gradients"):
+    for name in ("pretrain", "train", "evaluate", "throughput", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 
@@ -78,20 +92,17 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0, or after a one-line error 1.
 
-    75 if it stopped as asked and can go on, 130 after Ctrl-C, 3 where `compare` found a difference.
+    75 if it stopped as asked and can go on, 130 after Ctrl-C, 3 if `compare` found a difference.
     """
-    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(with_plan=list(arguments[:1]) == ["plan"])
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")
-    from nested_reft.commands import user_errors
-    from nested_reft.out_of_memory import explain_memory, memory_errors
-
-    room = import_module(f"nested_reft.{ROOMS.get(options.command, 'commands')}")
     try:
-        getattr(room, options.command.replace("-", "_"))(options)
-    except user_errors() as error:
-        return _fail(options.command, str(error), getattr(error, "exit_code", 1))
+        import_module(f"nested_reft.commands.{options.command.replace('-', '_')}").run(options)
+    except UserError as error:
+        return _fail(options.command, str(error), error.exit_code)
     except memory_errors() as error:
         return _fail(options.command, explain_memory(options.command, error), 1)
     except OSError as error:

@@ -8,25 +8,20 @@ import pytest
 from valid_config import COMPARED, CONFIGS, PROBLEMS, REMOVE, VALID, changed
 
 from nested_reft.config import (
-    CORRECTIONS,
     ConfigError,
-    CorrectionParams,
-    Strategy,
     Training,
     all_runs,
     benchmark_batches,
     load_config,
     parse_config,
     run_table,
-    skipped_count,
     strategy_table,
 )
 from nested_reft.config.jobs import data_settings, evaluate_settings, gradient_settings, train_settings
-from nested_reft.config.method import CORRECTION_PARAMETERS
 from nested_reft.core.advantages import BASELINES
-from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.layer_selection import num_skipped
 from nested_reft.core.loss import NORMALISATIONS
-from nested_reft.core.strategies import STRATEGIES
 
 # --- the run table
 
@@ -116,7 +111,7 @@ def test_every_config_file_is_tested() -> None:
     ("layers", "percent", "count"), [(8, 12, 1), (8, 25, 2), (8, 38, 3), (28, 5, 1), (28, 10, 3), (28, 15, 4)]
 )
 def test_skipped_count(layers: int, percent: int, count: int) -> None:
-    assert skipped_count(layers, percent) == count
+    assert num_skipped(layers, percent) == count
 
 
 # --- what a job depends on
@@ -170,29 +165,17 @@ def test_gradients_are_measured_on_what_training_samples() -> None:
     assert (found.sampling.top_p, found.strategy, found.max_new_tokens) == (0.9, "static", 4)
 
 
-# --- config and core agree (neither imports the other)
+# --- config and core agree
 
 
-def test_corrections_and_their_parameters_are_those_of_the_core() -> None:
-    assert set(CORRECTIONS) == set(PARAMETERS)
-    assert {name: set(keys) for name, keys in CORRECTION_PARAMETERS.items()} == {
-        name: set(defaults) for name, defaults in PARAMETERS.items()
-    }
-
-
-def test_correction_params_has_a_field_for_each_parameter_and_no_other() -> None:
-    fields = {field.alias or name for name, field in CorrectionParams.model_fields.items()}
-    assert fields == {key for defaults in PARAMETERS.values() for key in defaults}
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_core_s_defaults_are_within_the_config_s_ranges(name: str) -> None:
-    corrections = {"base": {}, name: PARAMETERS[name]}
-    assert parse_config(changed("corrections", corrections)).corrections[name].given() == PARAMETERS[name]
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_correction_has_its_parameters_with_their_defaults(name: str) -> None:
+    defaults = {key: parameter.default for key, parameter in CORRECTIONS[name].parameters.items()}
+    for given in ({}, defaults, dict.fromkeys(defaults)):
+        assert parse_config(changed("corrections", {"base": {}, name: given})).corrections[name] == defaults
 
 
 def test_choices_of_the_training_settings_are_those_of_the_core() -> None:
     fields = Training.model_fields
     assert get_args(fields["normalisation"].annotation) == NORMALISATIONS
     assert get_args(fields["advantage_baseline"].annotation) == BASELINES
-    assert get_args(Strategy) == STRATEGIES

@@ -8,7 +8,7 @@ from tiny_models import KINDS, in_double, random_tokens, rebuilt_without, tiny_m
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.core.layers import decoder_layers, nested_view
 
 SKIPS = [(2,), (1, 3), (0, 4), (1, 2, 3, 4)]
 pytestmark = pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nested_reft.core.corrections import PARAMETERS, THROUGH_RATIO, importance_weights, log_ratio
+from nested_reft.core.corrections import CORRECTIONS, importance_weights, log_ratio
 
 RHO = [[0.5, 2.0, 1.5], [0.8, 4.0, 7.0]]  # products of the valid ones: 1.5 and 3.2
 MASK = torch.tensor([[True, True, True], [True, True, False]])
@@ -61,7 +61,7 @@ def test_the_weights_by_hand(
 
 
 def test_the_table_above_has_every_correction() -> None:
-    assert {row[0] for row in TABLE} == set(PARAMETERS)
+    assert {row[0] for row in TABLE} == set(CORRECTIONS)
 
 
 def test_topr_tapers_a_bad_completion_that_the_target_has_left() -> None:
@@ -84,7 +84,7 @@ def test_rejection_keeps_its_bounds(rho: float, weight: float) -> None:
         assert weights.item() == pytest.approx(weight, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", CORRECTIONS)
 @pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf])
 def test_what_stands_where_the_mask_is_false_does_not_matter(name: str, junk: float) -> None:
     advantages = torch.tensor([1.0, -1.0], dtype=torch.float64)
@@ -93,13 +93,13 @@ def test_what_stands_where_the_mask_is_false_does_not_matter(name: str, junk: fl
     assert torch.equal(weights_of(name, spoilt, advantages=advantages), weights_of(name, advantages=advantages))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", CORRECTIONS)
 def test_equal_policies_have_weight_one(name: str) -> None:
     weights = importance_weights(name, LOGP, LOGP, MASK, advantages=torch.tensor([1.0, -1.0]))
     assert torch.equal(weights, MASK.double())
 
 
-@pytest.mark.parametrize("name", sorted(set(PARAMETERS) - THROUGH_RATIO))
+@pytest.mark.parametrize("name", sorted(name for name, entry in CORRECTIONS.items() if not entry.through_ratio))
 def test_the_weight_is_a_constant_of_the_update(name: str) -> None:
     target = LOGP.clone().requires_grad_()
     assert not weights_of(name, target, advantages=torch.tensor([1.0, -1.0])).requires_grad
@@ -124,7 +124,7 @@ def test_the_gradient_of_base_flows_through_the_ratio(
 
 
 def test_only_base_goes_through_the_ratio() -> None:
-    assert {"base"} == THROUGH_RATIO
+    assert [name for name, entry in CORRECTIONS.items() if entry.through_ratio] == ["base"]
 
 
 def test_the_behaviour_policy_gets_no_gradient_where_the_weight_is_detached() -> None:
@@ -206,7 +206,7 @@ def tensors(batch: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return as_tensor[0], as_tensor[1], mask, as_tensor[2]
 
 
-@given(batch=rows, name=st.sampled_from(sorted(PARAMETERS)))
+@given(batch=rows, name=st.sampled_from(sorted(CORRECTIONS)))
 def test_weights_are_finite_not_negative_and_zero_outside_the_mask(batch: Rows, name: str) -> None:
     target, behavior, mask, advantages = tensors(batch)
     weights = importance_weights(name, target, behavior, mask, advantages=advantages)

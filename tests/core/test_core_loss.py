@@ -10,14 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.advantages import group_advantages
+from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import NORMALISATIONS, Objective, policy_loss, token_scale
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 LOGP_B = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -0.1, -1.0]], dtype=torch.float64)
 RHO = torch.tensor([[0.5, 2.0, 1.1], [0.7, 4.0, 7.0]], dtype=torch.float64)
 REWARDS = torch.tensor([[1.5, 0.0]])  # with leave-one-out the advantages are 1.5 and -1.5
-PLAIN: dict[str, Any] = {"baseline": "leave_one_out", "scale_by_std": False}
+PLAIN: dict[str, Any] = {"advantage_baseline": "leave_one_out", "advantage_std": False}
+
+
+def advantages(objective: Objective, rewards: Tensor = REWARDS) -> Tensor:
+    return group_advantages(rewards, baseline=objective.advantage_baseline, scale_by_std=objective.advantage_std)
 
 
 def target() -> Tensor:
@@ -25,9 +30,9 @@ def target() -> Tensor:
 
 
 def loss_of(logp: Tensor, correction: str, **switches: Any) -> tuple[Tensor, dict[str, float]]:
-    arguments = {key: switches.pop(key) for key in ("logp_before", "logp_reference", "scale") if key in switches}
+    arguments = {key: switches.pop(key) for key in ("logp_old", "logp_reference", "scale") if key in switches}
     objective = Objective(correction=correction, **(PLAIN | switches))
-    return policy_loss(objective, logp, LOGP_B, MASK, REWARDS, max_new_tokens=10, **arguments)
+    return policy_loss(objective, logp, LOGP_B, MASK, advantages(objective), max_new_tokens=10, **arguments)
 
 
 # --- the scale of a token
@@ -90,10 +95,10 @@ def test_the_gradient_of_retrace_by_hand() -> None:
 @pytest.mark.parametrize(
     ("switches", "advantage"),
     [
-        ({"baseline": "leave_one_out", "scale_by_std": False}, 1.5),
-        ({"baseline": "group_mean", "scale_by_std": False}, 0.75),
-        ({"baseline": "group_mean", "scale_by_std": True}, 0.75 / (1.5 / math.sqrt(2) + 1e-4)),
-        ({"baseline": "leave_one_out", "scale_by_std": True}, 1.5 / (1.5 / math.sqrt(2) + 1e-4)),
+        ({"advantage_baseline": "leave_one_out", "advantage_std": False}, 1.5),
+        ({"advantage_baseline": "group_mean", "advantage_std": False}, 0.75),
+        ({"advantage_baseline": "group_mean", "advantage_std": True}, 0.75 / (1.5 / math.sqrt(2) + 1e-4)),
+        ({"advantage_baseline": "leave_one_out", "advantage_std": True}, 1.5 / (1.5 / math.sqrt(2) + 1e-4)),
     ],
 )
 def test_the_switches_of_the_advantage(switches: dict[str, Any], advantage: float) -> None:
@@ -108,7 +113,7 @@ def test_a_second_update_has_the_weight_of_the_first_times_the_clipped_ratio() -
     before = LOGP_B + torch.tensor([[0.5, 1.0, 1.1], [0.7, 1, 1]], dtype=torch.float64).log()
     moved = before + torch.tensor([[1.0, 2.0, 1.1], [0.5, 1, 1]], dtype=torch.float64).log()
     logp = moved.clone().requires_grad_()
-    loss, metrics = loss_of(logp, "retrace", logp_before=before)
+    loss, metrics = loss_of(logp, "retrace", logp_old=before)
     loss.backward()
     # weights 0.5, 1, 1, 0.7; r clipped: 1, 1.2 of 2, 1.1 for A > 0; 0.8 of 0.5 for A < 0
     assert loss.item() == pytest.approx(-(0.5 * 1 + 1 * 1.2 + 1 * 1.1) * 1.5 / 6 + 0.7 * 0.8 * 1.5 / 2)
@@ -116,12 +121,12 @@ def test_a_second_update_has_the_weight_of_the_first_times_the_clipped_ratio() -
     assert logp.grad[1].tolist() == [0, 0, 0]
     assert metrics["weight_max"] == pytest.approx(1)
     assert metrics["surrogate_clip_fraction"] == 0.5
-    higher, _ = loss_of(moved, "retrace", logp_before=before, clip_high=0.5)
+    higher, _ = loss_of(moved, "retrace", logp_old=before, update_clip_high=0.5)
     assert higher.item() == pytest.approx(-(0.5 * 1 + 1 * 1.5 + 1 * 1.1) * 1.5 / 6 + 0.7 * 0.8 * 1.5 / 2)
 
 
 def test_base_has_its_ratio_to_the_behaviour_policy_in_every_update() -> None:
-    first, later = loss_of(target(), "base"), loss_of(target(), "base", logp_before=LOGP_B - 1)
+    first, later = loss_of(target(), "base"), loss_of(target(), "base", logp_old=LOGP_B - 1)
     assert first == later
 
 
@@ -151,9 +156,11 @@ def plain_loop(
     for i, length in enumerate(lengths):
         of_group = rewards[i // group].tolist()
         others = [r for g, r in enumerate(of_group) if g != i % group]
-        baseline = sum(others) / len(others) if objective.baseline == "leave_one_out" else sum(of_group) / group
+        baseline = (
+            sum(others) / len(others) if objective.advantage_baseline == "leave_one_out" else sum(of_group) / group
+        )
         advantage = of_group[i % group] - baseline
-        if objective.scale_by_std:
+        if objective.advantage_std:
             mean = sum(of_group) / group
             advantage /= math.sqrt(sum((r - mean) ** 2 for r in of_group) / (group - 1)) + 1e-4
         if len(set(of_group)) == 1:
@@ -170,7 +177,7 @@ def plain_loop(
                 product = math.exp(sum((before[i, s] - behavior[i, s]).item() for s in range(length)))
                 weight = {"unit": 1.0, "retrace": min(1.0, rho_before), "is_sequence": product,
                           "tis_token": min(rho_before, 2.0)}[objective.correction]  # fmt: skip
-            low, high = 1 - objective.clip_low, 1 + objective.clip_high
+            low, high = 1 - objective.update_clip_low, 1 + objective.update_clip_high
             term = weight * torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)
             x = reference[i, t] - logp[i, t]
             total = total - scale * (term - objective.kl_coefficient * (x.exp() - 1 - x))
@@ -191,8 +198,9 @@ def test_loss_and_gradient_of_a_plain_loop_for_all_switches(correction: str) -> 
         objective = Objective(correction, {}, normalisation, baseline, std, 0.2, 0.2, kl)
         actual, expected = moved.clone().requires_grad_(), moved.clone().requires_grad_()
         loss, _ = policy_loss(
-            objective, actual, behavior, mask, rewards, max_new_tokens=7, logp_before=before, logp_reference=reference
-        )
+            objective, actual, behavior, mask, advantages(objective, rewards), max_new_tokens=7, logp_old=before,
+            logp_reference=reference,
+        )  # fmt: skip
         loss.backward()
         looped = plain_loop(objective, expected, behavior, before, reference, mask, rewards, 7)
         looped.backward()
@@ -200,7 +208,7 @@ def test_loss_and_gradient_of_a_plain_loop_for_all_switches(correction: str) -> 
         torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("correction", PARAMETERS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_the_parts_of_a_batch_add_up_to_the_batch(correction: str, normalisation: str) -> None:
     """Two groups with the same log-probabilities; a micro-batch is a group."""
@@ -209,13 +217,14 @@ def test_the_parts_of_a_batch_add_up_to_the_batch(correction: str, normalisation
     rewards = torch.tensor([[1.5, 0.0], [0.2, 0.7]])
     scale = token_scale(mask, normalisation, 10, 2)
     whole, parts = (target().detach().repeat(2, 1).requires_grad_() for _ in range(2))
-    total, _ = policy_loss(objective, whole, behavior, mask, rewards, max_new_tokens=10, scale=scale)
+    of_batch = advantages(objective, rewards)
+    total, _ = policy_loss(objective, whole, behavior, mask, of_batch, max_new_tokens=10, scale=scale)
     total.backward()
     summed = 0.0
     for p in range(2):
         rows = slice(2 * p, 2 * p + 2)
         loss, _ = policy_loss(
-            objective, parts[rows], behavior[rows], mask[rows], rewards[p : p + 1], max_new_tokens=10, scale=scale[rows]
+            objective, parts[rows], behavior[rows], mask[rows], of_batch[p], max_new_tokens=10, scale=scale[rows]
         )
         loss.backward()
         summed += loss.item()
@@ -223,7 +232,7 @@ def test_the_parts_of_a_batch_add_up_to_the_batch(correction: str, normalisation
     torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("correction", PARAMETERS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 def test_where_the_policies_agree_every_correction_has_the_policy_gradient(correction: str) -> None:
     logp = LOGP_B.clone().requires_grad_()
     loss_of(logp, correction)[0].backward()
@@ -231,7 +240,7 @@ def test_where_the_policies_agree_every_correction_has_the_policy_gradient(corre
     torch.testing.assert_close(logp.grad, expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("correction", PARAMETERS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 def test_what_stands_where_the_mask_is_false_reaches_neither_loss_nor_gradient(correction: str) -> None:
     options = {"kl_coefficient": 0.1, "logp_reference": LOGP_B - 0.1}
     clean, spoilt = target(), target().detach()
@@ -257,9 +266,9 @@ def test_what_stands_where_the_mask_is_false_reaches_neither_loss_nor_gradient(c
         ({"correction": "retrace", "params": {"lambda": 1.5}}, r"lambda must be in \(0, 1\], got 1.5"),
         ({"correction": "tis_token", "params": {"C": 0.0}}, "C must be above 0, got 0"),
         ({"normalisation": "mean"}, "normalisation must be one of grpo, dr_grpo, bnpo, dapo, got 'mean'"),
-        ({"baseline": "none"}, "baseline must be one of group_mean, leave_one_out, got 'none'"),
-        ({"clip_low": 1.0}, r"clip_low must be in \(0, 1\), got 1.0"),
-        ({"clip_high": 0.0}, "clip_high must be above 0, got 0.0"),
+        ({"advantage_baseline": "none"}, "baseline must be one of group_mean, leave_one_out, got 'none'"),
+        ({"update_clip_low": 1.0}, r"update_clip_low must be in \(0, 1\), got 1.0"),
+        ({"update_clip_high": 0.0}, "update_clip_high must be above 0, got 0.0"),
         ({"kl_coefficient": -0.1}, "kl_coefficient must not be negative, got -0.1"),
         ({"kl_coefficient": math.nan}, "kl_coefficient must not be negative, got nan"),
     ],
@@ -277,13 +286,12 @@ def test_an_objective_that_means_nothing_is_refused_when_it_is_made(switches: di
         ({"logp_behavior": LOGP_B * math.nan}, "logp_behavior has a valid token whose log-probability is not finite"),
         ({"logp_target": LOGP_B * math.inf}, "logp_target has a valid token whose log-probability is not finite"),
         ({"mask": torch.zeros_like(MASK)}, "mask has no valid token"),
-        ({"mask": MASK[:1]}, r"rewards \(1, 2\) has 2 completions, mask 1"),
-        ({"rewards": torch.ones(1, 3)}, r"rewards \(1, 3\) has 3 completions, mask 2"),
-        ({"rewards": torch.tensor([[1.0, math.nan]])}, "rewards has a value that is not finite"),
-        ({"rewards": torch.ones(2, 1)}, r"rewards must be \(problems, completions >= 2\), got \(2, 1\)"),
+        ({"mask": MASK[:1]}, r"advantages \(1, 2\) has 2 completions, mask 1"),
+        ({"advantages": torch.ones(1, 3)}, r"advantages \(1, 3\) has 3 completions, mask 2"),
+        ({"advantages": torch.tensor([[1.0, math.nan]])}, "advantages has a value that is not finite"),
         ({"scale": torch.ones(2)}, r"scale is \(2,\), but must be \(2, 1\)"),
-        ({"logp_before": LOGP_B[:1]}, r"logp_before is \(1, 3\), but logp_target is \(2, 3\)"),
-        ({"logp_before": LOGP_B * math.nan}, "logp_before has a valid token whose log-probability is not finite"),
+        ({"logp_old": LOGP_B[:1]}, r"logp_old is \(1, 3\), but logp_target is \(2, 3\)"),
+        ({"logp_old": LOGP_B * math.nan}, "logp_old has a valid token whose log-probability is not finite"),
         ({"logp_reference": LOGP_B[:1]}, r"logp_reference is \(1, 3\), but logp_target is \(2, 3\)"),
         ({"logp_reference": None}, "logp_reference is missing, and kl_coefficient is not 0"),
     ],
@@ -291,8 +299,8 @@ def test_an_objective_that_means_nothing_is_refused_when_it_is_made(switches: di
 @pytest.mark.parametrize("correction", ["base", "unit"])
 def test_an_argument_that_does_not_fit_is_named(correction: str, change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {
-        "logp_target": LOGP_B, "logp_behavior": LOGP_B, "mask": MASK, "rewards": REWARDS, "scale": None,
-        "logp_before": LOGP_B, "logp_reference": LOGP_B,
+        "logp_target": LOGP_B, "logp_behavior": LOGP_B, "mask": MASK, "advantages": torch.tensor([[1.5, -1.5]]),
+        "scale": None, "logp_old": LOGP_B, "logp_reference": LOGP_B,
     } | change  # fmt: skip
     with pytest.raises(ValueError, match=message):
         policy_loss(Objective(correction, kl_coefficient=0.1), **arguments, max_new_tokens=5)

@@ -15,7 +15,8 @@ from tiny_models import random_tokens, rebuilt_without, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from nested_reft.core.skipping import count_and_eligible, decoder_layers, draw_skipped_layers, nested_view
+from nested_reft.core.layer_selection import count_and_eligible, draw_skipped_layers
+from nested_reft.core.layers import decoder_layers, nested_view
 
 
 def seeded(seed: int = 0) -> torch.Generator:

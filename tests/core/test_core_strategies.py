@@ -16,9 +16,10 @@ from tiny_models import KINDS, in_double, padded_prompts, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nested_reft.core.packed import positions
-from nested_reft.core.skipping import decoder_layers, draw_skipped_layers
-from nested_reft.core.strategies import STRATEGIES, choose_skipped_layers, layer_influence
+from nested_reft.core.layer_selection import SELECTIONS, choose_skipped_layers, draw_skipped_layers
+from nested_reft.core.layers import decoder_layers
+from nested_reft.engine.influence import layer_influence
+from nested_reft.engine.tensors import position_ids
 
 SEEDS = {"batch_seed": 1, "run_seed": 2}
 
@@ -35,7 +36,7 @@ def refuse() -> Tensor:
 
 
 def test_the_names_of_the_strategies() -> None:
-    assert STRATEGIES == ("uniform", "contiguous", "alternate", "static", "influence")
+    assert tuple(SELECTIONS) == ("uniform", "contiguous", "alternate", "static", "influence")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_uniform_is_the_paper_s_draw(layers: int, percent: int, border: int, see
 
 
 @given(
-    strategy=st.sampled_from(STRATEGIES),
+    strategy=st.sampled_from(tuple(SELECTIONS)),
     layers=st.integers(1, 40),
     border=st.integers(0, 5),
     share=st.floats(0, 1),
@@ -137,14 +138,14 @@ def test_influence_leaves_out_the_layers_of_least_influence(
         assert found == expected
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SELECTIONS)
 def test_nothing_is_left_out_and_nothing_asked_where_the_count_is_zero(strategy: str) -> None:
     assert chosen(strategy, 8, 0, 1, influence=refuse) == ()
     assert chosen(strategy, 8, 6, 1, influence=refuse) == ()
     assert chosen(strategy, 8, 0, 4, influence=None) == ()
 
 
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"influence"}))
+@pytest.mark.parametrize("strategy", sorted(set(SELECTIONS) - {"influence"}))
 def test_the_other_strategies_do_not_ask_for_the_influence(strategy: str) -> None:
     assert len(chosen(strategy, 8, 25, 1, influence=refuse)) == 2
 
@@ -157,7 +158,7 @@ def test_alternate_reaches_half_the_eligible_layers_and_no_more() -> None:
         chosen("alternate", 8, 50, 1)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", SELECTIONS)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -204,7 +205,7 @@ def by_loops(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> list[float]:
     raw.model.norm = nn.Identity()
     with torch.no_grad():
         states = raw(
-            input_ids=ids, attention_mask=mask, position_ids=positions(mask), output_hidden_states=True
+            input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), output_hidden_states=True
         ).hidden_states  # fmt: skip
     influences = []
     for before, after in pairwise(states):

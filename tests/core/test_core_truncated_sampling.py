@@ -13,9 +13,10 @@ from tiny_models import padded_prompts, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
 
-from nested_reft.core.logprobs import completion_logp
-from nested_reft.core.rollout import Rollout, sample_completions
-from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.logp import completion_logp
+from nested_reft.engine.sampling import sample_completions
 
 PROMPT = torch.tensor([[2, 4, 3]])
 

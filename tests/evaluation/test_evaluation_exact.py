@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nested_reft.core.corrections import PARAMETERS, importance_weights
+from nested_reft.core.corrections import CORRECTIONS, importance_weights
 from nested_reft.evaluation.exact import (
     DRAWN,
     UNBIASED,
@@ -32,7 +32,7 @@ TIGHT = 1e-10
 policy_of = cache(exact_policy)
 POLICY = policy_of(3, 3, seed=2)
 DRAWS = POLICY.draws(1, 1) + POLICY.draws(2, 1)
-ADVANTAGE_FREE = sorted(set(PARAMETERS) - {"base", "topr"})  # their weight does not depend on the advantage
+ADVANTAGE_FREE = sorted(set(CORRECTIONS) - {"base", "topr"})  # their weight does not depend on the advantage
 
 
 def rewards_of(kind: str, completions: int = 15) -> Tensor:
@@ -88,7 +88,7 @@ def test_the_sequence_ratio_with_leave_one_out_is_unbiased_for_every_draw(
 def test_the_mean_of_the_whole_group_shrinks_the_gradient_by_its_own_share(
     draw: tuple[int, ...], group_size: int
 ) -> None:
-    objective = replace(UNBIASED, correction="is_sequence", baseline="group_mean")
+    objective = replace(UNBIASED, correction="is_sequence", advantage_baseline="group_mean")
     rewards = rewards_of("real")
     mean = estimator_moments(objective, POLICY, POLICY.behavior_logp(draw), rewards, group_size).mean
     true = POLICY.true_gradient(rewards) / 3
@@ -107,7 +107,7 @@ def test_on_policy_it_is_unbiased(seed: int, kind: str) -> None:
 @pytest.mark.parametrize(
     ("switch", "most"),
     [
-        ({"baseline": "group_mean", "scale_by_std": True}, 0.98),
+        ({"advantage_baseline": "group_mean", "advantage_std": True}, 0.98),
         ({"normalisation": "grpo"}, 0.98),
         ({"normalisation": "dapo"}, 0.995),
     ],
@@ -133,7 +133,7 @@ def test_lengths_do_no_harm_where_all_are_equal(normalisation: str) -> None:
     assert bias(mean, reference_gradient(policy, rewards, normalisation)) < TIGHT
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", CORRECTIONS)
 def test_without_a_skipped_layer_every_correction_is_the_on_policy_estimator(name: str) -> None:
     rewards = rewards_of("real")
     on_policy = estimator_moments(UNBIASED, POLICY, POLICY.logp, rewards, 2)
@@ -281,9 +281,9 @@ def test_the_table_has_every_estimator_for_every_draw_and_says_what_is_unbiased(
         if ratios.min() >= 0.5 and ratios.max() <= 5:
             within.add(" ".join(map(str, draw)))
     assert within == {"2 3"}
-    corrections = len(PARAMETERS) + 2
+    corrections = len(CORRECTIONS) + 2
     assert len(rows) == (corrections + 8) * (3 + 1 + 3 + 1) + 5
-    assert {row["correction"] for row in rows} == set(PARAMETERS)
+    assert {row["correction"] for row in rows} == set(CORRECTIONS)
     assert {row["skipped"] for row in rows} == {"none", "1", "2", "3", "1 2", "1 3", "2 3", DRAWN}
     for row in rows:
         plain = row["baseline"] == "leave_one_out" and not row["std"] and row["normalisation"] == "dr_grpo"

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nested_reft.core.advantages import group_advantages
+from nested_reft.core.layers import nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
-from nested_reft.core.rollout import sample_completions
-from nested_reft.core.skipping import nested_view
+from nested_reft.engine.sampling import sample_completions
 from nested_reft.evaluation.exact import (
     all_groups,
     estimator_moments,
@@ -32,7 +33,7 @@ torch.set_num_threads(1)
 
 POLICY = exact_policy(seed=2)
 REWARDS = table_rewards(len(POLICY.tokens))
-RETRACE = Objective(correction="retrace", baseline="leave_one_out", scale_by_std=False, normalisation="dr_grpo")
+RETRACE = Objective("retrace", advantage_baseline="leave_one_out", advantage_std=False, normalisation="dr_grpo")
 
 
 def flat(parameters: list[Tensor]) -> Tensor:
@@ -172,8 +173,8 @@ def test_a_group_alone_has_no_scale_of_micro_batches() -> None:
     [
         RETRACE,
         Objective(),  # what GRPO is: base, group_mean, std
-        Objective(correction="is_sequence", baseline="leave_one_out", normalisation="dapo"),
-        Objective(correction="topr", scale_by_std=False, normalisation="dr_grpo"),
+        Objective(correction="is_sequence", advantage_baseline="leave_one_out", normalisation="dapo"),
+        Objective(correction="topr", advantage_std=False, normalisation="dr_grpo"),
     ],
     ids=lambda objective: objective.correction,
 )
@@ -186,9 +187,10 @@ def test_each_estimate_is_minus_the_gradient_that_training_takes_on_that_group_a
         pair = groups[index]
         assert REWARDS[pair[0]] != REWARDS[pair[1]]  # a group of equal rewards has no gradient
         logp = token_logp(POLICY.model, POLICY.tokens[pair], POLICY.mask[pair])
-        loss, _ = policy_loss(
-            objective, logp, behavior[pair], POLICY.mask[pair], REWARDS[pair].unsqueeze(0), max_new_tokens=3
+        advantages = group_advantages(
+            REWARDS[pair].unsqueeze(0), baseline=objective.advantage_baseline, scale_by_std=objective.advantage_std
         )
+        loss, _ = policy_loss(objective, logp, behavior[pair], POLICY.mask[pair], advantages, max_new_tokens=3)
         gradient = flat(torch.autograd.grad(loss, list(POLICY.model.parameters())))
         assert gradient.norm() > 1e-3
         torch.testing.assert_close(estimates[index], -gradient, rtol=1e-10, atol=1e-12)

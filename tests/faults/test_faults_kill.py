@@ -13,10 +13,12 @@ import pytest
 from faults_harness import Run, assert_same_outcome, killing
 from tqdm.auto import tqdm
 
-from nested_reft import commands, files
-from nested_reft.core import rollout
+from nested_reft.commands import train
+from nested_reft.engine import sampling
+from nested_reft.runtime import files
 from nested_reft.tasks import policy
-from nested_reft.training import checkpoint, trainer, update
+from nested_reft.training import accumulation, checkpoint, step
+from nested_reft.training import run as training_run
 
 KILLS = 20
 
@@ -24,20 +26,20 @@ KILLS = 20
 # Every phase of a run of 12 steps with a checkpoint after each third: (moment, last step that was saved).
 MOMENTS: dict[str, tuple[Callable[[], None], int]] = {
     "while a progress bar is drawn": (killing(tqdm, "display", 1), 0),
-    "before the first step": (killing(trainer, "nested_rollout", 1), 0),
-    "in a rollout": (killing(rollout, "_choose", 17), 3),
-    "after a rollout": (killing(trainer, "nested_rollout", 8, after=True), 6),
-    "between loss and update": (killing(update, "policy_loss", 9, after=True), 3),
-    "between two updates of one step": (killing(update, "off_policy_diagnostics", 5), 3),
-    "before a checkpoint": (killing(trainer, "save_checkpoint", 2), 3),
+    "before the first step": (killing(training_run, "reft_step", 1), 0),
+    "in a rollout": (killing(sampling, "_choose", 17), 3),
+    "after a rollout": (killing(step, "gather_batch", 8), 6),
+    "between loss and update": (killing(step, "policy_loss", 9, after=True), 3),
+    "between two updates of one step": (killing(accumulation, "off_policy_diagnostics", 5), 3),
+    "before a checkpoint": (killing(training_run, "save_checkpoint", 2), 3),
     "while a checkpoint is written": (killing(checkpoint, "save_file", 2, after=True), 3),
     "before a checkpoint is moved to its place": (killing(os, "fsync", 5), 3),
     "between a checkpoint and its checksum": (killing(checkpoint, "_sha256", 2), 3),
-    "after a checkpoint": (killing(trainer, "save_checkpoint", 3, after=True), 9),
-    "after the last checkpoint": (killing(trainer, "save_checkpoint", 4, after=True), 12),
+    "after a checkpoint": (killing(training_run, "save_checkpoint", 3, after=True), 9),
+    "after the last checkpoint": (killing(training_run, "save_checkpoint", 4, after=True), 12),
     "before the policy is written": (killing(policy, "check_space", 1), 12),
-    "before the metrics are written": (killing(trainer, "write_metrics", 1), 12),
-    "before the manifest is written": (killing(commands, "build_manifest", 1), 12),
+    "before the metrics are written": (killing(train, "write_metrics", 1), 12),
+    "before the manifest is written": (killing(train, "build_manifest", 1), 12),
     "before the checkpoints are removed": (killing(shutil, "rmtree", 2), 12),
 }
 

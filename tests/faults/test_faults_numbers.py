@@ -16,11 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from nested_reft.config import Sampling
+from nested_reft.core.advantages import group_advantages
 from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import load_policy
 from nested_reft.tasks.records import Problem
-from nested_reft.training import update
+from nested_reft.training import step
 
 
 def spoil_loss(value: float) -> Callable[[], None]:
@@ -30,7 +31,7 @@ def spoil_loss(value: float) -> Callable[[], None]:
         loss, metrics = plain(*arguments, **options)
         return loss * value, metrics
 
-    return at_call(update, "policy_loss", 9, spoilt)
+    return at_call(step, "policy_loss", 9, spoilt)
 
 
 def infinite_gradient(clip: Callable[..., torch.Tensor], parameters: Iterable[torch.Tensor], limit: float) -> Any:
@@ -41,8 +42,8 @@ def infinite_gradient(clip: Callable[..., torch.Tensor], parameters: Iterable[to
 
 
 spoil_gradient = at_call(torch.nn.utils, "clip_grad_norm_", 10, infinite_gradient)  # the second update of step 5
-# There are three in a step, the first of them the reference's.
-spoil_logp = at_call(update, "completion_logp", 14, lambda plain, *arguments: plain(*arguments) * math.nan)
+# There are two in a step, and the reference's, which is another module's.
+spoil_logp = at_call(step, "completion_logp", 9, lambda plain, *arguments: plain(*arguments) * math.nan)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +90,8 @@ def test_the_run_can_go_on_after_the_cause_is_gone(run: Run, uninterrupted: Run)
 def loss_of(mask: list[list[int]], rewards: list[list[float]], correction: str) -> tuple[float, torch.Tensor]:
     logp = (-torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).double()).requires_grad_()
     objective = Objective(correction)
-    loss, _ = policy_loss(
-        objective, logp, logp.detach() - 0.1, torch.tensor(mask).bool(), torch.tensor(rewards), max_new_tokens=3
-    )
+    advantages = group_advantages(torch.tensor(rewards))
+    loss, _ = policy_loss(objective, logp, logp.detach() - 0.1, torch.tensor(mask).bool(), advantages, max_new_tokens=3)
     loss.backward()
     assert logp.grad is not None
     return loss.item(), logp.grad

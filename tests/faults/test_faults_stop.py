@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from faults_harness import Run, assert_same_outcome, at_call
 
-from nested_reft import commands
-from nested_reft.tasks import policy
+from nested_reft.commands import train
 from nested_reft.tasks.policy import Policy
-from nested_reft.training import trainer
+from nested_reft.training import run as training_run
 
 STOPPED = 75
 SECONDS = 10
@@ -49,7 +48,7 @@ def test_a_stop_before_the_first_step_saves_nothing_and_loses_nothing(run: Run, 
         os.kill(os.getpid(), signal.SIGTERM)
         return load_policy(*arguments, **options)
 
-    ended = run.call(at_call(policy, "load_policy", 1, stopped))
+    ended = run.call(at_call(train, "load_policy", 1, stopped))
     assert ended.code == STOPPED, ended.output
     assert "stopped after step 0 of 12" in ended.output
     assert not list(run.checkpoints.glob("step*"))
@@ -65,7 +64,7 @@ def test_a_second_signal_ends_the_process_at_once(run: Run) -> None:
         while True:
             signal.pause()
 
-    process = run.start(at_call(trainer, "nested_rollout", 1, hang))
+    process = run.start(at_call(training_run, "reft_step", 1, hang))
     run.wait_for("hanging", process)
     os.kill(process, signal.SIGTERM)
     time.sleep(0.3)  # two at once would be one
@@ -78,7 +77,7 @@ def test_ctrl_c_outside_training_is_one_line(run: Run) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    ended = run.call(at_call(commands, "train", 1, interrupted))
+    ended = run.call(at_call(train, "run", 1, interrupted))
     assert ended.code == 130
     assert "nested-reft train: error: stopped by Ctrl-C; call again\n" in ended.output
     assert "Traceback" not in ended.output

@@ -11,15 +11,15 @@ from tiny_training import tiny_policy
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config import Training
-from nested_reft.core import logprobs
-from nested_reft.core.logprobs import completion_logp
 from nested_reft.core.rollout import Rollout
+from nested_reft.engine import logp
+from nested_reft.engine.logp import completion_logp
 from nested_reft.planning.memory import Gpus, layer_activations, plan_memory
 from nested_reft.planning.plan import Disk
 from nested_reft.planning.shapes import Shape
 from nested_reft.tasks.policy import save_policy
 from nested_reft.training.checkpoint import TrainingState, save_checkpoint
-from nested_reft.training.ranks import ALONE
+from nested_reft.training.world import SINGLE_PROCESS
 
 PROMPTS, PROMPT, GROUP, NEW = 2, 12, 4, 24
 
@@ -66,7 +66,7 @@ def test_the_activations_of_a_layer_are_what_autograd_keeps(
     """Within 15 %: what is left out is small and depends on how torch computes attention."""
     tokens = PROMPTS * (PROMPT + GROUP * NEW)
     if not packed:
-        monkeypatch.setattr(logprobs, "unsupported", lambda _: "by the model's own forward")
+        monkeypatch.setattr(logp, "unsupported", lambda _: "by the model's own forward")
         tokens = PROMPTS * GROUP * (PROMPT + NEW)
     measured = (kept(3, dtype) - kept(2, dtype)) / tokens
     planned = layer_activations(Shape(small_model(1)), value_bytes, (PROMPT + NEW) / NEW)
@@ -127,7 +127,7 @@ def test_the_disk_is_what_is_written(tmp_path: Path) -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path / "run", "key", policy.model, optimizer, TrainingState(step, 0.0, []), ALONE)
+        save_checkpoint(tmp_path / "run", "key", policy.model, optimizer, TrainingState(step, 0.0, []), SINGLE_PROCESS)
     sizes = [path.stat().st_size for path in (tmp_path / "run").glob("*.safetensors")]
     assert sizes == pytest.approx([disk.checkpoint] * 2, rel=0.03)  # a third while it is written
     assert disk.checkpoints == 3 * disk.checkpoint

@@ -8,7 +8,7 @@ import pytest
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
-from nested_reft.report.collect import collect
+from nested_reft.report.collect.collect import collect
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nested_reft.config import PRETRAINED, Config, all_runs, parse_config, skipped_count
-from nested_reft.report.records import StepRecord
+from nested_reft.config import PRETRAINED, Config, all_runs, parse_config
+from nested_reft.core.layer_selection import num_skipped
+from nested_reft.report.collect.records import StepRecord
 
 DIMENSIONS = 200  # of the made-up gradients
 # How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
@@ -206,7 +207,7 @@ def _write_throughput(
     root: Path, config: Config, rng: np.random.Generator, size: str, skip: int, effects: Effects
 ) -> None:
     layers = config.sizes[size].layers
-    skipped = skipped_count(layers, skip)
+    skipped = num_skipped(layers, skip)
     share = skipped / layers
     pairs = []
     for _ in range(config.throughput.pairs):

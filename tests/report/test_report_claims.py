@@ -11,19 +11,13 @@ import pytest
 from synthetic import Effects, gradient_record, make_config, write_results
 
 from nested_reft.config import Config
-from nested_reft.report.claims import (
-    has_learned,
-    is_faster,
-    is_on_par,
-    judge,
-    rises,
-    verdict,
-)
-from nested_reft.report.claims_tables import COLUMNS, write_claims
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.effects import parity
-from nested_reft.report.statistics import Interval
-from nested_reft.report.summary import summary
+from nested_reft.report.claims.judge import has_learned, is_faster, is_on_par, judge, rises, verdict
+from nested_reft.report.claims.summary import summary
+from nested_reft.report.claims.tables import COLUMNS, write_claims
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.statistics.comparisons import parity
+from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.tidy import read_table
 
 CONFIG = make_config(sizes=1, benchmarks=1, skips=(10, 20), corrections=("base", "unit", "retrace"), steps=2)
 

@@ -10,9 +10,10 @@ import pytest
 from synthetic import Effects, make_config, write, write_results
 
 from nested_reft.config import Config
-from nested_reft.report.catalogue import TIDY_TABLES
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.records import ReportError
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.collect.records import ReportError
+from nested_reft.report.registry import TIDY_TABLES
+from nested_reft.report.tidy import read_table
 
 EVALUATION = "evaluations/small/stories/base/skip0/seed1/heldout.json"
 MANIFEST = "runs/small/stories/base/skip0/seed1/manifest.json"

@@ -11,9 +11,10 @@ import pytest
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.cli import main
-from nested_reft.report.claims_tables import write_claims
-from nested_reft.report.collect import collect, read_table, write_table
+from nested_reft.report.claims.tables import write_claims
+from nested_reft.report.collect.collect import collect
 from nested_reft.report.compare import compare
+from nested_reft.report.tidy import read_table, write_table
 
 CONFIG = make_config(sizes=2, benchmarks=1, skips=(10, 20), corrections=("base", "unit", "retrace"), steps=2)
 

@@ -11,17 +11,19 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import CORRECTIONS, Config
-from nested_reft.report.catalogue import FIGURES
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.figures import DRAW, draw
-from nested_reft.report.plots_accuracy import accuracy, parity_plot
-from nested_reft.report.plots_gradients import gradients
-from nested_reft.report.plots_learning import reward, smoothing_window
-from nested_reft.report.plots_off_policyness import off_policyness
-from nested_reft.report.plots_speed import PARTS, throughput, time
-from nested_reft.report.plots_strategies import strategies
-from nested_reft.report.style import BASELINE, LOOKS, NOISE, RC
+from nested_reft.config import Config
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.figures.accuracy import accuracy, parity_plot
+from nested_reft.report.figures.draw import draw
+from nested_reft.report.figures.gradients import gradients
+from nested_reft.report.figures.learning import reward, smoothing_window
+from nested_reft.report.figures.off_policyness import off_policyness
+from nested_reft.report.figures.speed import PARTS, throughput, time
+from nested_reft.report.figures.strategies import strategies
+from nested_reft.report.figures.style import BASELINE, NOISE, RC, look_of
+from nested_reft.report.registry import FIGURES
+from nested_reft.report.tidy import read_table
 
 
 def texts(axis) -> list[str]:
@@ -74,7 +76,7 @@ def test_reward_lines_are_means_over_seeds(collected: Path, small: Config) -> No
     for line, correction in zip(figure.axes[0].lines, small.corrections, strict=False):
         expected = chosen[chosen["correction"] == correction].groupby("step")["reward"].mean()
         assert list(line.get_ydata()) == pytest.approx(list(expected))
-        assert to_rgb(line.get_color()) == to_rgb(LOOKS[correction].color)
+        assert to_rgb(line.get_color()) == to_rgb(look_of(correction).color)
     baseline = training[(training["size"] == "small") & (training["skip"] == 0)]
     assert list(figure.axes[0].lines[-1].get_ydata()) == pytest.approx(list(baseline.groupby("step")["reward"].mean()))
 
@@ -142,8 +144,8 @@ def test_gradients_draw_bias_variance_and_the_noise(tmp_path: Path) -> None:
     biases, variances = markers(above), markers(below)
     for name, unbiased, controlled in (("unit", False, True), ("is_sequence", True, False)):
         of_name = table[table["correction"] == name]
-        assert biases[LOOKS[name].color] == [(value, unbiased) for value in of_name["bias_debiased"]]
-        assert variances[LOOKS[name].color] == [(value, controlled) for value in of_name["variance_ratio"]]
+        assert biases[look_of(name).color] == [(value, unbiased) for value in of_name["bias_debiased"]]
+        assert variances[look_of(name).color] == [(value, controlled) for value in of_name["variance_ratio"]]
     assert [value for value, _ in biases[NOISE.color]] == list(table.groupby("skip")["control"].first())
     assert above.get_yscale() == "linear"
     assert below.get_yscale() == "log"
@@ -216,7 +218,7 @@ def test_a_strategy_that_was_not_run_says_so(tmp_path: Path) -> None:
 def test_nothing_run_is_said_in_every_panel(tmp_path: Path, small: Config) -> None:
     collect(tmp_path, small)
     for name, entry in FIGURES.items():
-        figure = DRAW[name](*(read_table(tmp_path, table) for table in entry.tables), small)
+        figure = FIGURES[name].load()(*(read_table(tmp_path, table) for table in entry.tables), small)
         assert all("not run" in texts(axis) for axis in figure.axes)
 
 
@@ -229,10 +231,9 @@ def test_panels_follow_the_data_sets(tmp_path: Path, datasets: int) -> None:
 
 
 def test_every_correction_looks_its_own() -> None:
-    assert set(LOOKS) == set(CORRECTIONS)
-    looks = [*LOOKS.values(), BASELINE]
+    looks = [*map(look_of, CORRECTIONS), BASELINE]
     assert len({look.color for look in looks}) == len(looks)
-    assert len({LOOKS[name].marker for name in CORRECTIONS}) == len(CORRECTIONS)
+    assert len({look_of(name).marker for name in CORRECTIONS}) == len(CORRECTIONS)
 
 
 def test_files_are_the_same_twice(collected: Path, small: Config) -> None:

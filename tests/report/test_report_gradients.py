@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from synthetic import Effects, gradient_record, gradient_sets, make_config, write_results
 
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.effects import gradient_biases
-from nested_reft.report.gradient_statistics import (
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.collect.records import ReportError
+from nested_reft.report.statistics.comparisons import gradient_biases
+from nested_reft.report.statistics.gradients import (
     Grams,
     bias_verdict,
     cosine,
@@ -22,9 +23,9 @@ from nested_reft.report.gradient_statistics import (
     relative_bias,
     variance_ratio,
 )
-from nested_reft.report.records import ReportError
-from nested_reft.report.statistics import Interval
-from nested_reft.report.tables_gradients import gradient_bias_table
+from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.tables.gradients import gradient_bias_table
+from nested_reft.report.tidy import read_table
 
 REPLICATIONS = 200
 

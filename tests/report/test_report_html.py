@@ -13,11 +13,12 @@ import yaml
 from synthetic import make_config, write_results
 
 from nested_reft.config import Config, parse_config
-from nested_reft.report.catalogue import PAGES
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.html import LONGEST_ANSWER, shortened, visible
-from nested_reft.report.pages import Page, write_table_html
-from nested_reft.report.pages_runs import WRITE, environment, samples
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.pages.html import LONGEST_ANSWER, shortened, visible
+from nested_reft.report.pages.page import Page, write_table_html
+from nested_reft.report.pages.runs import environment, samples
+from nested_reft.report.registry import PAGES
+from nested_reft.report.tidy import read_table
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -91,10 +92,10 @@ def write_completions(root: Path, config: Config, texts: list[str]) -> None:
 
 def test_hostile_completions_stay_text(tmp_path: Path, tiny: Config) -> None:
     write_completions(tmp_path, tiny, HOSTILE)
-    WRITE["samples"](tmp_path, tiny)
+    PAGES["samples"].load()(tmp_path, tiny)
     harmless = tmp_path / "harmless"
     write_completions(harmless, tiny, [f"text {number}" for number in range(len(HOSTILE))])
-    WRITE["samples"](harmless, tiny)
+    PAGES["samples"].load()(harmless, tiny)
     found, expected = read(tmp_path / "pages/samples.html"), read(harmless / "pages/samples.html")
     assert found.tags == expected.tags
     assert "script" not in found.tags
@@ -121,7 +122,7 @@ def test_hidden_characters_are_named_and_long_texts_shortened() -> None:
 
 def test_right_and_wrong_are_marked_by_word_and_sign(tmp_path: Path, tiny: Config) -> None:
     write_completions(tmp_path, tiny, ["first", "second"])
-    WRITE["samples"](tmp_path, tiny)
+    PAGES["samples"].load()(tmp_path, tiny)
     assert read(tmp_path / "pages/samples.html").marks == ["✓ right"] * 6 + ["✗ wrong"] * 6  # 3 models, 2 kinds
 
 
@@ -164,7 +165,7 @@ def test_environment_has_a_column_for_each_that_differs(tmp_path: Path) -> None:
 
 
 def test_settings_are_the_whole_experiment(tmp_path: Path, tiny: Config) -> None:
-    WRITE["settings"](tmp_path, tiny)
+    PAGES["settings"].load()(tmp_path, tiny)
     page = (tmp_path / "pages/settings.html").read_text(encoding="utf-8")
     text = page.partition("<pre>")[2].partition("</pre>")[0].replace("&#39;", "'").replace("&#34;", '"')
     assert parse_config(yaml.safe_load(text)) == tiny
@@ -172,9 +173,8 @@ def test_settings_are_the_whole_experiment(tmp_path: Path, tiny: Config) -> None
 
 def test_nothing_run_is_said_on_every_page(tmp_path: Path, tiny: Config) -> None:
     collect(tmp_path, tiny)
-    assert WRITE.keys() == PAGES.keys()
     for name in ("samples", "environment"):
-        WRITE[name](tmp_path, tiny)
+        PAGES[name].load()(tmp_path, tiny)
         assert "not run" in (tmp_path / f"pages/{name}.html").read_text(encoding="utf-8").lower()
 
 

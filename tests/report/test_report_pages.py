@@ -12,11 +12,11 @@ import pytest
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
-from nested_reft.report.catalogue import PRESENTATION_TABLES
-from nested_reft.report.claims_tables import write_claims
-from nested_reft.report.collect import collect
-from nested_reft.report.pages import MOST_LINES, Page, extremes, latex, tex
-from nested_reft.report.tables import write_tables
+from nested_reft.report.claims.tables import write_claims
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.pages.page import MOST_LINES, Page, extremes, latex, tex
+from nested_reft.report.registry import PRESENTATION_TABLES
+from nested_reft.report.tables.write import write_tables
 
 NAMES = (*PRESENTATION_TABLES, "claims")
 PACKAGES = [r"\usepackage{booktabs}", r"\usepackage{graphicx}", r"\usepackage[table]{xcolor}"]

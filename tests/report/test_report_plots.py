@@ -12,11 +12,12 @@ from matplotlib.image import AxesImage
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.plots_layers import layers, left_out
-from nested_reft.report.plots_learning import reward_time, rewards_by_time
-from nested_reft.report.plots_tradeoff import tradeoff
-from nested_reft.report.style import BASELINE, LOOKS
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.figures.layers import layers, left_out
+from nested_reft.report.figures.learning import reward_time, rewards_by_time
+from nested_reft.report.figures.style import BASELINE, look_of
+from nested_reft.report.figures.tradeoff import tradeoff
+from nested_reft.report.tidy import read_table
 
 
 def training(seconds: dict[int, list[float]], rewards: dict[int, list[float]]) -> pd.DataFrame:
@@ -45,7 +46,7 @@ def test_the_tradeoff_draws_mean_accuracy_at_the_measured_speed(collected: Path,
     rollout = figure.axes[0]
     lines = {line.get_color(): line for line in rollout.lines if len(line.get_xdata()) == 3}
     for correction in small.corrections:
-        line = lines[LOOKS[correction].color]
+        line = lines[look_of(correction).color]
         assert list(line.get_ydata()) == pytest.approx(
             [means["base", 0], means[correction, 10], means[correction, 20]]
         )  # from the baseline on
@@ -109,7 +110,7 @@ def test_faster_steps_end_further_left(tmp_path: Path) -> None:
     axis = reward_time(read_table(tmp_path, "training"), config).axes[1]
     ends = {line.get_color(): line.get_xdata()[-1] for line in axis.lines}
     assert ends[BASELINE.color] == pytest.approx(10 * (0.5 + 0.05 + 1.1))
-    assert ends[LOOKS["unit"].color] == pytest.approx(10 * (0.5 / 2 + 0.05 + 1.1))
+    assert ends[look_of("unit").color] == pytest.approx(10 * (0.5 / 2 + 0.05 + 1.1))
 
 
 def test_layers_left_out_step_by_step() -> None:

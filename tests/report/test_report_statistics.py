@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_reft.report.statistics import (
+from nested_reft.report.statistics.intervals import (
     equivalence,
     interquartile_mean,
     median_ratio,

@@ -13,15 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import CORRECTIONS, Config
-from nested_reft.report.catalogue import FIGURES
-from nested_reft.report.claims import HEADLINE_CORRECTIONS
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.figures import DRAW
-from nested_reft.report.plots_speed import PARTS
-from nested_reft.report.style import BASELINE, LOOKS, PRETRAINED, RC, TEXT_WIDTH
+from nested_reft.config import Config
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.report.claims.judge import HEADLINE_CORRECTIONS
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.figures.speed import PARTS
+from nested_reft.report.figures.style import BASELINE, PRETRAINED, RC, TEXT_WIDTH, look_of
+from nested_reft.report.registry import FIGURES
+from nested_reft.report.tidy import read_table
 
-HEADLINE = {name: LOOKS[name] for name in HEADLINE_CORRECTIONS} | {"baseline": BASELINE}
+HEADLINE = {name: look_of(name) for name in HEADLINE_CORRECTIONS} | {"baseline": BASELINE}
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 BLINDNESS = {
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -61,7 +62,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
 
 def figure(root: Path, config: Config, name: str) -> Figure:
     with mpl.rc_context(RC):
-        return DRAW[name](*(read_table(root, table) for table in FIGURES[name].tables), config)
+        return FIGURES[name].load()(*(read_table(root, table) for table in FIGURES[name].tables), config)
 
 
 def shown(drawn: Figure) -> list[Text]:
@@ -70,7 +71,7 @@ def shown(drawn: Figure) -> list[Text]:
 
 @pytest.mark.parametrize(("one", "other"), [*combinations([*CORRECTIONS, "baseline", "pretrained"], 2)])
 def test_any_two_are_told_apart_in_grey(one: str, other: str) -> None:
-    looks = LOOKS | {"baseline": BASELINE, "pretrained": PRETRAINED}
+    looks = {name: look_of(name) for name in CORRECTIONS} | {"baseline": BASELINE, "pretrained": PRETRAINED}
     a, b = looks[one], looks[other]
     assert a.marker != b.marker or abs(lightness(a.color) - lightness(b.color)) > CLEAR
 
@@ -97,9 +98,9 @@ def test_every_line_of_a_correction_carries_its_marker(collected: Path, small: C
     """Where lines cross, a pattern of dashes alone is lost."""
     for axis in figure(collected, small, name).axes:
         for correction in small.corrections:
-            drawn = [line for line in axis.lines if line.get_color() == LOOKS[correction].color]
+            drawn = [line for line in axis.lines if line.get_color() == look_of(correction).color]
             assert drawn
-            assert LOOKS[correction].marker in {line.get_marker() for line in drawn}
+            assert look_of(correction).marker in {line.get_marker() for line in drawn}
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -9,13 +9,14 @@ import pytest
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.config import Config
-from nested_reft.report.catalogue import PRESENTATION_TABLES
-from nested_reft.report.claims_tables import write_claims
-from nested_reft.report.collect import collect, read_table
-from nested_reft.report.pages import markdown
-from nested_reft.report.tables import accuracy_table, equivalence_table, speedup_table, write_tables
-from nested_reft.report.tables_gradients import exact_bias_table, gradient_bias_table
-from nested_reft.report.tables_strategies import layer_choice_table
+from nested_reft.report.claims.tables import write_claims
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.pages.page import markdown
+from nested_reft.report.registry import PRESENTATION_TABLES
+from nested_reft.report.tables.gradients import exact_bias_table, gradient_bias_table
+from nested_reft.report.tables.layer_choice import layer_choice_table
+from nested_reft.report.tables.write import accuracy_table, equivalence_table, speedup_table, write_tables
+from nested_reft.report.tidy import read_table
 
 
 def tables(root: Path, config: Config) -> dict[str, str]:

@@ -77,7 +77,7 @@ def test_a_job_that_fails_is_told_with_its_log(tmp_path: Path) -> None:
 
 def test_jobs_beyond_their_memory_or_time_are_retried_with_more_and_training_goes_on(tmp_path: Path) -> None:
     pipeline = Pipeline.copied_to(tmp_path)
-    trainer = pipeline.folder / "src/nested_reft/training/trainer.py"
+    trainer = pipeline.folder / "src/nested_reft/training/run.py"
     slow = "\n_update = update_policy\n\n\ndef update_policy(*arguments, **options):\n    time.sleep(0.5)\n"
     slow += "    return _update(*arguments, **options)\n"
     trainer.write_text(trainer.read_text(encoding="utf-8") + slow, encoding="utf-8")

@@ -12,19 +12,19 @@ from tiny_training import grade_by_checksum
 
 from nested_reft.cli import main
 from nested_reft.tasks import rewards
-from nested_reft.training import trainer
+from nested_reft.training import run
 
 rewards.grade = grade_by_checksum
-plain = trainer.nested_rollout
+plain = run.reft_step
 
 
-def rollout(*arguments: object) -> object:
-    """`nested_rollout`, or the end."""
-    step = arguments[4]
+def reft_step(*arguments: object) -> object:
+    """The step, or the end."""
+    step = arguments[2]
     if step == int(sys.argv[1]) and os.environ.get("RANK") == "1":
         os._exit(9)
     return plain(*arguments)
 
 
-trainer.nested_rollout = rollout
+run.reft_step = reft_step
 sys.exit(main(["train", *sys.argv[2:]]))

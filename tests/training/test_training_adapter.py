@@ -9,13 +9,13 @@ import torch
 from tiny_training import grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.config.method import Lora
-from nested_reft.core.logprobs import completion_logp
-from nested_reft.core.skipping import nested_view
+from nested_reft.core.layers import nested_view
+from nested_reft.engine.logp import completion_logp
 from nested_reft.tasks import rewards
 from nested_reft.training.adapter import AdapterError, add_adapter
+from nested_reft.training.optimizer import make_optimizer
+from nested_reft.training.run import train
 from nested_reft.training.stopping import StoppedError
-from nested_reft.training.trainer import train
-from nested_reft.training.update import make_optimizer
 
 LORA = {"rank": 4, "alpha": 8}
 
@@ -47,6 +47,7 @@ def test_a_view_s_adapters_are_the_target_s_and_its_rollouts_are_the_merged_mode
     assert (before - rollout.logp).abs().max() > 0.01
     adapter.merge_and_unload()
     torch.testing.assert_close(completion_logp(policy.model, rollout, 1.0), before, rtol=0, atol=1e-5)
+    policy.model.requires_grad_(True)  # `rollout_of` makes a whole step
     assert torch.equal(rollout_of(policy)[1].tokens, rollout.tokens)
 
 
@@ -59,7 +60,7 @@ def test_the_optimizer_has_the_adapters_alone_and_they_get_gradients() -> None:
     assert {name.split(".")[-4] for name in names} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
-    optimizer = make_optimizer(policy.model, tiny_settings().training)
+    optimizer = make_optimizer(policy.model, 0.003, 0.0)
     assert len(optimizer.param_groups[0]["params"]) == len(names)
 
 

@@ -17,8 +17,7 @@ from tiny_training import tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.tasks.policy import save_policy
 from nested_reft.tasks.records import write_problems
-from nested_reft.training.ranks import ALONE, Ranks, RanksError
-from nested_reft.training.trainer import check_agreement
+from nested_reft.training.world import SINGLE_PROCESS, World, WorldError, check_agreement
 
 STEPS, PROBLEMS = 5, 4
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -100,14 +99,14 @@ def test_a_rank_that_dies_ends_the_job_and_a_new_call_goes_on(folder: Path) -> N
 
 
 def test_shares_are_equal_and_cover_all_problems() -> None:
-    assert [Ranks(rank, 3).share(12) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
-    assert Ranks(0, 3).share(12, rank=2) == slice(8, 12)
-    assert ALONE.share(7) == slice(0, 7)
+    assert [World(rank, 3).share(12) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
+    assert World(0, 3).share(12, rank=2) == slice(8, 12)
+    assert SINGLE_PROCESS.share(7) == slice(0, 7)
 
 
 def test_processes_that_see_different_checkpoints_do_not_start() -> None:
     check_agreement([4, 4], Path("runs"))
-    with pytest.raises(RanksError, match=r"runs: the processes find checkpoints of different steps \(4, 2\)"):
+    with pytest.raises(WorldError, match=r"runs: the processes find checkpoints of different steps \(4, 2\)"):
         check_agreement([4, 2], Path("runs"))
 
 

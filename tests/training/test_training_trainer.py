@@ -14,9 +14,10 @@ from torch import Tensor
 from nested_reft.config.jobs import TrainSettings
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import Policy
-from nested_reft.training import update
+from nested_reft.training import step
 from nested_reft.training.checkpoint import TrainingState, remove_checkpoints
-from nested_reft.training.trainer import NumericalError, batch_indices, step_alarms, train
+from nested_reft.training.metrics import step_alarms
+from nested_reft.training.run import NumericalError, batch_indices, train
 
 
 class InterruptionError(Exception):
@@ -207,7 +208,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path: Path, monkeypatc
     policy = tiny_policy()
     before = weights(policy)
     monkeypatch.setattr(
-        update, "policy_loss", lambda _, logp, *__, **___: (logp.sum() * float("inf"), {"weight_max": 1.0})
+        step, "policy_loss", lambda _, logp, *__, **___: (logp.sum() * float("inf"), {"weight_max": 1.0})
     )
     with pytest.raises(NumericalError, match="step 1 has loss -inf and gradient norm"):
         run(tmp_path, tiny_settings(), policy=policy)
@@ -217,7 +218,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path: Path, monkeypatc
 
 def test_a_parameter_that_the_correction_lacks_stops_the_run_at_its_start(tmp_path: Path) -> None:
     settings = tiny_settings(correction="unit")
-    settings = settings.model_copy(update={"params": settings.params.model_copy(update={"C": 2.0})})
+    settings = settings.model_copy(update={"params": {"C": 2.0}})
     with pytest.raises(ValueError, match="correction 'unit' has no parameter 'C'"):
         run(tmp_path, settings)
 
@@ -231,8 +232,8 @@ def test_an_alarm_stands_in_the_log_and_names_step_value_and_limit(tmp_path: Pat
     expected = [row for row in progress.metrics if row["ess"] < 0.999]
     assert expected
     assert log[1:] == [f"alarm: step {row['step']}: ess is {row['ess']:.3g}, below 0.999" for row in expected]
-    training = tiny_settings(alarms=limits).training
-    found = [alarm for row in progress.metrics for alarm in step_alarms(row, training)]
+    alarms = tiny_settings(alarms=limits).training.alarms
+    found = [alarm for row in progress.metrics for alarm in step_alarms(row, alarms)]
     assert found == [
         {"step": row["step"], "quantity": "ess", "value": row["ess"], "limit": "below 0.999"} for row in expected
     ]

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from tiny_training import rollout_of, tiny_policy, tiny_settings
+from tiny_training import rollout_of, step_on, tiny_policy, tiny_settings
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from nested_reft.config import Training
-from nested_reft.core.corrections import PARAMETERS
-from nested_reft.core.logprobs import completion_logp, recompute_activations
-from nested_reft.core.loss import NORMALISATIONS, Objective
-from nested_reft.core.packed import unsupported
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.loss import NORMALISATIONS
 from nested_reft.core.rollout import Rollout
+from nested_reft.engine.llama import unsupported
+from nested_reft.engine.logp import enable_activation_checkpointing
 from nested_reft.tasks.policy import Policy
-from nested_reft.training.update import (
-    Update,
-    accumulate_gradient,
-    make_objective,
-    update_policy,
-)
 
 REWARDS = torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]])
 
 
-def objective_of(correction: str, training: Training) -> Objective:
-    settings = tiny_settings(correction=correction)
-    return make_objective(settings.run, settings.params, training)
-
-
 def gradient(
-    policy: Policy, rollout: Rollout, correction: str, **training: Any
-) -> tuple[float, list[Tensor], dict[str, float]]:
-    settings = tiny_settings(**training).training
-    policy.model.zero_grad(set_to_none=True)
-    loss, _, metrics = accumulate_gradient(policy.model, rollout, REWARDS, settings, objective_of(correction, settings))
-    return loss, [parameter.grad.clone() for parameter in policy.model.parameters()], metrics
+    policy: Policy, rollout: Rollout, correction: str, *, rewards: Tensor = REWARDS,
+    reference: PreTrainedModel | None = None, **training: Any,
+) -> tuple[float, list[Tensor], dict[str, float]]:  # fmt: skip
+    """Loss, gradient and metrics of a step that neither clips the gradient nor moves the model."""
+    settings = tiny_settings(correction=correction, max_grad_norm=1e9, **training)
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+    metrics = step_on(policy, rollout, rewards, settings, optimizer, reference)
+    return metrics["loss"], [parameter.grad.clone() for parameter in policy.model.parameters()], metrics
 
 
 def largest(gradients: list[Tensor]) -> float:
@@ -53,7 +45,7 @@ def test_at_skip_zero_all_corrections_are_one_and_the_same_method(normalisation:
     _, expected, metrics = gradient(policy, rollout, "unit", normalisation=normalisation)
     assert largest(expected) > 0.01
     assert metrics["weight_max"] == pytest.approx(1, abs=1e-5)
-    for correction in PARAMETERS:
+    for correction in CORRECTIONS:
         _, actual, _ = gradient(policy, rollout, correction, normalisation=normalisation)
         for one, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * largest(expected))
@@ -96,11 +88,9 @@ def test_bnpo_is_the_mean_over_micro_batches(size: int) -> None:
     starts = range(0, 4, size)
     parts = []
     for first in starts:
-        settings, last = tiny_settings(normalisation="dapo").training, min(first + size, 4)
-        policy.model.zero_grad(set_to_none=True)
-        objective = objective_of("unit", settings)
-        accumulate_gradient(policy.model, rollout.groups(first, last), REWARDS[first:last], settings, objective)
-        parts.append([parameter.grad.clone() for parameter in policy.model.parameters()])
+        last = min(first + size, 4)
+        part, of_part = rollout.groups(first, last), REWARDS[first:last]
+        parts.append(gradient(policy, part, "unit", rewards=of_part, normalisation="dapo")[1])
     for one, *others in zip(actual, *parts, strict=True):
         torch.testing.assert_close(one, sum(others) / len(starts), rtol=1e-5, atol=1e-6)
 
@@ -108,22 +98,18 @@ def test_bnpo_is_the_mean_over_micro_batches(size: int) -> None:
 def test_equal_rewards_give_no_gradient() -> None:
     policy = tiny_policy()
     _, rollout = rollout_of(policy)
-    settings = tiny_settings().training
-    loss, _, metrics = accumulate_gradient(
-        policy.model, rollout, torch.ones(4, 4), settings, objective_of("unit", settings)
-    )
+    loss, found, metrics = gradient(policy, rollout, "unit", rewards=torch.ones(4, 4))
     assert loss == 0
-    assert all((parameter.grad == 0).all() for parameter in policy.model.parameters())
+    assert all((part == 0).all() for part in found)
     assert metrics["weight_max"] == 1
 
 
 # --- updates
 
 
-def updated(policy: Policy, rollout: Rollout, correction: str = "retrace", **training: Any) -> Update:
-    settings = tiny_settings(**training).training
-    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.5)
-    return update_policy(policy.model, optimizer, rollout, REWARDS, settings, objective_of(correction, settings), None)
+def updated(policy: Policy, rollout: Rollout, correction: str = "retrace", **training: Any) -> dict[str, float]:
+    settings = tiny_settings(correction=correction, **training)
+    return step_on(policy, rollout, REWARDS, settings, torch.optim.SGD(policy.model.parameters(), lr=0.5))
 
 
 def test_the_diagnostics_are_those_before_the_first_update() -> None:
@@ -131,18 +117,18 @@ def test_the_diagnostics_are_those_before_the_first_update() -> None:
     _, rollout = rollout_of(policy)
     once, thrice = updated(tiny_policy(), rollout), updated(tiny_policy(), rollout, updates_per_rollout=3)
     for name in ("kl_k1", "ess", "ratio_max", "ess_sequence"):
-        assert once.metrics[name] == thrice.metrics[name]
-    assert once.metrics["ess"] < 1
+        assert once[name] == thrice[name]
+    assert once["ess"] < 1
 
 
 def test_later_updates_keep_the_first_one_s_weights_and_clip_the_ratio() -> None:
     _, rollout = rollout_of(tiny_policy())
     once = updated(tiny_policy(), rollout)
     thrice = updated(tiny_policy(), rollout, updates_per_rollout=3, max_grad_norm=100.0)
-    assert once.metrics["surrogate_clip_fraction"] == 0
-    assert 0 < thrice.metrics["surrogate_clip_fraction"] < 1
-    assert thrice.metrics["weight_mean"] == pytest.approx(once.metrics["weight_mean"], rel=1e-12)
-    assert thrice.metrics["weight_max"] == pytest.approx(once.metrics["weight_max"], rel=1e-12)
+    assert once["surrogate_clip_fraction"] == 0
+    assert 0 < thrice["surrogate_clip_fraction"] < 1
+    assert thrice["weight_mean"] == pytest.approx(once["weight_mean"], rel=1e-12)
+    assert thrice["weight_max"] == pytest.approx(once["weight_max"], rel=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -151,8 +137,8 @@ def test_micro_batches_change_no_later_update_either(size: int) -> None:
     whole, parts = tiny_policy(), tiny_policy()
     expected = updated(whole, rollout, updates_per_rollout=3)
     actual = updated(parts, rollout, updates_per_rollout=3, problems_per_micro_batch=size)
-    assert actual.loss == pytest.approx(expected.loss, abs=1e-6)
-    assert actual.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-6)
+    assert actual["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert actual == pytest.approx(expected, rel=1e-4, abs=1e-6)
     for one, other in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
@@ -161,26 +147,22 @@ def test_a_reference_holds_the_policy_back() -> None:
     """The objective of a large coefficient is the KL alone: its gradient at the reference itself is zero."""
     policy = tiny_policy()
     _, rollout = rollout_of(policy)
-    settings = tiny_settings(kl_coefficient=1.0).training
-    objective = objective_of("unit", settings)
-    with torch.no_grad():
-        reference = completion_logp(policy.model, rollout, 1.0)
-    equal = torch.ones(4, 4)
-    _, _, metrics = accumulate_gradient(policy.model, rollout, equal, settings, objective, logp_reference=reference)
+    equal, reference = torch.ones(4, 4), copy.deepcopy(policy.model)
+    options: dict[str, Any] = {"rewards": equal, "reference": reference, "kl_coefficient": 1.0}
+    _, found, metrics = gradient(policy, rollout, "unit", **options)
     assert metrics["kl_reference"] == pytest.approx(0, abs=1e-9)
-    assert largest([parameter.grad for parameter in policy.model.parameters()]) < 1e-6
-    moved = tiny_policy(seed=1)
-    loss, _, metrics = accumulate_gradient(moved.model, rollout, equal, settings, objective, logp_reference=reference)
+    assert largest(found) < 1e-6
+    loss, found, metrics = gradient(tiny_policy(seed=1), rollout, "unit", **options)
     assert metrics["kl_reference"] > 0.01
     assert loss > 0
-    assert largest([parameter.grad for parameter in moved.model.parameters()]) > 0.01
+    assert largest(found) > 0.01
 
 
 @pytest.mark.parametrize("way", ["packed", "the model's own"])
-def test_activations_computed_twice_give_the_same_gradient(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activation_checkpointing_gives_the_same_gradient(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     if way != "packed":
-        monkeypatch.setattr("nested_reft.core.logprobs.unsupported", lambda model: "this test wants the other way")
+        monkeypatch.setattr("nested_reft.engine.logp.unsupported", lambda model: "this test wants the other way")
     _, rollout = rollout_of(policy)
     loss, expected, _ = gradient(policy, rollout, "base")
     calls = []
@@ -188,7 +170,7 @@ def test_activations_computed_twice_give_the_same_gradient(way: str, monkeypatch
     monkeypatch.setattr(torch.nn.functional, "silu", lambda *a, **k: calls.append(1) or plain(*a, **k))
     gradient(policy, rollout, "base")
     once = len(calls)
-    recompute_activations(policy.model)
+    enable_activation_checkpointing(policy.model)
     assert unsupported(policy.model) is None
     again, actual, _ = gradient(policy, rollout, "base")
     assert len(calls) == 3 * once > 0

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from nested_reft.config import GeneratedProblems, Pretraining, Prompt, ScratchModel
 from nested_reft.config.jobs import TrainSettings
+from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.problems import generate_problems
 from nested_reft.tasks.records import Problem
 from nested_reft.training.pretrain import build_model, build_tokenizer
-from nested_reft.training.trainer import nested_rollout
+from nested_reft.training.run import make_objective, make_step_settings
+from nested_reft.training.step import Learner, reft_step
 
 torch.set_num_threads(1)  # a process that tests/faults forks cannot use the threads of this one
 
@@ -65,10 +71,44 @@ def tiny_settings(
 def rollout_of(
     policy: Policy, *, skip: int = 34, seed: int = 1, step: int = 1, strategy: str = "uniform", **training: Any
 ) -> tuple[tuple[int, ...], Rollout]:
-    """The layers left out and the completions of four prompts at one step."""
+    """The layers left out and the completions of four prompts at one step, which does not move the policy."""
     prompts = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
     settings = tiny_settings(skip=skip, seed=seed, strategy=strategy, **training)
-    return nested_rollout(policy, prompts, settings.training, settings.run, step)
+    learner = Learner(policy, policy.model, torch.optim.SGD(policy.model.parameters(), lr=0.0), Objective("unit"))
+    step_settings = make_step_settings(settings.run, settings.training)
+    batch, _ = reft_step(learner, step_settings, step, prompts, lambda rollout, share: torch.zeros(4, 4))
+    policy.model.zero_grad(set_to_none=True)
+    return batch.skipped, batch.rollout
+
+
+@dataclass(frozen=True)
+class FixedRollout(Policy):
+    """A policy whose rollout is known, so that a step is its update alone."""
+
+    rollout: Rollout
+
+    def batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        return self.rollout.prompt_ids, self.rollout.prompt_mask
+
+    def sample(self, *_: Any, **__: Any) -> Rollout:
+        return self.rollout
+
+
+def step_on(
+    policy: Policy,
+    rollout: Rollout,
+    rewards: Tensor,
+    settings: TrainSettings,
+    optimizer: torch.optim.Optimizer,
+    reference: PreTrainedModel | None = None,
+) -> dict[str, float]:
+    """The metrics of the training step on a rollout with its rewards (P, G)."""
+    fixed = FixedRollout(policy.model, policy.tokenizer, policy.end_ids, policy.pad_id, rollout)
+    objective = make_objective(settings.run, settings.params, settings.training)
+    learner = Learner(fixed, policy.model, optimizer, objective, reference)
+    step_settings = make_step_settings(settings.run, settings.training)
+    prompts: list[list[int]] = [[]] * len(rollout.prompt_ids)
+    return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
 
 
 def grade_by_checksum(response: str, gold: str) -> bool:

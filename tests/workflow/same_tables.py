@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_training import TIMINGS
 
-from nested_reft.report.catalogue import PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
+from nested_reft.report.registry import PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 # What is measured with a clock: whole tables, columns of others, and rows of others by their id or metric.
 TIMED_TABLES = {"throughput", "throughput_pairs", "speedup"}

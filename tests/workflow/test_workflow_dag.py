@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from workflow_harness import ROOT, Pipeline
 
-from nested_reft.report.catalogue import FIGURES, PAGES
+from nested_reft.report.registry import FIGURES, PAGES
 
 REPORT_JOBS = {
     "exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES), "page": len(PAGES),

@@ -155,7 +155,7 @@ def test_a_missing_data_file_stops_all_training(pipeline: Pipeline, small_mirror
     """Only one of two data sets is bad: the other's runs do not start either."""
     (small_mirror / "owner/second/train.jsonl").unlink()
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "data", "owner/second/train.jsonl", "no such file", "put it there, or unset")
+    expect_one_line(pipeline, done, "fetch-data", "owner/second/train.jsonl", "no such file", "put it there, or unset")
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_a_damaged_row_stops_all_training(pipeline: Pipeline, small_mirror: Path
     with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"question": "What')
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "data", "owner/second/train.jsonl, line 2: is not JSON", "fetch it again")
+    expect_one_line(pipeline, done, "fetch-data", "owner/second/train.jsonl, line 2: is not JSON", "fetch it again")
 
 
 def test_a_missing_model_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
@@ -171,25 +171,25 @@ def test_a_missing_model_stops_all_training(pipeline: Pipeline, small_mirror: Pa
         path.unlink()
     (small_mirror / "owner/model").rmdir()
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "model", "owner/model: no such model folder", "put it there, or unset")
+    expect_one_line(pipeline, done, "fetch-model", "owner/model: no such model folder", "put it there, or unset")
 
 
 def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
     (small_mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8")
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "model", "owner/model: has 28 layers", "`layers: 6`")
+    expect_one_line(pipeline, done, "fetch-model", "owner/model: has 28 layers", "`layers: 6`")
 
 
 def test_a_missing_mirror_folder_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
     target = "results/hub/data/train/first.jsonl"
     done = pipeline.call(target, config=pipeline.write_config(hub_config()), mirror=tmp_path / "nowhere")
-    expect_one_line(pipeline, done, "data", "NESTED_REFT_DATA_MIRROR=", "nowhere: no such folder", "unset it")
+    expect_one_line(pipeline, done, "fetch-data", "NESTED_REFT_DATA_MIRROR=", "nowhere: no such folder", "unset it")
 
 
 def test_without_network_and_mirror_the_call_ends_soon(pipeline: Pipeline) -> None:
     target, started = "results/hub/data/train/first.jsonl", time.monotonic()
     done = pipeline.call(target, config=pipeline.write_config(hub_config()))
-    expect_one_line(pipeline, done, "data", "owner/first", "check the network, or set NESTED_REFT_DATA_MIRROR")
+    expect_one_line(pipeline, done, "fetch-data", "owner/first", "check the network, or set NESTED_REFT_DATA_MIRROR")
     assert "hf download --repo-type dataset owner/first --revision main" in done.output  # the harness is offline
     assert time.monotonic() - started < 60
 
@@ -230,7 +230,7 @@ def test_what_differs_from_the_lock_stops_all_training(pipeline: Pipeline, small
     assert pipeline.call("lock_hub", config=config, mirror=small_mirror).code == 0
     (small_mirror / "owner/model/model.safetensors").write_bytes(b"other")
     done = pipeline.call("results/hub/models/m.json", "--force", config=config, mirror=small_mirror)
-    expect_one_line(pipeline, done, "model", "model.safetensors has changed: SHA-256 ", "to accept the change")
+    expect_one_line(pipeline, done, "fetch-model", "model.safetensors has changed: SHA-256 ", "to accept the change")
     (small_mirror / "owner/model/model.safetensors").write_bytes(b"")
 
     # The lock was changed after the download.
@@ -245,4 +245,4 @@ def test_what_differs_from_the_lock_stops_all_training(pipeline: Pipeline, small
     with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(PROBLEM) + "\n")
     done = pipeline.call(config=config, mirror=small_mirror)
-    expect_one_line(pipeline, done, "data", "owner/second", "train.jsonl has changed", "from config/hub.lock")
+    expect_one_line(pipeline, done, "fetch-data", "owner/second", "train.jsonl has changed", "from config/hub.lock")

@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from workflow_harness import Pipeline, read_config
 
-from nested_reft.report.catalogue import FIGURES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
+from nested_reft.report.registry import FIGURES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from workflow_harness import Finished
 
-from nested_reft.report.catalogue import CLAIMS, FIGURES, PAGES, PRESENTATION_TABLES, RUNS, TABLES
+from nested_reft.report.registry import CLAIMS, FIGURES, PAGES, PRESENTATION_TABLES, RUNS, TABLES
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,9 @@ from workflow_harness import ROOT, Pipeline, read_config
 PROFILES = ROOT / "workflow/profiles"
 ASKED = "echo {resources.gpu} {resources.mem_mb} {resources.runtime}"
 
+# The files of the rules that are not named after their kind.
+RULES = {"throughput": "measure", "gradients": "measure"}
+
 
 def settings(device: str) -> dict[str, Any]:
     """The smoke experiment, whose runs ask for something of their own."""
@@ -23,9 +26,10 @@ def settings(device: str) -> dict[str, Any]:
 
 def start_with(pipeline: Pipeline, kind: str, commands: str) -> None:
     """Have the rule that calls this sub-command run these commands first."""
-    for path in (pipeline.folder / "workflow/rules").glob("*.smk"):
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(f'"nested-reft {kind} ', f'"{commands}; nested-reft {kind} '))
+    called = "{params.command}" if kind == "model" else kind
+    path = pipeline.folder / f"workflow/rules/{RULES.get(kind, kind)}.smk"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f'"nested-reft {called} ', f'"{commands}; nested-reft {called} '))
 
 
 def tell(pipeline: Pipeline, kind: str, then: str = "") -> None:
@@ -38,7 +42,8 @@ def test_jobs_ask_for_what_the_config_says_and_for_the_defaults_elsewhere(pipeli
     commands = pipeline.dry_run("-p", config=pipeline.write_config(settings("cuda"))).output
     for kind, count in counts.items():
         gpus = "--each 2" if kind == "train" else 1
-        assert commands.count(f"nested-reft on-gpu {gpus} nested-reft {kind} ") == count
+        command = "pretrain" if kind == "model" else kind
+        assert commands.count(f"nested-reft on-gpu {gpus} nested-reft {command} ") == count
         tell(pipeline, kind)
     for device, (trained, others) in (("cuda", (2, 1)), ("cpu", (0, 0))):
         output = pipeline.dry_run("-p", config=pipeline.write_config(settings(device))).output

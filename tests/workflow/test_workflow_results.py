@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from workflow_harness import REPORT, Call, Finished, Pipeline, tiny_config
 
-from nested_reft.report.catalogue import FIGURE_KINDS, FIGURES, PAGES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
+from nested_reft.report.registry import FIGURE_KINDS, FIGURES, PAGES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -102,14 +102,14 @@ def plan(pipeline: Pipeline, change: Callable[[dict[str, Any]], Any] | None = No
     return pipeline.dry_run(*arguments, config=pipeline.write_config(settings))
 
 
-@pytest.mark.parametrize("source", ["report/figures.py", "report/style.py"])
+@pytest.mark.parametrize("source", ["report/figures/draw.py", "report/figures/style.py"])
 def test_editing_what_all_figures_share_redraws_them_and_nothing_else(twin: Pipeline, source: str) -> None:
     twin.edit(source)
     assert plan(twin).jobs == {"figure": len(FIGURES)}
 
 
 def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
-    twin.edit("report/plots_speed.py")
+    twin.edit("report/figures/speed.py")
     planned = plan(twin)
     assert planned.jobs == {"figure": 2}
     assert planned.messages == {"Figure: throughput", "Figure: time"}
@@ -120,11 +120,11 @@ def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
     [
         ("core/loss.py", False),
         ("core/corrections.py", False),
-        ("core/logprobs.py", False),
+        ("engine/logp.py", False),
         ("core/rollout.py", True),
-        ("core/decoding.py", True),
-        ("core/grouped_decoder.py", True),
-        ("core/packed.py", True),
+        ("engine/decoder.py", True),
+        ("engine/grouped_decoder.py", True),
+        ("engine/llama.py", True),
     ],
 )
 def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(twin: Pipeline, source: str, samples: bool) -> None:
@@ -143,18 +143,18 @@ def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> Non
 
 
 def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
-    twin.edit("report/tables.py")
+    twin.edit("report/tables/write.py")
     assert plan(twin).jobs == {"presentation_tables": 1}
 
 
-@pytest.mark.parametrize("source", ["report/pages.py", "report/html.py", "report/templates/base.html"])
+@pytest.mark.parametrize("source", ["report/pages/page.py", "report/pages/html.py", "report/templates/base.html"])
 def test_editing_how_tables_are_written_writes_claims_and_pages_too(twin: Pipeline, source: str) -> None:
     twin.edit(source)
     assert plan(twin).jobs == {"presentation_tables": 1, "claims": 1, "page": len(PAGES)}
 
 
 def test_editing_a_page_writes_pages_alone(twin: Pipeline) -> None:
-    twin.edit("report/pages_runs.py")
+    twin.edit("report/pages/runs.py")
     assert plan(twin).jobs == {"page": len(PAGES)}
 
 

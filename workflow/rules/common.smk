@@ -1,18 +1,11 @@
-# Shared by all rules: the checked configuration, paths, and which source files a rule's result depends on.
+# Shared by all rules: the checked configuration, paths, and the source files that a rule's result depends on.
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
-from nested_reft.config import (
-    CORRECTIONS,
-    PRETRAINED,
-    ConfigError,
-    HubModel,
-    HubProblems,
-    Run,
-)
+from nested_reft.config import PRETRAINED, ConfigError, HubModel, HubProblems
 from nested_reft.config import (
     all_runs,
     benchmark_batches,
@@ -20,7 +13,9 @@ from nested_reft.config import (
     read_settings,
 )
 from nested_reft.config import jobs
-from nested_reft.report.catalogue import (
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.runtime.sources import source_files
+from nested_reft.report.registry import (
     CLAIMS,
     FIGURE_KINDS,
     FIGURES,
@@ -97,87 +92,39 @@ CONSTRAINTS = dict(
 SHARED_FOLDER = SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage
 
 
-def source(*names):
-    """Source files of the package, relative to the working directory if they can be: a moved clone stays up to date."""
+def sources(command, *modules):
+    """The source files that a sub-command's results depend on, by the imports of its module (and of other modules).
+
+    Relative to the working directory: a moved clone stays up to date. None where jobs do not see this folder.
+    """
     if not SHARED_FOLDER:
         return []
-    package = Path(workflow.main_snakefile).resolve().parent / "src/nested_reft"
-    files = [path for name in names for path in sorted(package.glob(name))]
-    if len(files) < len(names):
-        raise WorkflowError(f"no source file for one of {names} in {package}")
-    return [os.path.relpath(path) for path in files]
+    entry = f"nested_reft.commands.{command.replace('-', '_')}"
+    return [os.path.relpath(path) for path in source_files(entry, *modules)]
 
 
-# What each result depends on. Drawing code is in none but the report's, so that editing a figure retrains nothing.
-SAMPLING = [
-    "core/rollout.py",
-    "core/decoding.py",
-    "core/grouped_decoder.py",
-    "core/packed.py",
-    "tasks/policy.py",
-    "tasks/prompts.py",
-    "seeding.py",
-]
-GRADING = [
-    "tasks/grading.py",
-    "tasks/answers.py",
-    "tasks/extraction.py",
-    "tasks/symbolic.py",
-    "tasks/grading_worker.py",
-]
-SHARED = [
-    "report/effects.py",
-    "report/statistics.py",
-    "report/gradient_statistics.py",
-    "report/texts.py",
-]
-PAGE = ["report/pages.py", "report/html.py", "report/templates/*.html"]
-SOURCES = {
-    "data": source(
-        "tasks/problems.py", "tasks/records.py", "tasks/hub.py", "tasks/data_files.py"
-    ),
-    "pretrain": source(
-        "training/pretrain.py",
-        "tasks/problems.py",
-        "tasks/prompts.py",
-        "core/skipping.py",
-    ),
-    "train": source(
-        "training/trainer.py",
-        "training/update.py",
-        "training/checkpoint.py",
-        "training/adapter.py",
-        "training/ranks.py",
-        "training/sharding.py",
-        "timing.py",
-        "core/*.py",
-        "tasks/rewards.py",
-        *SAMPLING,
-        *GRADING,
-    ),
-    "evaluate": source("evaluation/evaluate.py", *SAMPLING, *GRADING),
-    "throughput": source(
-        "evaluation/throughput.py", "timing.py", "core/skipping.py", *SAMPLING
-    ),
-    "gradients": source(
-        "evaluation/gradients.py",
-        "core/*.py",
-        "tasks/rewards.py",
-        *SAMPLING,
-        *GRADING,
-    ),
-    "exact": source("evaluation/exact*.py", "core/*.py"),
-    "collect": source(
-        "report/collect*.py",
-        "report/records.py",
-        "report/statistics.py",
-        "report/gradient_statistics.py",
-    ),
-    "tables": source("report/tables*.py", *PAGE, *SHARED),
-    "claims": source("report/claims*.py", "report/summary.py", *PAGE, *SHARED),
-    "pages": source(*PAGE),
-}
-STYLE = source("report/figures.py", "report/style.py", *SHARED)
+def data_command(wildcards):
+    """The sub-command that makes a set of problems."""
+    problems = CONFIG.datasets if wildcards.role == "train" else CONFIG.benchmarks
+    return (
+        "fetch-data"
+        if isinstance(problems[wildcards.problems], HubProblems)
+        else "generate"
+    )
+
+
+def model_command(wildcards):
+    """The sub-command that makes a model."""
+    return (
+        "fetch-model"
+        if isinstance(CONFIG.sizes[wildcards.size], HubModel)
+        else "pretrain"
+    )
+
+
+def lock_option(command):
+    """What fetches verifies against the lock file."""
+    return f"--lock {LOCK}" if command.startswith("fetch") else ""
 
 
 def find_run(path):

@@ -1,7 +1,7 @@
 # Problems to fine-tune on (train) and benchmarks (test): generated, or from the hub or its mirror.
 rule data:
     input:
-        SOURCES["data"],
+        lambda wildcards: sources(data_command(wildcards)),
     output:
         problems=f"{RESULTS}/data/{{role}}/{{problems}}.jsonl",
         provenance=f"{RESULTS}/data/{{role}}/{{problems}}.json",
@@ -13,17 +13,19 @@ rule data:
     resources:
         mem_mb=lambda wildcards, attempt: attempt * 2000,
     params:
+        command=data_command,
+        lock=lambda wildcards: lock_option(data_command(wildcards)),
         settings=lambda wildcards: jobs.data_settings(
             CONFIG, wildcards.role, wildcards.problems
         ).canonical_json(),
     message:
         "Problems: {wildcards.problems} ({wildcards.role})"
     shell:
-        "nested-reft data --settings {params.settings:q} --output {output.problems}"
-        f" --provenance {{output.provenance}} --lock {LOCK} 2> {{log}}"
+        "nested-reft {params.command} --settings {params.settings:q} --output {output.problems}"
+        " --provenance {output.provenance} {params.lock} 2> {log}"
 
 
-# One small file that stands once all sources are there: no training starts before bad input has been found.
+# One small file that exists once all sources do: no training starts before bad input has been found.
 rule check:
     input:
         # A new or changed entry is verified against what was fetched before; no training is repeated for it.

@@ -1,7 +1,7 @@
 # Rollout throughput. The job takes all cores, so that nothing else runs beside it, and computes with its usual threads.
 rule throughput:
     input:
-        SOURCES["throughput"],
+        sources("throughput"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=f"{RESULTS}/models/{{size}}",
         problems=f"{RESULTS}/data/train/{DATASETS['train'][0]}.jsonl",
@@ -34,7 +34,7 @@ rule throughput:
 # Bias and variance of the gradient estimates of a pre-trained model, for all corrections of `gradients`.
 rule gradients:
     input:
-        SOURCES["gradients"],
+        sources("gradients"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=f"{RESULTS}/models/{{size}}",
         problems=f"{RESULTS}/data/train/{DATASETS['train'][0]}.jsonl",
@@ -66,7 +66,7 @@ rule gradients:
 # The same without sampling: sums over all completions of a policy small enough to enumerate. Needs no data, no model.
 rule exact:
     input:
-        SOURCES["exact"],
+        sources("exact"),
     output:
         f"{RESULTS}/exact.json",
     log:

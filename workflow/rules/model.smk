@@ -1,11 +1,7 @@
 # Pre-trained models: made here (`source: scratch`), or from the hub or its mirror.
 rule model:
     input:
-        lambda wildcards: (
-            SOURCES["pretrain"]
-            if CONFIG.sizes[wildcards.size].source == "scratch"
-            else []
-        ),
+        lambda wildcards: sources(model_command(wildcards)),
     output:
         policy=directory(f"{RESULTS}/models/{{size}}"),
         provenance=f"{RESULTS}/models/{{size}}.json",
@@ -21,6 +17,11 @@ rule model:
         runtime=asks_for("model", "runtime"),
         gpu=gpus("model"),
     params:
+        command=model_command,
+        lock=lambda wildcards: lock_option(model_command(wildcards)),
+        threads=lambda wildcards, threads: (
+            f"--threads {threads}" if model_command(wildcards) == "pretrain" else ""
+        ),
         settings=lambda wildcards: jobs.model_settings(
             CONFIG, wildcards.size
         ).canonical_json(),
@@ -28,5 +29,5 @@ rule model:
         "Pre-trained model: {wildcards.size}"
     shell:
         ON_GPU
-        + "nested-reft model --settings {params.settings:q} --threads {threads} --output {output.policy}"
-        f" --provenance {{output.provenance}} --lock {LOCK} 2> {{log}}"
+        + "nested-reft {params.command} --settings {params.settings:q} {params.threads} --output {output.policy}"
+        " --provenance {output.provenance} {params.lock} 2> {log}"

@@ -1,7 +1,7 @@
 # Tidy tables from all results, then figures, tables for people, and the claims.
 rule collect:
     input:
-        SOURCES["collect"],
+        sources("collect"),
         all_evaluations(),
         of_all_runs("metrics.jsonl"),
         of_all_runs("manifest.json"),
@@ -25,7 +25,7 @@ rule collect:
 
 rule presentation_tables:
     input:
-        SOURCES["tables"],
+        sources("tables"),
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     output:
         expand(
@@ -56,7 +56,7 @@ rule presentation_tables:
 
 rule claims:
     input:
-        SOURCES["claims"],
+        sources("claims"),
         expand(
             f"{RESULTS}/tables/{{table}}.csv",
             table=["runs", "training", "throughput", "gradients"],
@@ -89,8 +89,7 @@ rule claims:
 
 rule figure:
     input:
-        STYLE,
-        lambda wildcards: source(f"report/{FIGURES[wildcards.figure].module}.py"),
+        lambda wildcards: sources("figure", FIGURES[wildcards.figure].module),
         lambda wildcards: [
             f"{RESULTS}/tables/{table}.csv"
             for table in FIGURES[wildcards.figure].tables
@@ -122,8 +121,7 @@ rule figure:
 
 rule page:
     input:
-        SOURCES["pages"],
-        lambda wildcards: source(f"report/{PAGES[wildcards.page].module}.py"),
+        lambda wildcards: sources("page", PAGES[wildcards.page].module),
         lambda wildcards: [
             f"{RESULTS}/tables/{table}.csv" for table in PAGES[wildcards.page].tables
         ],

@@ -1,7 +1,7 @@
 # Reinforced fine-tuning: one run of the run table. The baseline ReFT is the row with skip 0.
 rule train:
     input:
-        SOURCES["train"],
+        sources("train"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=f"{RESULTS}/models/{{size}}",
         problems=f"{RESULTS}/data/train/{{dataset}}.jsonl",

@@ -12,23 +12,14 @@ from nested_reft.config.experiment import (
     benchmark_batches,
     job_resources,
     load_config,
+    nested_skips,
     parse_config,
     read_settings,
     run_table,
-    skipped_count,
     strategy_table,
 )
 from nested_reft.config.measurement import Evaluation, Gradients, Throughput
-from nested_reft.config.method import (
-    BASELINE_CORRECTION,
-    CORRECTIONS,
-    PRETRAINED,
-    CorrectionParams,
-    Prompt,
-    Sampling,
-    Strategy,
-    Training,
-)
+from nested_reft.config.method import BASELINE_CORRECTION, PRETRAINED, Prompt, Sampling, Strategy, Training
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.sources import (
     GeneratedProblems,
@@ -44,11 +35,9 @@ from nested_reft.config.strict import ConfigError, Strict, parse, settings_hash
 
 __all__ = [
     "BASELINE_CORRECTION",
-    "CORRECTIONS",
     "PRETRAINED",
     "Config",
     "ConfigError",
-    "CorrectionParams",
     "Evaluation",
     "GeneratedProblems",
     "Gradients",
@@ -73,11 +62,11 @@ __all__ = [
     "benchmark_batches",
     "job_resources",
     "load_config",
+    "nested_skips",
     "parse",
     "parse_config",
     "read_settings",
     "run_table",
     "settings_hash",
-    "skipped_count",
     "strategy_table",
 ]

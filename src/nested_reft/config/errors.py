@@ -32,21 +32,22 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
         return f"{key}: is missing"
     if kind == "literal_error":
         return (
-            f"{key}: unknown value {_short(item['input'])}, "
+            f"{key}: unknown value {shortened(item['input'])}, "
             f"{nearest(str(item['input']), _quoted(item['ctx']['expected']))}"
         )
     if kind == "union_tag_invalid":
         choices = _quoted(item["ctx"]["expected_tags"])
-        return f"{key}.source: unknown value {_short(item['ctx']['tag'])}, {nearest(item['ctx']['tag'], choices)}"
+        return f"{key}.source: unknown value {shortened(item['ctx']['tag'])}, {nearest(item['ctx']['tag'], choices)}"
     if kind == "union_tag_not_found":
         return f"{key}: needs the key 'source'"
     message = item["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message[0].lower() + message[1:]}, got {_short(item['input'])}"
+    return f"{key}: {message[0].lower() + message[1:]}, got {shortened(item['input'])}"
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as Python writes it, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

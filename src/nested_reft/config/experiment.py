@@ -29,6 +29,7 @@ from nested_reft.config.method import (
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.sources import Model, Pretraining, Problems, ScratchModel
 from nested_reft.config.strict import ConfigError, Positive, Strict, parse
+from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 
 
 class Config(Strict):
@@ -93,26 +94,25 @@ class Config(Strict):
             raise ValueError("pretraining: is missing, and sizes has a model with 'source: scratch'")
         for size, model in self.sizes.items():
             for skip in self.skips:
-                if skip and not skipped_count(model.layers, skip):
+                if skip and not num_skipped(model.layers, skip):
                     raise ValueError(f"skips: {skip} % of the {model.layers} layers of '{size}' rounds to no layer")
                 self._check_layers_suffice(size, model.layers, skip)
         return self
 
     def _check_layers_suffice(self, size: str, layers: int, skip: int) -> None:
         border, choice = self.training.border, self.layer_choice
-        count, eligible = skipped_count(layers, skip), max(layers - 2 * border, 0)
+        count, eligible = num_skipped(layers, skip), max(layers - 2 * border, 0)
         if count > eligible:
             raise ValueError(
                 f"skips: {skip} % of the {layers} layers of '{size}' is {count}, but border {border} leaves only "
                 f"{eligible} that may be skipped; lower the skip or the border"
             )
-        every_second = (eligible + 1) // 2
-        used = choice.strategies[:1] if skip != choice.skip else choice.strategies
-        if "alternate" in used and count > every_second:
-            raise ValueError(
-                f"layer_choice: {skip} % of the {layers} layers of '{size}' is {count}, but 'alternate' can leave out "
-                f"only {every_second}, every second of those that border {border} lets it; lower the skip or the border"
-            )
+        for strategy in choice.strategies[:1] if skip != choice.skip else choice.strategies:
+            if count > (most := SELECTIONS[strategy].reach(eligible)):
+                raise ValueError(
+                    f"layer_choice: {skip} % of the {layers} layers of '{size}' is {count}, but '{strategy}' can leave "
+                    f"out only {most} of the {eligible} that border {border} leaves; lower the skip or the border"
+                )
 
     @model_validator(mode="after")
     def _resources_are_of_sizes(self) -> Config:
@@ -137,9 +137,9 @@ def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:
     return found
 
 
-def skipped_count(num_layers: int, skip_percent: int) -> int:
-    """k = round(skip_percent / 100 * L), the number of layers that a behaviour model leaves out."""
-    return round(skip_percent / 100 * num_layers)
+def nested_skips(config: Config) -> list[int]:
+    """The skip settings of the nested runs, ascending; 0 is the baseline and not among them."""
+    return sorted(skip for skip in config.skips if skip)
 
 
 class Run(Strict):

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from nested_reft.config.experiment import Config, Run
 from nested_reft.config.measurement import Evaluation, GradientMeasurement, Throughput
-from nested_reft.config.method import CorrectionParams, Prompt, Sampling, Strategy, Training
+from nested_reft.config.method import Prompt, Sampling, Strategy, Training
 from nested_reft.config.sources import Model, Pretraining, Problems
 from nested_reft.config.strict import Strict, settings_hash
 
@@ -40,7 +40,7 @@ class TrainSettings(Strict):
 
     run: Run
     training: Training
-    params: CorrectionParams
+    params: dict[str, float]
     prompt: Prompt
     device: str
 

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from nested_reft.config.errors import nearest, shortened
 from nested_reft.config.strict import Positive, Strict
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.layer_selection import SELECTIONS
 
-Correction = Literal[
-    "base", "unit", "retrace", "retrace_trace", "is_token", "is_sequence", "tis_token", "tis_sequence",
-    "mask_token", "mask_sequence", "gspo", "topr",
-]  # fmt: skip
-CORRECTIONS: tuple[str, ...] = get_args(Correction)
-# Which parameters each formula has; `core.corrections` holds their defaults.
-CORRECTION_PARAMETERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(CORRECTIONS, ()),
-    **dict.fromkeys(("base", "gspo"), ("clip_low", "clip_high")),
-    **dict.fromkeys(("retrace", "retrace_trace"), ("lambda",)),
-    **dict.fromkeys(("tis_token", "tis_sequence"), ("C",)),
-    **dict.fromkeys(("mask_token", "mask_sequence"), ("lo", "hi")),
-}
 # The baseline is not a trainer of its own: it is this correction at skip 0, where the ratio is 1.
-BASELINE_CORRECTION: Correction = "base"
+BASELINE_CORRECTION = "base"
 PRETRAINED = "pretrained"
 
-# How the skipped layers are chosen; `core.strategies` has the formulas.
-Strategy = Literal["uniform", "contiguous", "alternate", "static", "influence"]
+
+def _name_in(registry: Mapping[str, Any]) -> Callable[[str], str]:
+    """A check that a name is in the registry as it is now, not as it was when this module was imported."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            raise ValueError(f"unknown value {shortened(name)}, {nearest(name, registry)}")
+        return name
+
+    return check
+
+
+def _names_of(registry: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda schema: schema.update(enum=list(registry))
+
+
+Correction = Annotated[str, AfterValidator(_name_in(CORRECTIONS)), Field(json_schema_extra=_names_of(CORRECTIONS))]
+# How the skipped layers are chosen; `core/layer_selection.py` has the formulas.
+Strategy = Annotated[str, AfterValidator(_name_in(SELECTIONS)), Field(json_schema_extra=_names_of(SELECTIONS))]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
 Percent = Annotated[int, Field(ge=0, lt=100)]
@@ -43,39 +51,30 @@ class Prompt(Strict):
     """Ends the question, in both styles."""
 
 
-class CorrectionParams(Strict):
-    """Parameters of a correction: only those that its formula has may be given, and null is the formula's default."""
-
-    lambda_: Annotated[float, Field(gt=0, le=1)] | None = Field(None, alias="lambda")
-    """Factor of every truncated ratio."""
-    C: Annotated[float, Field(gt=0)] | None = None
-    """Ratios above it count as C."""
-    lo: Annotated[float, Field(ge=0)] | None = None
-    """Ratios below it count as 0; not above `hi`."""
-    hi: Annotated[float, Field(gt=0)] | None = None
-    """Ratios above it count as 0."""
-    clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Ratios are clipped below 1 − `clip_low`."""
-    clip_high: Annotated[float, Field(gt=0)] | None = None
-    """Ratios are clipped above 1 + `clip_high`."""
-
-    def given(self) -> dict[str, float]:
-        """The parameters that were set, under the names of the formulas."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+def _without_nulls(corrections: Any) -> Any:
+    """A parameter that is null has its default."""
+    if not isinstance(corrections, Mapping):
+        return corrections
+    return {
+        name: {key: value for key, value in params.items() if value is not None}
+        if isinstance(params, Mapping)
+        else params
+        for name, params in corrections.items()
+    }
 
 
-def _check_corrections(corrections: dict[Correction, CorrectionParams]) -> dict[Correction, CorrectionParams]:
-    for correction, params in corrections.items():
-        for key in params.given():
-            if key not in CORRECTION_PARAMETERS[correction]:
-                known = ", ".join(CORRECTION_PARAMETERS[correction]) or "none"
-                raise ValueError(f"{correction}.{key}: '{correction}' has no such parameter; it has: {known}")
-        if params.lo is not None and params.hi is not None and params.lo > params.hi:
-            raise ValueError(f"{correction}.lo: {params.lo} is above hi: {params.hi}")
-    return corrections
+def _with_defaults(corrections: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Every parameter of every correction, so that spelling out a default changes nothing."""
+    return {name: CORRECTIONS[name].resolve(params) for name, params in corrections.items()}
 
 
-Corrections = Annotated[dict[Correction, CorrectionParams], Field(min_length=1), AfterValidator(_check_corrections)]
+# By correction its parameters: those of the registry, whose defaults are filled in.
+Corrections = Annotated[
+    dict[Correction, dict[str, float]],
+    Field(min_length=1),
+    BeforeValidator(_without_nulls),
+    AfterValidator(_with_defaults),
+]
 
 
 class Sampling(Strict):
@@ -103,7 +102,7 @@ class LayerChoice(Strict):
 
     strategies: tuple[Strategy, ...] = Field(("uniform",), min_length=1)
     """The first is that of all runs, the others are compared with it in one cell of the grid; no value twice.
-    `core/strategies.py` has the formulas; `uniform` is the paper's."""
+    `core/layer_selection.py` has the formulas; `uniform` is the paper's."""
     skip: Percent | None = None
     """The skip setting of the comparison, one of `skips`; needed with more than one strategy."""
     correction: Correction | None = None

@@ -10,11 +10,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nested_reft.config.errors import explain
+from nested_reft.runtime.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be run; the message is one line for the user."""
 
 

@@ -1,73 +1,159 @@
 """Corrections: the weight of each token of an off-policy completion, from log pi (target) and log b (behaviour).
 
-All weights are pure functions (B, T) -> (B, T), computed in log space, zero where the mask is false, and detached,
-except `base`, whose gradient flows through the ratio as in PPO. rho_t = pi(o_t | .) / b(o_t | .).
+`CORRECTIONS` is the one registry: name, formula, source, parameters with their ranges, and the function that computes
+the weights. Configuration, generated docs, plot styles and error messages read it, so a new correction is one entry
+here. Weights are pure functions (B, T) -> (B, T), computed in log space, 0 where the mask is false, and detached unless
+the entry says that the gradient flows through the ratio. rho_t = pi(o_t | .) / b(o_t | .).
 
-name            weight of token t                         source
-base            rho_t clipped as in PPO                   Schulman et al. 2017; GRPO with b as its old policy
-unit            1                                         on-policy REINFORCE
-retrace         lambda min(1, rho_t)                      the factor of Retrace(lambda), Munos et al. 2016
-retrace_trace   prod_{s<=t} lambda min(1, rho_s)          the whole trace of Retrace(lambda)
-is_token        rho_t                                     importance sampling, one token at a time
-is_sequence     prod_s rho_s                              importance sampling; the unbiased one
-tis_token       min(rho_t, C)                             truncated importance sampling, Ionides 2008
-tis_sequence    min(prod_s rho_s, C)
-mask_token      rho_t 1[lo <= rho_t <= hi]                rejection, as in IcePop
-mask_sequence   the same for prod_s rho_s
-gspo            exp(mean_s log rho_s), clipped            Zheng et al. 2025
-topr            A > 0: 1; A < 0: min(1, prod_s rho_s)     Le Roux et al. 2025
+Tensors are used through their methods only: the configuration reads this registry without waiting for torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-
-# The parameters of each correction and their defaults; a parameter that a formula does not have is an error.
-PARAMETERS: dict[str, dict[str, float]] = {
-    "base": {"clip_low": 0.2, "clip_high": 0.2},
-    "unit": {},
-    "retrace": {"lambda": 1.0},
-    "retrace_trace": {"lambda": 1.0},
-    "is_token": {},
-    "is_sequence": {},
-    "tis_token": {"C": 2.0},
-    "tis_sequence": {"C": 2.0},
-    "mask_token": {"lo": 0.5, "hi": 5.0},
-    "mask_sequence": {"lo": 0.5, "hi": 5.0},
-    "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},
-    "topr": {},
-}
-# Corrections whose gradient flows through the weight; for the others the weight is a constant of the update.
-THROUGH_RATIO = frozenset({"base"})
-
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lambda": (lambda value: 0 < value <= 1, "in (0, 1]"),
-    "C": (lambda value: value > 0, "above 0"),
-    "lo": (lambda value: value >= 0, "0 or above"),
-    "hi": (lambda value: value > 0, "above 0"),
-    "clip_low": (lambda value: 0 < value < 1, "in (0, 1)"),
-    "clip_high": (lambda value: value > 0, "above 0"),
-}
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def check_parameters(name: str, given: dict[str, float]) -> dict[str, float]:
-    """The parameters of correction `name` with defaults filled in; ValueError names what is unknown or out of range."""
-    if name not in PARAMETERS:
-        raise ValueError(f"unknown correction '{name}'; possible: {', '.join(PARAMETERS)}")
-    for key, value in given.items():
-        if key not in PARAMETERS[name]:
-            known = ", ".join(PARAMETERS[name]) or "none"
-            raise ValueError(f"correction '{name}' has no parameter '{key}'; it has: {known}")
-        within, text = _RANGES[key]
-        if not within(value):
-            raise ValueError(f"correction '{name}': {key} must be {text}, got {value}")
-    params = PARAMETERS[name] | given
-    if "lo" in params and params["lo"] > params["hi"]:
-        raise ValueError(f"correction '{name}': lo {params['lo']} is above hi {params['hi']}")
-    return params
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a correction: its default, the values that it may have, and what it does."""
+
+    default: float
+    within: Callable[[float], bool]
+    range: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """What a correction may read.
+
+    log_rho: (B, T), log pi - log b, 0 where the mask is false; valid: (B, T) bool, the mask; advantages: (B,) or None.
+    """
+
+    log_rho: Tensor
+    valid: Tensor
+    advantages: Tensor | None
+
+    @property
+    def token(self) -> Tensor:
+        """(B, T): rho_t."""
+        return self.log_rho.exp()
+
+    @property
+    def log_sequence(self) -> Tensor:
+        """(B, 1): the log of each completion's product of ratios."""
+        return self.log_rho.sum(dim=1, keepdim=True)
+
+    @property
+    def sequence(self) -> Tensor:
+        """(B, 1): the product of ratios."""
+        return self.log_sequence.exp()
+
+
+Weights: TypeAlias = "Callable[[Ratios, Mapping[str, float]], Tensor]"  # (B, T), or (B, 1) for one weight per row
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One entry of the registry; `formula` is the weight of token t in LaTeX."""
+
+    name: str
+    formula: str
+    weights: Weights
+    source: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    through_ratio: bool = False  # whether the gradient flows through the weight; if not, it is a constant of the update
+    needs_advantages: bool = False
+
+    def resolve(self, given: Mapping[str, float]) -> dict[str, float]:
+        """All parameters, the defaults filled in. Raises ValueError naming what is unknown or out of range."""
+        for key, value in given.items():
+            if key not in self.parameters:
+                known = ", ".join(self.parameters) or "none"
+                raise ValueError(f"correction '{self.name}' has no parameter '{key}'; it has: {known}")
+            if not self.parameters[key].within(value):
+                raise ValueError(f"correction '{self.name}': {key} must be {self.parameters[key].range}, got {value}")
+        values = {key: given.get(key, parameter.default) for key, parameter in self.parameters.items()}
+        if "lo" in values and values["lo"] > values["hi"]:
+            raise ValueError(f"correction '{self.name}': lo {values['lo']} is above hi {values['hi']}")
+        return values
+
+
+CORRECTIONS: dict[str, Correction] = {}
+
+
+def register(correction: Correction) -> Correction:
+    """Add a correction under its name. Raises ValueError if the name is taken."""
+    if correction.name in CORRECTIONS:
+        raise ValueError(f"there is a correction '{correction.name}' already")
+    CORRECTIONS[correction.name] = correction
+    return correction
+
+
+def correction_named(name: str) -> Correction:
+    """The entry of that name. Raises ValueError listing the names that exist."""
+    if name not in CORRECTIONS:
+        raise ValueError(f"unknown correction '{name}'; possible: {', '.join(CORRECTIONS)}")
+    return CORRECTIONS[name]
+
+
+def importance_weights(
+    name: str,
+    logp_target: Tensor,
+    logp_behavior: Tensor,
+    mask: Tensor,
+    *,
+    advantages: Tensor | None = None,
+    **params: float,
+) -> Tensor:
+    """The weights (B, T) of the correction `name`.
+
+    Args:
+        name: a key of `CORRECTIONS`.
+        logp_target: (B, T), log pi of the tokens under the target.
+        logp_behavior: (B, T), log b of the same tokens under the policy that sampled them.
+        mask: (B, T), true for completion tokens.
+        advantages: (B,), needed by `topr`. With them `base` clips on the pessimistic side only, like PPO's minimum of
+            the clipped and the unclipped objective; without them it clips on both sides.
+        params: those of the formula (`lambda`, a reserved word in Python, goes in as ``**{"lambda": 0.9}``).
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    correction = correction_named(name)
+    values = correction.resolve(params)
+    check_pair(logp_target, logp_behavior, mask)
+    if advantages is None and correction.needs_advantages:
+        raise ValueError(f"correction '{name}' needs advantages")
+    if advantages is not None and advantages.shape != logp_target.shape[:1]:
+        raise ValueError(f"advantages is {tuple(advantages.shape)}, but must be ({logp_target.shape[0]},)")
+    log_rho = log_ratio(logp_target, logp_behavior, mask)
+    if not correction.through_ratio:
+        log_rho = log_rho.detach()
+    valid = mask.bool()
+    weights = correction.weights(Ratios(log_rho, valid, advantages), values)
+    return weights.expand_as(log_rho).masked_fill(~valid, 0.0)
+
+
+# --- shared by the formulas and the loss
+
+
+def log_ratio(logp_target: Tensor, logp_behavior: Tensor, mask: Tensor) -> Tensor:
+    """log rho_t (B, T), 0 where the mask is false, whatever the inputs hold there."""
+    return (logp_target - logp_behavior).masked_fill(~mask.bool(), 0.0)
+
+
+def ppo_clip(rho: Tensor, advantages: Tensor | None, low: float, high: float) -> Tensor:
+    """w with w A = min(rho A, clip(rho, 1 - low, 1 + high) A): the clip binds above for A > 0, below for A < 0."""
+    if advantages is None:
+        return rho.clamp(1 - low, 1 + high)
+    positive = (advantages >= 0).unsqueeze(1)
+    return rho.clamp_max(1 + high).where(positive, rho.clamp_min(1 - low))
 
 
 def check_pair(logp_target: Tensor, logp_behavior: Tensor, mask: Tensor) -> None:
@@ -86,81 +172,87 @@ def check_logp(argument: str, logp: Tensor, logp_target: Tensor, mask: Tensor) -
     """ValueError naming the `argument` whose shape is not logp_target's, or that is not finite at a valid token."""
     if logp.shape != logp_target.shape:
         raise ValueError(f"{argument} is {tuple(logp.shape)}, but logp_target is {tuple(logp_target.shape)}")
-    if not torch.isfinite(logp.detach()[mask.bool()]).all():
+    if not logp.detach()[mask.bool()].isfinite().all():
         raise ValueError(f"{argument} has a valid token whose log-probability is not finite")
 
 
-def log_ratio(logp_target: Tensor, logp_behavior: Tensor, mask: Tensor) -> Tensor:
-    """log rho_t (B, T), 0 where the mask is false (whatever stands there)."""
-    return torch.where(mask.bool(), logp_target - logp_behavior, 0.0)
+# --- the registry; the first three are the headline variants
 
 
-def importance_weights(
-    name: str,
-    logp_target: Tensor,
-    logp_behavior: Tensor,
-    mask: Tensor,
-    *,
-    advantages: Tensor | None = None,
-    **params: float,
-) -> Tensor:
-    """The weights (B, T) of correction `name`; see the module's table.
-
-    logp_target, logp_behavior: (B, T) log-probabilities of the same tokens; mask: (B, T), true for completion tokens.
-    advantages: (B,), needed by `topr`; with it `base` clips on the pessimistic side alone, as PPO's minimum of the
-    clipped and the unclipped objective does; without it `base` clips on both. `params` are those of the formula
-    (`lambda`, which Python reserves, goes in as ``**{"lambda": 0.9}``). Raises ValueError naming the argument.
-    """
-    values = check_parameters(name, params)
-    check_pair(logp_target, logp_behavior, mask)
-    if advantages is not None and advantages.shape != logp_target.shape[:1]:
-        raise ValueError(f"advantages is {tuple(advantages.shape)}, but must be ({logp_target.shape[0]},)")
-    valid = mask.bool()
-    log_rho = log_ratio(logp_target, logp_behavior, mask)
-    if name not in THROUGH_RATIO:
-        log_rho = log_rho.detach()
-    sequence = log_rho.sum(dim=1, keepdim=True)  # log of the product over the completion, (B, 1)
-
-    match name:
-        case "base":
-            weights = ppo_clip(log_rho.exp(), advantages, values["clip_low"], values["clip_high"])
-        case "unit":
-            weights = torch.ones_like(log_rho)
-        case "retrace":
-            weights = values["lambda"] * log_rho.clamp_max(0).exp()
-        case "retrace_trace":
-            steps = torch.arange(1, log_rho.shape[1] + 1, device=log_rho.device, dtype=log_rho.dtype)
-            weights = log_rho.clamp_max(0).cumsum(dim=1).exp() * values["lambda"] ** steps
-        case "is_token":
-            weights = log_rho.exp()
-        case "is_sequence":
-            weights = sequence.exp().expand_as(log_rho)
-        case "tis_token":
-            weights = log_rho.exp().clamp_max(values["C"])
-        case "tis_sequence":
-            weights = sequence.exp().clamp_max(values["C"]).expand_as(log_rho)
-        case "mask_token":
-            weights = _reject(log_rho.exp(), values["lo"], values["hi"])
-        case "mask_sequence":
-            weights = _reject(sequence.exp(), values["lo"], values["hi"]).expand_as(log_rho)
-        case "gspo":
-            mean = sequence / valid.sum(dim=1, keepdim=True).clamp_min(1)
-            weights = mean.exp().clamp(1 - values["clip_low"], 1 + values["clip_high"]).expand_as(log_rho)
-        case _:  # topr: the last name that check_parameters lets through
-            if advantages is None:
-                raise ValueError("correction 'topr' needs advantages")
-            tapered = sequence.clamp_max(0).exp()
-            weights = torch.where(advantages.unsqueeze(1) < 0, tapered, 1.0).expand_as(log_rho)
-    return torch.where(valid, weights, 0.0)
+def _clips(low: float, high: float) -> dict[str, Parameter]:
+    return {
+        "clip_low": Parameter(low, lambda v: 0 < v < 1, "in (0, 1)", "Ratios are clipped below 1 − `clip_low`."),
+        "clip_high": Parameter(high, lambda v: v > 0, "above 0", "Ratios are clipped above 1 + `clip_high`."),
+    }
 
 
-def ppo_clip(rho: Tensor, advantages: Tensor | None, low: float, high: float) -> Tensor:
-    """w with w A = min(rho A, clip(rho, 1 - low, 1 + high) A): the clip binds above for A > 0, below for A < 0."""
-    if advantages is None:
-        return rho.clamp(1 - low, 1 + high)
-    positive = (advantages >= 0).unsqueeze(1)
-    return torch.where(positive, rho.clamp_max(1 + high), rho.clamp_min(1 - low))
+_LAMBDA = {"lambda": Parameter(1.0, lambda v: 0 < v <= 1, "in (0, 1]", "Factor of every truncated ratio.")}
+_CAP = {"C": Parameter(2.0, lambda v: v > 0, "above 0", "Ratios above it count as `C`.")}
+_BAND = {
+    "lo": Parameter(0.5, lambda v: v >= 0, "0 or above", "Ratios below it count as 0; not above `hi`."),
+    "hi": Parameter(5.0, lambda v: v > 0, "above 0", "Ratios above it count as 0."),
+}
 
 
-def _reject(rho: Tensor, lo: float, hi: float) -> Tensor:
-    return torch.where((rho >= lo) & (rho <= hi), rho, 0.0)
+def _retrace_trace(r: Ratios, p: Mapping[str, float]) -> Tensor:
+    steps = r.log_rho.new_ones(r.log_rho.shape[1]).cumsum(0)  # 1 to T
+    return r.log_rho.clamp_max(0).cumsum(dim=1).exp() * p["lambda"] ** steps
+
+
+def _reject(rho: Tensor, p: Mapping[str, float]) -> Tensor:
+    return rho.masked_fill((rho < p["lo"]) | (rho > p["hi"]), 0.0)
+
+
+def _gspo(r: Ratios, p: Mapping[str, float]) -> Tensor:
+    mean = r.log_sequence / r.valid.sum(dim=1, keepdim=True).clamp_min(1)
+    return mean.exp().clamp(1 - p["clip_low"], 1 + p["clip_high"])
+
+
+def _topr(r: Ratios, p: Mapping[str, float]) -> Tensor:
+    assert r.advantages is not None, "importance_weights checks it"
+    return r.log_sequence.clamp_max(0).exp().masked_fill(r.advantages.unsqueeze(1) >= 0, 1.0)
+
+
+for _entry in (
+    Correction(
+        "base", r"\min(\rho_t A, \mathrm{clip}(\rho_t, 1 - \epsilon, 1 + \epsilon) A) / A",
+        lambda r, p: ppo_clip(r.token, r.advantages, p["clip_low"], p["clip_high"]),
+        "PPO's clip as in GRPO, its old policy being b (Schulman et al. 2017)", _clips(0.2, 0.2), through_ratio=True,
+    ),
+    Correction("unit", "1", lambda r, p: r.log_rho.new_ones(r.log_rho.shape), "on-policy REINFORCE"),
+    Correction(
+        "retrace", r"\lambda \min(1, \rho_t)", lambda r, p: p["lambda"] * r.log_rho.clamp_max(0).exp(),
+        "Retrace(λ), Munos et al. 2016", _LAMBDA,
+    ),
+    Correction(
+        "retrace_trace", r"\prod_{s \le t} \lambda \min(1, \rho_s)", _retrace_trace,
+        "the cumulative trace of Retrace(λ)", _LAMBDA,
+    ),
+    Correction("is_token", r"\rho_t", lambda r, p: r.token, "importance sampling, token by token"),
+    Correction("is_sequence", r"\prod_s \rho_s", lambda r, p: r.sequence, "importance sampling: the unbiased one"),
+    Correction(
+        "tis_token", r"\min(\rho_t, C)", lambda r, p: r.token.clamp_max(p["C"]),
+        "truncated importance sampling, Ionides 2008", _CAP,
+    ),
+    Correction(
+        "tis_sequence", r"\min(\prod_s \rho_s, C)", lambda r, p: r.sequence.clamp_max(p["C"]),
+        "the same for the whole completion", _CAP,
+    ),
+    Correction(
+        "mask_token", r"\rho_t \, 1[lo \le \rho_t \le hi]", lambda r, p: _reject(r.token, p),
+        "rejection, as in IcePop", _BAND,
+    ),
+    Correction(
+        "mask_sequence", r"r \, 1[lo \le r \le hi],\ r = \prod_s \rho_s", lambda r, p: _reject(r.sequence, p),
+        "the same for the whole completion", _BAND,
+    ),
+    Correction(
+        "gspo", r"\mathrm{clip}(\exp(\mathrm{mean}_s \log \rho_s), 1 - \epsilon_l, 1 + \epsilon_h)", _gspo,
+        "length-normalised sequence ratio, Zheng et al. 2025", _clips(3e-4, 4e-4),
+    ),
+    Correction(
+        "topr", r"1 \text{ if } A \ge 0,\ \min(1, \prod_s \rho_s) \text{ if } A < 0", _topr,
+        "tapered off-policy REINFORCE, Le Roux et al. 2025", needs_advantages=True,
+    ),
+):  # fmt: skip
+    register(_entry)

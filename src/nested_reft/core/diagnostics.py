@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def off_policy_diagnostics(
     return by_token | {f"{name}_sequence": value for name, value in by_sequence.items()}
 
 
-def alarms(diagnostics: dict[str, float], *, ess_below: float | None, kl_above: float | None) -> dict[str, float]:
+def alarms(diagnostics: Mapping[str, float], *, ess_below: float | None, kl_above: float | None) -> dict[str, float]:
     """Which of a batch's `ess` and `kl_k3` (a token) are out of the sane range, or no number: name and value.
 
     None switches a limit off; a value that is not a number is an alarm for the limit that is on.

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nested_reft.core.advantages import BASELINES, group_advantages
+from nested_reft.core.advantages import BASELINES
 from nested_reft.core.corrections import (
-    THROUGH_RATIO,
     check_logp,
     check_pair,
-    check_parameters,
+    correction_named,
     importance_weights,
     log_ratio,
     ppo_clip,
@@ -28,26 +27,31 @@ NORMALISATIONS = ("grpo", "dr_grpo", "bnpo", "dapo")
 
 @dataclass(frozen=True)
 class Objective:
-    """What is maximised; each difference from plain GRPO is one switch. A combination that means nothing raises."""
+    """What is maximised: each difference from plain GRPO is one switch, with the name that it has in the config.
 
-    correction: str = "base"  # the weight of behaviour-policy samples, see core.corrections
-    params: Mapping[str, float] = field(default_factory=dict)
+    Raises ValueError for a switch that has no such value.
+    """
+
+    correction: str = "base"  # the weight of behaviour-policy samples: a key of core.corrections.CORRECTIONS
+    params: Mapping[str, float] = field(default_factory=dict)  # of the correction
     normalisation: str = "grpo"  # see token_scale
-    baseline: str = "group_mean"  # or leave_one_out, see group_advantages
-    scale_by_std: bool = True  # divide advantages by the group's standard deviation
-    clip_low: float = 0.2  # PPO clip of the ratio to the policy before the update (Schulman et al. 2017) ...
-    clip_high: float = 0.2  # ... and its upper side: above clip_low it is clip-higher (DAPO, Yu et al. 2025)
+    advantage_baseline: str = "group_mean"  # or leave_one_out, see group_advantages
+    advantage_std: bool = True  # divide advantages by the group's standard deviation
+    update_clip_low: float = 0.2  # PPO clip of the ratio to the policy before the update (Schulman et al. 2017) ...
+    update_clip_high: float = (
+        0.2  # ... and its upper side: above update_clip_low it is clip-higher (DAPO, Yu et al. 2025)
+    )
     kl_coefficient: float = 0.0  # of the k3 estimate of KL(pi || reference), inside the mean over tokens as in GRPO
 
     def __post_init__(self) -> None:
-        check_parameters(self.correction, dict(self.params))
-        for name, known in (("normalisation", NORMALISATIONS), ("baseline", BASELINES)):
+        correction_named(self.correction).resolve(self.params)
+        for name, known in (("normalisation", NORMALISATIONS), ("advantage_baseline", BASELINES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
-        if not 0 < self.clip_low < 1:
-            raise ValueError(f"clip_low must be in (0, 1), got {self.clip_low}")
-        if not self.clip_high > 0:
-            raise ValueError(f"clip_high must be above 0, got {self.clip_high}")
+        if not 0 < self.update_clip_low < 1:
+            raise ValueError(f"update_clip_low must be in (0, 1), got {self.update_clip_low}")
+        if not self.update_clip_high > 0:
+            raise ValueError(f"update_clip_high must be above 0, got {self.update_clip_high}")
         if not self.kl_coefficient >= 0:
             raise ValueError(f"kl_coefficient must not be negative, got {self.kl_coefficient}")
 
@@ -60,8 +64,8 @@ def token_scale(
     grpo: 1 / (B |o_i|), the mean over a completion, then over completions (Shao et al. 2024); dr_grpo: 1 / (B T_max),
     no bias by length (Liu et al. 2025); dapo: 1 / sum_i |o_i|, the mean over all tokens of the batch (Yu et al. 2025);
     bnpo: the mean over the tokens of each micro-batch, then over micro-batches, the only one that depends on their
-    size: one for all, or that of each. The sum over micro-batches with their rows of this scale is the loss of the
-    whole batch, exactly.
+    size: one for all, or one for each. The losses of the micro-batches, each with its rows of this scale, add up to the
+    loss of the whole batch exactly. Raises ValueError for another normalisation.
     """
     rows = len(mask)
     lengths = mask.sum(dim=1, keepdim=True).double()  # (B, 1)
@@ -83,58 +87,64 @@ def policy_loss(
     logp_target: Tensor,
     logp_behavior: Tensor,
     mask: Tensor,
-    rewards: Tensor,
+    advantages: Tensor,
     *,
     max_new_tokens: int,
     scale: Tensor | None = None,
-    logp_before: Tensor | None = None,
+    logp_old: Tensor | None = None,
     logp_reference: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss whose gradient is minus the corrected policy gradient, and metrics (means over the mask's tokens).
 
-    logp_target (differentiable), logp_behavior, mask: (B, T); rewards: (P, G) with P G = B, row p G + g of the others
-    being completion g of problem p. scale: (B, 1), these rows of the whole batch's `token_scale` where this is a
-    micro-batch of whole groups; None: this is the batch. logp_before: (B, T) under the policy before the first of
-    several updates on one rollout; None: this is the first. logp_reference: (B, T), needed with kl_coefficient.
-
-    Term of token t, with A the advantage, r = pi / pi_before:
+    Term of token t, with A the advantage and r = pi / pi_old:
 
     - `base`: min(rho A, clip(rho) A), rho = pi / b: GRPO as it is, its old policy being b, for every update;
-    - the others: w(pi_before / b) min(r A, clip(r) A), decoupled (Hilton et al. 2022): the weight corrects the
-      sampling, the clipped ratio bounds the update. At the first update r is 1 and the gradient w A d log pi.
+    - the others: w(pi_old / b) min(r A, clip(r) A), decoupled (Hilton et al. 2022): the weight corrects the sampling,
+      the clipped ratio bounds the update. At the first update r is 1 and the gradient is w A d log pi.
 
-    Raises ValueError naming the argument that does not fit.
+    Args:
+        objective: the switches.
+        logp_target: (B, T), log pi of the tokens, differentiable.
+        logp_behavior: (B, T), log b of the tokens as they were sampled.
+        mask: (B, T), true for completion tokens.
+        advantages: B values in any shape, such as the (P, G) of `group_advantages`; row p G + g of the others is
+            completion g of problem p.
+        max_new_tokens: T_max, for `dr_grpo`.
+        scale: (B, 1), these rows of the whole batch's `token_scale` if this is a micro-batch; None: this is the batch.
+        logp_old: (B, T), under the policy before the first of several updates on one rollout; None: this is the first.
+        logp_reference: (B, T), needed with `kl_coefficient`.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
     """
-    if rewards.numel() != len(mask):
-        raise ValueError(f"rewards {tuple(rewards.shape)} has {rewards.numel()} completions, mask {len(mask)}")
+    if advantages.numel() != len(mask):
+        raise ValueError(f"advantages {tuple(advantages.shape)} has {advantages.numel()} completions, mask {len(mask)}")
+    if not torch.isfinite(advantages).all():
+        raise ValueError("advantages has a value that is not finite")
     if scale is None:
         scale = token_scale(mask, objective.normalisation, max_new_tokens)
     elif scale.shape != (len(mask), 1):
         raise ValueError(f"scale is {tuple(scale.shape)}, but must be ({len(mask)}, 1)")
     valid = mask.bool()
     check_pair(logp_target, logp_behavior, mask)
-    for argument, tensor in (("logp_before", logp_before), ("logp_reference", logp_reference)):
+    for argument, tensor in (("logp_old", logp_old), ("logp_reference", logp_reference)):
         if tensor is not None:
             check_logp(argument, tensor, logp_target, mask)
-    before = logp_target.detach() if logp_before is None else logp_before.detach()
+    old = logp_target.detach() if logp_old is None else logp_old.detach()
+    advantages = advantages.flatten().to(logp_target)  # (B,)
 
-    # 1. Advantages: (P, G) -> (B,)
-    advantages = group_advantages(rewards, baseline=objective.baseline, scale_by_std=objective.scale_by_std)
-    advantages = advantages.flatten().to(logp_target)
-
-    # 2. What each token counts, (B, T); the gradient flows through `surrogate` alone
-    if objective.correction in THROUGH_RATIO:
-        surrogate = weights = importance_weights(
-            objective.correction, logp_target, logp_behavior, mask, advantages=advantages, **objective.params
-        )
+    # 1. What each token counts, (B, T); the gradient flows through `surrogate` only
+    through_ratio = correction_named(objective.correction).through_ratio
+    weights = importance_weights(
+        objective.correction, logp_target if through_ratio else old, logp_behavior, mask, advantages=advantages,
+        **objective.params,
+    )  # fmt: skip
+    if through_ratio:
         ratio = log_ratio(logp_target, logp_behavior, mask).exp()
-        clipped = weights != ratio
+        surrogate, clipped = weights, weights != ratio
     else:
-        weights = importance_weights(
-            objective.correction, before, logp_behavior, mask, advantages=advantages, **objective.params
-        )
-        ratio = log_ratio(logp_target, before, mask).exp()
-        kept = ppo_clip(ratio, advantages, objective.clip_low, objective.clip_high)
+        ratio = log_ratio(logp_target, old, mask).exp()
+        kept = ppo_clip(ratio, advantages, objective.update_clip_low, objective.update_clip_high)
         surrogate, clipped = weights * kept, kept != ratio
     terms = surrogate * advantages.unsqueeze(1)  # (B, T)
     metrics = {
@@ -143,7 +153,7 @@ def policy_loss(
         "surrogate_clip_fraction": clipped[valid].double().mean().item(),
     }
 
-    # 3. KL to the reference, k3 (Schulman 2020): pi_ref / pi - 1 - log(pi_ref / pi)
+    # 2. KL to the reference, k3 (Schulman 2020): pi_ref / pi - 1 - log(pi_ref / pi)
     if objective.kl_coefficient:
         if logp_reference is None:
             raise ValueError("logp_reference is missing, and kl_coefficient is not 0")
@@ -152,6 +162,6 @@ def policy_loss(
         terms = terms - objective.kl_coefficient * k3
         metrics["kl_reference"] = k3.detach()[valid].mean().item()
 
-    # 4. The normalised sum; what the mask hides is not a number that counts
+    # 3. The normalised sum; what the mask hides does not count, whatever it is
     loss = -(torch.where(valid, terms, 0.0) * scale.to(logp_target)).sum()
     return loss, metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 from nested_reft.config import PRETRAINED, Evaluation, Sampling
 from nested_reft.config.jobs import EvaluateSettings
-from nested_reft.seeding import derive_seed
+from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt

@@ -18,17 +18,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nested_reft.core.corrections import PARAMETERS
+from nested_reft.core.advantages import group_advantages
+from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.evaluation.exact_policy import ExactPolicy, exact_policy, probabilities
 
 DRAWN = "drawn"  # the layers are drawn uniformly for each group
 TABLE_SEED = 2  # of the weights: leaving out a layer changes probabilities by factors of 0.2 to 7
-UNBIASED = Objective(correction="unit", baseline="leave_one_out", scale_by_std=False, normalisation="dr_grpo")
+UNBIASED = Objective(
+    correction="unit", advantage_baseline="leave_one_out", advantage_std=False, normalisation="dr_grpo"
+)
 # Each switch away from UNBIASED, looked at by itself; GRPO's division by std comes with the mean of the whole group.
 SWITCHES = (
-    replace(UNBIASED, baseline="group_mean"),
-    replace(UNBIASED, baseline="group_mean", scale_by_std=True),
+    replace(UNBIASED, advantage_baseline="group_mean"),
+    replace(UNBIASED, advantage_baseline="group_mean", advantage_std=True),
     replace(UNBIASED, normalisation="grpo"),
     replace(UNBIASED, normalisation="dapo"),
 )
@@ -76,8 +79,11 @@ def token_coefficients(
     rows = groups.flatten()
     mask = policy.mask[rows]
     logp = policy.logp[rows].clone().requires_grad_()
+    advantages = group_advantages(
+        rewards[groups], baseline=objective.advantage_baseline, scale_by_std=objective.advantage_std
+    )
     loss, metrics = policy_loss(
-        objective, logp, behavior_logp[rows], mask, rewards[groups], max_new_tokens=policy.horizon,
+        objective, logp, behavior_logp[rows], mask, advantages, max_new_tokens=policy.horizon,
         scale=group_scale(mask, objective.normalisation, policy.horizon, groups.shape[1]),
     )  # fmt: skip
     (gradient,) = torch.autograd.grad(loss, logp)
@@ -148,7 +154,7 @@ def table_rewards(completions: int, seed: int = 0) -> Tensor:
 def table_objectives(largest_ratio: float) -> list[Objective]:
     """The estimators of the table; `largest_ratio`: of pi / b over whole completions."""
     cap = math.floor(largest_ratio) + 1.0
-    params = [(name, dict(values)) for name, values in PARAMETERS.items()]
+    params = [(name, correction.resolve({})) for name, correction in CORRECTIONS.items()]
     params += [("tis_sequence", {"C": cap}), ("retrace", {"lambda": 0.9})]
     objectives = [replace(UNBIASED, correction=name, params=values) for name, values in params]
     return objectives + [replace(switched, correction=name) for switched in SWITCHES for name in SWITCHED]
@@ -195,8 +201,8 @@ def _row(
         "num_skipped": count,
         "correction": objective.correction,
         "params": " ".join(f"{name}={value:g}" for name, value in objective.params.items()),
-        "baseline": objective.baseline,
-        "std": objective.scale_by_std,
+        "baseline": objective.advantage_baseline,
+        "std": objective.advantage_std,
         "normalisation": objective.normalisation,
         "bias": bias(moments.mean, reference),
         "cosine": cosine(moments.mean, reference),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from nested_reft.core.skipping import decoder_layers, nested_view
+from nested_reft.core.layers import decoder_layers, nested_view
 
 END_ID = 0
 PROMPT = (2, 1)

@@ -19,18 +19,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.jobs import GradientSettings
-from nested_reft.core.logprobs import completion_logp, recompute_activations
+from nested_reft.core.advantages import group_advantages
+from nested_reft.core.layer_selection import choose_skipped_layers
+from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
-from nested_reft.core.skipping import decoder_layers, nested_view
-from nested_reft.core.strategies import choose_skipped_layers, layer_influence
-from nested_reft.seeding import derive_seed
+from nested_reft.engine.influence import layer_influence
+from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
+from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 
-UNBIASED: dict[str, Any] = {"normalisation": "dr_grpo", "baseline": "leave_one_out", "scale_by_std": False}
+UNBIASED: dict[str, Any] = {
+    "normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False,
+}  # fmt: skip
 DIGITS = 8  # of the inner products in the record
 
 
@@ -69,13 +73,16 @@ def estimate_gradients(
     size = settings.problems_per_micro_batch or num_prompts
     total = torch.zeros(len(objectives), sum(map(len, coordinates)))
     scale = token_scale(rollout.mask, UNBIASED["normalisation"], settings.max_new_tokens)
+    advantages = group_advantages(
+        rewards, baseline=UNBIASED["advantage_baseline"], scale_by_std=UNBIASED["advantage_std"]
+    )
     for first in range(0, num_prompts, size):
         last = min(first + size, num_prompts)
         part, rows = rollout.groups(first, last), slice(first * group, last * group)
         logp = completion_logp(model, part, settings.sampling.temperature)
         for number, objective in enumerate(objectives):
             loss, _ = policy_loss(
-                objective, logp, part.logp, part.mask, rewards[first:last],
+                objective, logp, part.logp, part.mask, advantages[first:last],
                 max_new_tokens=settings.max_new_tokens, scale=scale[rows],
             )  # fmt: skip
             grads = torch.autograd.grad(-loss, parameters, retain_graph=number + 1 < len(objectives), allow_unused=True)
@@ -94,15 +101,13 @@ def measure_gradients(
     """The gradient record of one size and skip; `report` is called with each finished batch."""
     options, model = settings.gradients, policy.model
     if settings.gradient_checkpointing:
-        recompute_activations(model)
+        enable_activation_checkpointing(model)
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
     )
     coordinates = choose_coordinates(model, options.coordinates, options.seed)
     on_policy = [Objective(correction="unit", **UNBIASED)]
-    corrected = [
-        Objective(correction=name, params=params.given(), **UNBIASED) for name, params in options.corrections.items()
-    ]
+    corrected = [Objective(correction=name, params=params, **UNBIASED) for name, params in options.corrections.items()]
     sets: dict[str, list[Tensor]] = {"on_policy": [], "repeat": [], "nested": []}
     order = torch.randperm(
         len(problems), generator=torch.Generator().manual_seed(derive_seed("gradient-problems", options.seed))

@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from nested_reft.config.jobs import ThroughputSettings
-from nested_reft.core.skipping import decoder_layers, draw_skipped_layers, nested_view
-from nested_reft.seeding import derive_seed
+from nested_reft.core.layer_selection import draw_skipped_layers
+from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.runtime.seeding import derive_seed
+from nested_reft.runtime.timing import now
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
-from nested_reft.timing import now
 
 
 def decode_costs(model: PreTrainedModel, context: float) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from typing import Literal
 
 from nested_reft.config import Training
 from nested_reft.config.method import Lora
-from nested_reft.core.grouped_decoder import MAX_WIDTH
+from nested_reft.engine.grouped_decoder import MAX_WIDTH
 from nested_reft.planning.plan import ADAMW_STATES, FLOAT32, VALUE_BYTES
 from nested_reft.planning.shapes import Shape
 

@@ -18,11 +18,11 @@ from nested_reft.config import (
     all_runs,
     benchmark_batches,
     job_resources,
-    skipped_count,
 )
+from nested_reft.core.layer_selection import num_skipped
 from nested_reft.planning.costs import Batch, Costs, Machine, Work, trained_parameters
 from nested_reft.planning.shapes import Shape
-from nested_reft.report.catalogue import FIGURES, PAGES
+from nested_reft.report.registry import FIGURES, PAGES
 from nested_reft.tasks.hub_lock import HubLock
 from nested_reft.training.checkpoint import KEPT
 
@@ -109,7 +109,7 @@ class Planner:
         )  # fmt: skip
         update = costs.update(batch, training)
         runs = (run for run in all_runs(self.config) if run.size == self.size)
-        skips = (skipped_count(self.shape.layers, run.skip) for run in runs)
+        skips = (num_skipped(self.shape.layers, run.skip) for run in runs)
         return [(costs.rollout(batch, skipped) + update).times(training.steps) for skipped in skips]
 
     def evaluate(self) -> list[Work] | None:
@@ -145,7 +145,7 @@ class Planner:
             options.new_tokens, options.new_tokens,
         )  # fmt: skip
         pairs = options.warmup_pairs + options.pairs
-        skips = (skipped_count(self.shape.layers, skip) for skip in {0, *self.config.skips})
+        skips = (num_skipped(self.shape.layers, skip) for skip in {0, *self.config.skips})
         return [(costs.rollout(batch) + costs.rollout(batch, skipped)).times(pairs) for skipped in skips]
 
     def gradients(self) -> list[Work]:
@@ -155,7 +155,7 @@ class Planner:
             options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
             training.max_prompt_tokens,
         )  # fmt: skip
-        skips = (skipped_count(self.shape.layers, skip) for skip in self.config.skips if skip)
+        skips = (num_skipped(self.shape.layers, skip) for skip in self.config.skips if skip)
         corrections = len(options.corrections)
         return [
             self._costs.gradients(batch, skipped, corrections, training).times(options.batches) for skipped in skips

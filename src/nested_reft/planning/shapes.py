@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from nested_reft.config import Config, HubModel, ScratchModel
-from nested_reft.core.skipping import decoder_layers
+from nested_reft.core.layers import decoder_layers
 from nested_reft.evaluation.throughput import decode_costs
 from nested_reft.training.pretrain import build_model, build_tokenizer
 

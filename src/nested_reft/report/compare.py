@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from nested_reft.report.collect import read_table
-from nested_reft.report.records import ReportError
+from nested_reft.report.collect.records import ReportError
+from nested_reft.report.tidy import read_table
 
 KEY = ["id", "size", "dataset", "skip"]
 SPEED = ("C1", "C2")  # claims whose values depend on the machine

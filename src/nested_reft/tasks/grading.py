@@ -20,16 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from nested_reft.tasks import symbolic
-from nested_reft.tasks.answers import (
-    MAX_CHARS,
-    Number,
-    as_number,
-    as_text,
-    brackets,
-    clean,
-    same_number,
-    split_top,
-)
+from nested_reft.tasks.answers import MAX_CHARS, Number, as_number, as_text, brackets, clean, same_number, split_top
 from nested_reft.tasks.extraction import choice, chosen, final_answer
 
 logger = logging.getLogger(__name__)

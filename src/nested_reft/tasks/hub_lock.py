@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from nested_reft.config import HubModel, HubProblems, Strict, parse, read_settings
-from nested_reft.files import replace_file
+from nested_reft.runtime.files import replace_file
 from nested_reft.tasks.mirror import COMMIT
 from nested_reft.tasks.records import DataError
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nested_reft.config import Sampling
-from nested_reft.core.rollout import Rollout, sample_completions
-from nested_reft.files import check_space
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.sampling import sample_completions
+from nested_reft.runtime.files import check_space
 from nested_reft.tasks.prompts import left_pad
 from nested_reft.tasks.records import DataError
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nested_reft.runtime.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Problem data that cannot be used; the message names the file or data set, the row and the remedy."""
 
 

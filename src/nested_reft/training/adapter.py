@@ -11,12 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 from nested_reft.config.method import Lora
+from nested_reft.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
-class AdapterError(RuntimeError):
+class AdapterError(UserError, RuntimeError):
     """An adapter was asked for and cannot be made; the message is for the user."""
 
 

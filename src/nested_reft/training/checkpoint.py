@@ -26,9 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nested_reft.files import StorageError, check_space, replace_file
-from nested_reft.training.ranks import Ranks
-from nested_reft.training.sharding import like, whole
+from nested_reft.runtime.errors import UserError
+from nested_reft.runtime.files import StorageError, check_space, replace_file
+from nested_reft.training.sharding import full_tensor, shard_like
+from nested_reft.training.world import World
 
 VERSION = 2  # of the format; a checkpoint of another version is not continued
 KEPT = 2
@@ -43,7 +44,7 @@ class TrainingState:
     metrics: list[dict[str, Any]]
 
 
-class BusyError(RuntimeError):
+class BusyError(UserError):
     """The run is being trained already; the message is for the user."""
 
 
@@ -52,7 +53,7 @@ class _UnusableError(Exception):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run's folder; BusyError where another process does. The lock ends with the process, even killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w", encoding="utf-8") as file:
@@ -68,23 +69,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def save_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, ranks: Ranks
+    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, world: World
 ) -> None:
     """Write the state after a step and keep no more than the last two; StorageError names the folder and the space.
 
     Of a model in shards all ranks must call it, and the first writes.
     """
     tensors = _trained_tensors(model) | _optimizer_tensors(model, optimizer)
-    if not ranks.leads:
+    if not world.is_main:
         for value in tensors.values():
-            whole(value)
+            full_tensor(value)
         return
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     path = _path(folder, progress.step)
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     try:
         check_space(folder, size, f"the checkpoint of step {progress.step}")
-        tensors = {name: whole(value).cpu().contiguous() for name, value in tensors.items()}
+        tensors = {name: full_tensor(value).cpu().contiguous() for name, value in tensors.items()}
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
         seal = {"version": VERSION, "key": key, "step": progress.step, "sha256": _sha256(path)}
         replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
@@ -151,13 +152,13 @@ def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimiz
         raise _UnusableError("it has other parameters than this model")
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(like(tensors[name], parameter))
+            parameter.copy_(shard_like(tensors[name], parameter))
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
         if name.startswith("optimizer/"):
             _, entry, parameter_name = name.split("/", 2)
             parameter = parameters[parameter_name]
-            optimizer.state[parameter][entry] = value if entry == "step" else like(value, parameter)
+            optimizer.state[parameter][entry] = value if entry == "step" else shard_like(value, parameter)
     return progress
 
 

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config import Pretraining, Prompt, ScratchModel
-from nested_reft.core.skipping import nested_view
-from nested_reft.seeding import derive_seed
+from nested_reft.core.layers import nested_view
+from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.problems import solved_examples, vocabulary
 from nested_reft.tasks.prompts import encode_prompts

@@ -15,18 +15,18 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from nested_reft.core.skipping import decoder_layers
-from nested_reft.training.ranks import Ranks
+from nested_reft.core.layers import decoder_layers
+from nested_reft.training.world import World
 
 
-def sharded_copy(model: PreTrainedModel, dtype: str, ranks: Ranks) -> PreTrainedModel:
+def sharded_copy(model: PreTrainedModel, dtype: str, world: World) -> PreTrainedModel:
     """The model in shards over the ranks; `model` itself becomes its replica, in `dtype`.
 
     Gradients are sums over the ranks, as without shards.
     """
     sharded = copy.deepcopy(model)
     model.to(getattr(torch, dtype)).requires_grad_(False)
-    mesh = init_device_mesh(model.device.type, (ranks.size,))
+    mesh = init_device_mesh(model.device.type, (world.size,))
     for module in (*decoder_layers(sharded), sharded):
         fully_shard(module, mesh=mesh)
         module.set_gradient_divide_factor(1.0)
@@ -39,12 +39,12 @@ def is_sharded(model: PreTrainedModel) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole tensor of this process's shard, on every rank, which all must ask for; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, example: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, example: Tensor) -> Tensor:
     """A whole tensor as `example` is: on its device, and the shard of it that this rank keeps."""
     tensor = tensor.to(example.device)
     if isinstance(example, DTensor):
@@ -56,4 +56,4 @@ def like(tensor: Tensor, example: Tensor) -> Tensor:
 def copy_weights(sharded: PreTrainedModel, replica: PreTrainedModel) -> None:
     """Refresh the replica, in its own type; all ranks must."""
     for source, target in zip(sharded.parameters(), replica.parameters(), strict=True):
-        target.copy_(whole(source))
+        target.copy_(full_tensor(source))

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from nested_reft.runtime.errors import UserError
 
-class StoppedError(RuntimeError):
+
+class StoppedError(UserError, RuntimeError):
     """The run was asked to stop and saved what it had; calling it again goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: not a failure, to be tried again

@@ -1,0 +1,13 @@
+"""`nested-reft collect`: tidy tables from all result files."""
+
+from __future__ import annotations
+
+import argparse
+
+from nested_reft.config import Config, parse
+from nested_reft.report.collect.collect import collect
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the tidy tables."""
+    collect(options.root, parse(Config, options.settings, "--settings"))

@@ -1,0 +1,34 @@
+"""`nested-reft evaluate`: one policy on some benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from nested_reft.config import parse
+from nested_reft.config.jobs import EvaluateSettings
+from nested_reft.evaluation.evaluate import evaluate
+from nested_reft.runtime.files import write_json
+from nested_reft.runtime.progress import Progress
+from nested_reft.tasks.grading import timeouts
+from nested_reft.tasks.policy import load_policy, select_device
+from nested_reft.tasks.records import read_problems
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write one record per benchmark."""
+    settings = parse(EvaluateSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.dtype)
+    name = settings.run.path if settings.run else f"{settings.size}, pre-trained"
+    for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
+        record = evaluate(settings, policy, benchmark, read_problems(problems))
+        write_json(output, record)
+        items = record["items"]
+        greedy = sum(item["greedy"] for item in items) / len(items)
+        sampled = sum(sum(item["sampled"]) / len(item["sampled"]) for item in items) / len(items)
+        Progress(f"evaluate {name} on {benchmark}").step(
+            f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record['seconds']:.1f} s  "
+            f"{timeouts()} answers not graded in time"
+        )

@@ -1,0 +1,31 @@
+"""`nested-reft fetch-data`: one set of problems from the hub or its mirror."""
+
+from __future__ import annotations
+
+import argparse
+
+from nested_reft.config import ConfigError, HubProblems, parse
+from nested_reft.config.jobs import DataSettings
+from nested_reft.runtime.files import write_json
+from nested_reft.runtime.progress import Progress
+from nested_reft.tasks.hub import load_problems, mirror_from_environment
+from nested_reft.tasks.hub_lock import locked_commit, read_lock
+from nested_reft.tasks.provenance import verify
+from nested_reft.tasks.records import write_problems
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fetch one data set or benchmark, verify it against the lock file, and record where it is from."""
+    settings = parse(DataSettings, options.settings, "--settings")
+    if not isinstance(settings.problems, HubProblems):
+        raise ConfigError("problems.source: must be 'hub'; `nested-reft generate` makes the others")
+    progress = Progress(f"data {settings.role} {settings.name}")
+    commit = locked_commit(read_lock(options.lock), settings.problems)
+    problems, provenance = load_problems(settings.problems, mirror_from_environment(), commit)
+    verify(provenance, options.lock, progress)
+    write_problems(options.output, problems)
+    write_json(options.provenance, {"name": settings.name, "role": settings.role, **provenance})
+    progress.log(
+        f"{len(problems)} problems from {provenance['origin']}; {provenance['rows_dropped_empty']} rows dropped for an "
+        "empty question or answer"
+    )

@@ -1,0 +1,27 @@
+"""`nested-reft gradients`: bias and variance of the gradient estimates of one size at one skip setting."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from nested_reft.config import parse
+from nested_reft.config.jobs import GradientSettings
+from nested_reft.evaluation.gradients import measure_gradients
+from nested_reft.runtime.files import write_json
+from nested_reft.runtime.progress import Progress
+from nested_reft.tasks.policy import load_policy, select_device
+from nested_reft.tasks.records import read_problems
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the record of all batches."""
+    settings = parse(GradientSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    problems = read_problems(options.problems)
+    policy = load_policy(options.policy, device=select_device(settings.device))
+    progress = Progress(f"gradients {settings.size} skip{settings.skip}")
+    batches = settings.gradients.batches
+    record = measure_gradients(settings, policy, problems, lambda done: progress.step(f"batch {done}/{batches}"))
+    write_json(options.output, record, indent=None)

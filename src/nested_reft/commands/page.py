@@ -1,0 +1,13 @@
+"""`nested-reft page`: one page of the report from the tidy tables."""
+
+from __future__ import annotations
+
+import argparse
+
+from nested_reft.config import Config, parse
+from nested_reft.report.registry import PAGES
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write it as HTML."""
+    PAGES[options.name].load()(options.root, parse(Config, options.settings, "--settings"))

@@ -1,0 +1,60 @@
+"""`nested-reft train`: one reinforced fine-tuning run."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from nested_reft.config import parse, settings_hash
+from nested_reft.config.jobs import TrainSettings
+from nested_reft.runtime.files import write_json
+from nested_reft.runtime.manifest import build_manifest
+from nested_reft.runtime.progress import Progress, clock
+from nested_reft.tasks.policy import load_policy, save_policy, select_device
+from nested_reft.tasks.records import read_problems
+from nested_reft.training.checkpoint import remove_checkpoints, run_lock
+from nested_reft.training.metrics import step_alarms, write_metrics
+from nested_reft.training.run import train
+from nested_reft.training.stopping import stop_on_signals
+from nested_reft.training.world import init_distributed
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write final policy, metrics of every step and manifest; the checkpoints go once all of them exist."""
+    settings = parse(TrainSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    folder = options.checkpoints / settings.key
+    progress = Progress(f"train {settings.run.path}")
+
+    def report(row: dict[str, Any], seconds_left: float) -> None:
+        progress.step(
+            f"step {row['step']}/{settings.training.steps}  reward {row['reward']:.3f}  "
+            f"{row['tokens_per_s']:,.0f} tokens/s (rollout {row['rollout_tokens_per_s']:,.0f})  "
+            f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
+        )
+
+    with init_distributed(settings.device) as world, run_lock(folder) if world.is_main else nullcontext():
+        with stop_on_signals() as request:
+            problems = read_problems(options.problems)
+            # Frozen weights can have the dtype of the matrix products; trained ones cannot.
+            dtype = settings.training.dtype if settings.training.lora else "float32"
+            policy = load_policy(options.policy, device=select_device(settings.device), dtype=dtype)
+            done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world)
+        if not world.is_main:
+            return
+        shutil.rmtree(options.output, ignore_errors=True)
+        policy.model.to(getattr(torch, settings.training.dtype))
+        save_policy(policy, options.output)
+        write_metrics(options.metrics, done.metrics)
+        alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
+        manifest = build_manifest(options.settings, settings_hash(options.settings), wall_seconds=done.seconds,
+                                  alarms=alarms)  # fmt: skip
+        write_json(options.manifest, manifest)
+        if alarms:
+            steps = len({alarm["step"] for alarm in alarms})
+            print(f"train {settings.run.path}  alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")
+        remove_checkpoints(folder)

@@ -1,0 +1,188 @@
+"""Layer selection: which layers of the target a batch's rollouts leave out.
+
+Of L layers, k = round(skip_percent / 100 * L) are left out, none of them within `border` of either end; "eligible" are
+the layers that the border leaves. `SELECTIONS` is the one registry: configuration, generated docs and error messages
+read it, so a new way to choose is one function and its entry here. torch is imported only when layers are drawn, since
+the configuration reads this module and must not wait for it.
+
+Gromov et al. and Men et al. prune a block or a set of layers for good, and Fan et al. prune a model trained for it;
+here the weights stay and only the rollouts go without the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def num_skipped(num_layers: int, skip_percent: int) -> int:
+    """k = round(skip_percent / 100 * L), the number of layers that a rollout leaves out."""
+    return round(skip_percent / 100 * num_layers)
+
+
+def count_and_eligible(num_layers: int, skip_percent: int, border: int) -> tuple[int, range]:
+    """How many layers to leave out, and from which: k, and the indices not within `border` of either end.
+
+    Raises ValueError for a share outside [0, 100), a negative border, or fewer than k layers to choose from.
+    """
+    if not 0 <= skip_percent < 100:
+        raise ValueError(f"skip_percent must be in [0, 100), got {skip_percent}")
+    if border < 0:
+        raise ValueError(f"border must not be negative, got {border}")
+    count, eligible = num_skipped(num_layers, skip_percent), range(border, num_layers - border)
+    if count > len(eligible):
+        raise ValueError(
+            f"skip_percent {skip_percent} leaves out {count} of {num_layers} layers, but border {border} leaves only "
+            f"{len(eligible)} to choose from"
+        )
+    return count, eligible
+
+
+def draw_skipped_layers(
+    num_layers: int, skip_percent: int, border: int, generator: torch.Generator | None
+) -> tuple[int, ...]:
+    """Draw the layers to leave out, uniformly without replacement from the eligible ones: the paper's draw.
+
+    Args:
+        num_layers: L, the decoder layers of the target.
+        skip_percent: the share to leave out, in [0, 100).
+        border: so many layers at either end are never left out.
+        generator: of the draw; None for torch's global one. Nothing is drawn from it if k is 0.
+
+    Returns:
+        k ascending layer indices, from 0.
+
+    Raises:
+        ValueError: an argument is out of range, or the border leaves fewer than k layers to choose from.
+    """
+    count, eligible = count_and_eligible(num_layers, skip_percent, border)
+    if count == 0:
+        return ()
+    import torch
+
+    chosen = torch.randperm(len(eligible), generator=generator)[:count] + border
+    return tuple(sorted(chosen.tolist()))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a selection may read: `count` (k, at least 1) layers are to be chosen from `eligible`."""
+
+    num_layers: int
+    skip_percent: int
+    border: int
+    count: int
+    eligible: range
+    batch_seed: int
+    run_seed: int
+    influence: Callable[[], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One entry of the registry. `reach`: how many of so many eligible layers it can leave out at most."""
+
+    name: str
+    choose: Callable[[Choice], Iterable[int]]
+    layers: str
+    source: str
+    reach: Callable[[int], int] = lambda eligible: eligible
+
+
+SELECTIONS: dict[str, Selection] = {}
+
+
+def register(selection: Selection) -> Selection:
+    """Add a selection under its name. Raises ValueError if the name is taken."""
+    if selection.name in SELECTIONS:
+        raise ValueError(f"there is a selection '{selection.name}' already")
+    SELECTIONS[selection.name] = selection
+    return selection
+
+
+def choose_skipped_layers(
+    strategy: str,
+    num_layers: int,
+    skip_percent: int,
+    border: int,
+    *,
+    batch_seed: int,
+    run_seed: int,
+    influence: Callable[[], Tensor] | None = None,
+) -> tuple[int, ...]:
+    """The layers that a batch's rollouts leave out: k ascending indices; () if k is 0.
+
+    Args:
+        strategy: a key of `SELECTIONS`.
+        num_layers, skip_percent, border: as in `draw_skipped_layers`.
+        batch_seed: the batch's own seed, for selections that draw for each batch.
+        run_seed: the run's seed, for selections that draw once.
+        influence: returns a value per layer, (L,); called only by the selection of that name, and only if k > 0.
+
+    Raises:
+        ValueError: the strategy is unknown, `draw_skipped_layers` would refuse the numbers, the strategy cannot leave
+            out so many layers, or the influence is missing, has another shape, or is not finite.
+    """
+    if strategy not in SELECTIONS:
+        raise ValueError(f"unknown strategy {strategy!r}; possible: {', '.join(SELECTIONS)}")
+    count, eligible = count_and_eligible(num_layers, skip_percent, border)
+    if count == 0:
+        return ()
+    selection = SELECTIONS[strategy]
+    if count > (most := selection.reach(len(eligible))):
+        raise ValueError(
+            f"skip_percent {skip_percent} leaves out {count} of {num_layers} layers, but strategy '{strategy}' can "
+            f"leave out only {most} of the {len(eligible)} within border {border}"
+        )
+    choice = Choice(num_layers, skip_percent, border, count, eligible, batch_seed, run_seed, influence)
+    return tuple(sorted(selection.choose(choice)))
+
+
+def _drawn(choice: Choice, seed: int) -> Iterable[int]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return draw_skipped_layers(choice.num_layers, choice.skip_percent, choice.border, generator)
+
+
+def _spaced(choice: Choice, step: int) -> Iterable[int]:
+    """k eligible layers, each `step` after the one before; every start that leaves room for all is equally likely."""
+    import torch
+
+    span = step * (choice.count - 1) + 1
+    generator = torch.Generator().manual_seed(choice.batch_seed)
+    start = int(torch.randint(len(choice.eligible) - span + 1, (1,), generator=generator))
+    return choice.eligible[start : start + span : step]
+
+
+def _least_influence(choice: Choice) -> Iterable[int]:
+    if choice.influence is None:
+        raise ValueError("strategy 'influence' needs the argument influence")
+    values = choice.influence().detach()
+    if values.shape != (choice.num_layers,):
+        raise ValueError(f"influence must be ({choice.num_layers},), got {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError(f"influence has a layer whose value is not finite: {values.tolist()}")
+    # Python's sort is stable: of equal values the lowest index comes first.
+    return sorted(choice.eligible, key=values.tolist().__getitem__)[: choice.count]
+
+
+for _entry in (
+    Selection("uniform", lambda c: _drawn(c, c.batch_seed),
+              "drawn without replacement, again for each batch", "Nested-ReFT"),
+    Selection("contiguous", lambda c: _spaced(c, 1),
+              "a run of k, its start drawn for each batch", "Gromov et al. 2024 (a block)"),
+    Selection("alternate", lambda c: _spaced(c, 2),
+              "every second layer, k in all, the start drawn for each batch", "Fan et al. 2020 (every other)",
+              reach=lambda eligible: (eligible + 1) // 2),
+    Selection("static", lambda c: _drawn(c, c.run_seed),
+              "drawn as in `uniform`, once for the whole run", "ablation of the draw per batch"),
+    Selection("influence", _least_influence,
+              "the k of least block influence; ties: the lowest index", "Men et al. 2024, ShortGPT"),
+):  # fmt: skip
+    register(_entry)

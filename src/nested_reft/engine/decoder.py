@@ -1,0 +1,68 @@
+"""The decoder protocol: what sampling needs of a model, token by token, and the implementation for any architecture.
+
+`make_decoder` uses `grouped_decoder`, the fast one, for the architectures that it knows, and the model's own forward
+for all others. Both sample the same tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from nested_reft.engine.grouped_decoder import GroupedDecoder
+from nested_reft.engine.llama import unsupported
+from nested_reft.engine.tensors import position_ids
+
+
+class Decoder(Protocol):
+    """One rollout's state. A row is a completion; rows that have ended are dropped and cost nothing more."""
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int, max_new_tokens: int) -> Tensor:
+        """Read P left-padded prompts (P, S): logits (P, V) of the first token of each prompt's `group_size` rows."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append a token to each row, (R,): logits of the next (R, V)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Continue with these rows only: ascending indices into those of the last step."""
+
+
+def make_decoder(model: PreTrainedModel) -> Decoder:
+    """The fastest decoder that computes what `model` computes."""
+    return ModelDecoder(model) if unsupported(model) else GroupedDecoder(model)
+
+
+class ModelDecoder:
+    """Decoding through the model's forward and a cache with one row per completion."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    def start(self, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int, max_new_tokens: int) -> Tensor:
+        self._cache = DynamicCache(config=self._model.config)
+        output = self._model(
+            input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=position_ids(prompt_mask),
+            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        self._cache.batch_repeat_interleave(group_size)
+        self._attention = prompt_mask.bool().repeat_interleave(group_size, dim=0)
+        self._position = self._attention.long().sum(-1, keepdim=True)
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._attention = torch.nn.functional.pad(self._attention, (0, 1), value=True)
+        output = self._model(
+            input_ids=tokens.unsqueeze(1), attention_mask=self._attention, position_ids=self._position,
+            past_key_values=self._cache, use_cache=True,
+        )  # fmt: skip
+        self._position = self._position + 1
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self._attention, self._position = self._attention[rows], self._position[rows]

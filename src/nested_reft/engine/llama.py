@@ -1,0 +1,192 @@
+"""The forward pass of a Llama-like model on packed tokens: no padding goes through a layer.
+
+It computes what the model's own forward computes, with the model's own weights, in fewer and larger operations. The
+caller provides the attention function, which depends on how its tokens are laid out. If `unsupported` finds a reason,
+use the model's own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from nested_reft.core.layers import decoder_layers
+
+LAYERS = {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
+WITHOUT_BIAS = ("o_proj", "gate_proj", "up_proj", "down_proj")
+
+Norm: TypeAlias = tuple[Tensor, float]  # weight and epsilon
+# (number of the layer, query (N, heads, width), key and value (N, key-value heads, width)) -> (N, heads * width).
+AttentionFn: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def unsupported(model: PreTrainedModel) -> str | None:
+    """Why `PackedModel` would not compute what `model` computes; None if it does."""
+    config = model.config
+    unknown = {type(layer).__name__ for layer in decoder_layers(model)} - LAYERS
+    for name, part in model.base_model.named_modules():
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+            return f"{name or 'the model'} has a hook, or another forward than its class"
+        if name.endswith("_proj") and (type(part) is not nn.Linear or not isinstance(part.weight, nn.Parameter)):
+            unknown.add(type(part).__name__)  # an adapter, or quantised weights
+        if name.endswith(WITHOUT_BIAS) and getattr(part, "bias", None) is not None:
+            return f"{name} has a bias"
+        if name.endswith("norm") and type(part).__name__ not in NORMS:
+            unknown.add(type(part).__name__)
+    if unknown:
+        return f"it has modules of type {', '.join(sorted(unknown))}"
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        return "it has layers without full attention"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
+    if model.training and config.attention_dropout:
+        return "it drops attention weights"
+    return None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's weights: matrices (in, out), and norms."""
+
+    qkv: Tensor  # one matrix for the three projections, the only copy that is made; queries and keys are `_paired`
+    qkv_bias: Tensor | None
+    out: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    norms: tuple[Norm, Norm]  # before attention and before the feed-forward part
+    head_norms: tuple[Norm, Norm] | None  # of queries and keys
+
+
+class PackedModel:
+    """The model's layers, valid as long as its weights do not change. Differentiable.
+
+    Under autocast, matrices have its dtype, as in the model's own forward; hidden states and norms keep the weights'.
+    With activation checkpointing enabled on a model in training mode, the backward pass computes the layers again.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._base: Any = model.base_model
+        self._head = model.get_output_embeddings()
+        self._heads: int = model.config.num_attention_heads
+        self._kv_heads: int = model.config.num_key_value_heads
+        self._head_width: int = self._base.layers[0].self_attn.head_dim
+        device = model.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+        self._layers = [_weights(layer, dtype) for layer in self._base.layers]
+        self._recompute = torch.is_grad_enabled() and any(
+            layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self._base.layers
+        )
+
+    def forward(self, ids: Tensor, position_ids: Tensor, attention_fn: AttentionFn) -> Tensor:
+        """Hidden states (N, D) of N tokens at their positions, both (N,), after the last layer and its norm."""
+        hidden = self._base.embed_tokens(ids)
+        cos, sin = self._base.rotary_emb(hidden, position_ids.unsqueeze(0))  # (1, N, width), the same in both halves
+        half, wide = self._head_width // 2, torch.promote_types(hidden.dtype, torch.float32)
+        rotation = torch.complex(cos[0, :, None, :half].to(wide), sin[0, :, None, :half].to(wide))
+        layer_forward = self._layer_forward
+        if self._recompute:
+            layer_forward = partial(checkpoint, self._layer_forward, use_reentrant=False)
+        for number in range(len(self._layers)):
+            hidden = layer_forward(number, hidden, rotation, attention_fn)
+        return _norm(hidden, _norm_of(self._base.norm))
+
+    def _layer_forward(self, number: int, hidden: Tensor, rotation: Tensor, attention_fn: AttentionFn) -> Tensor:
+        """Hidden states (N, D) after layer `number`, given those before it; rotation: (N, 1, width / 2)."""
+        layer = self._layers[number]
+        normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
+        qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
+        heads = qkv.view(len(hidden), -1, self._head_width)
+        pair = heads[:, : self._heads + self._kv_heads]  # queries and keys
+        if layer.head_norms is not None:
+            parts = (pair[:, : self._heads], pair[:, self._heads :])
+            pair = torch.cat([_norm(part, norm) for part, norm in zip(parts, layer.head_norms, strict=True)], dim=1)
+        pair = _rotate(pair, rotation)
+        value = heads[:, self._heads + self._kv_heads :]
+        seen = attention_fn(number, pair[:, : self._heads], pair[:, self._heads :], value)
+        hidden = _add_product(hidden, seen, layer.out)
+        normed = _norm(hidden, layer.norms[1]).to(layer.gate.dtype)
+        return _add_product(hidden, F.silu(normed @ layer.gate) * (normed @ layer.up), layer.down)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, V) of hidden states (N, D)."""
+        logits: Tensor = self._head(hidden)
+        return logits
+
+    def grouped_mask(self, visible: Tensor) -> Tensor:
+        """What `attention` takes for visible (rows, length, keys): true where a place of the row sees a key."""
+        group = self._heads // self._kv_heads
+        hidden = ~visible.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2).unsqueeze(1)
+        mask = torch.zeros(hidden.shape, dtype=self._layers[0].qkv.dtype, device=hidden.device)
+        return mask.masked_fill_(hidden, -torch.inf)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of query (rows, length, heads, width) to key and value (rows, keys, key-value heads, width).
+
+    Heads that share keys and values are not repeated; they are further queries, as in `mask`, which
+    `PackedModel.grouped_mask` made. Returns (rows, length, heads * width).
+    """
+    rows, length, heads, width = query.shape
+    shared = key.shape[2]
+    query = query.view(rows, length, shared, heads // shared, width).transpose(1, 2).flatten(2, 3)
+    seen = F.scaled_dot_product_attention(query, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask)
+    return seen.view(rows, shared, length, heads // shared, width).transpose(1, 2).flatten(2)
+
+
+def _weights(layer: Any, dtype: torch.dtype) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    out, gate, up, down = (
+        part.weight.to(dtype).t() for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    )
+    norms = (_norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm))
+    width, head_norms = attention.head_dim, None
+    if hasattr(attention, "q_norm"):
+        query, key = ((_paired(w, width), e) for w, e in (_norm_of(attention.q_norm), _norm_of(attention.k_norm)))
+        head_norms = (query, key)
+
+    def joined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.cat((_paired(query, width), _paired(key, width), value)).to(dtype)
+
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    qkv = joined(*(part.weight for part in projections)).t()
+    bias = None if projections[0].bias is None else joined(*(part.bias for part in projections))
+    return _Layer(qkv, bias, out, gate, up, down, norms, head_norms)
+
+
+def _norm_of(module: Any) -> Norm:
+    return module.weight, module.variance_epsilon
+
+
+def _norm(hidden: Tensor, norm: Norm) -> Tensor:
+    weight, epsilon = norm
+    return F.rms_norm(hidden, hidden.shape[-1:], weight, epsilon)
+
+
+def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
+    """hidden + factor @ matrix, in one operation where they have one type."""
+    if hidden.dtype == matrix.dtype:
+        return torch.addmm(hidden, factor, matrix)
+    return hidden + factor @ matrix
+
+
+def _paired(rows: Tensor, width: int) -> Tensor:
+    """The rows of each head (heads * width, ...), i and i + width / 2 side by side: a rotary embedding turns them
+    together. Queries and keys are reordered alike, so that their products are what they were.
+    """
+    return rows.view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
+
+
+def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """The rotary embedding of `_paired` heads (N, H, width) by rotation (N, 1, width / 2), as one complex product."""
+    pairs = torch.view_as_complex(heads.to(rotation.real.dtype).view(*heads.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)

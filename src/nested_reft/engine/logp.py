@@ -1,0 +1,120 @@
+"""log pi: the log-probability of a rollout's tokens under any policy, differentiable."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.core.layers import decoder_layers
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.llama import PackedModel, attention, unsupported
+from nested_reft.engine.tensors import position_ids, upcast
+
+
+def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+    """log pi of a rollout's tokens under `model` after `temperature`: (B, T), 0 where the mask is false.
+
+    Where the rollout has a support, pi is renormalised on it: log pi(o) - log sum over v in support of pi(v), and -inf
+    for a token that is not in it. float64 for a float64 model, float32 for every other. Where `PackedModel` computes
+    the model, the prompt is read once for the group, as in sampling: its graph is shared by the completions.
+    """
+    logits = _model_logits if unsupported(model) else _packed_logits
+    first, rest = logits(model, rollout)
+    later = _later(rollout)
+    support = (None, None) if rollout.support is None else (rollout.support[:, 0], rollout.support[:, 1:][later])
+    first = first.repeat_interleave(rollout.group_size, dim=0)
+    first_logp = _token_logp(first, rollout.tokens[:, 0], support[0], temperature) * rollout.mask[:, 0]
+    rest_logp = _token_logp(rest, rollout.tokens[:, 1:][later], support[1], temperature)
+    grid = first_logp.new_zeros(later.shape).masked_scatter(later, rest_logp)
+    return torch.cat((first_logp.unsqueeze(1), grid), dim=1)
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Gradient checkpointing: activations inside a layer are computed again in the backward pass, not kept.
+
+    Sample from a view of the model in evaluation mode: a layer that computes twice keeps no cache.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # a hook that only the re-entrant kind needs
+    for layer in decoder_layers(model):
+        layer.training = True  # the layer, not its parts: log pi is that of a policy without dropout
+
+
+def _later(rollout: Rollout) -> Tensor:
+    """(B, T - 1): the tokens after the first. Each is predicted from the one before it, which lies at its index."""
+    return rollout.mask[:, 1:]
+
+
+def _token_logp(logits: Tensor, tokens: Tensor, support: Tensor | None, temperature: float) -> Tensor:
+    """log pi (N,) of tokens (N,), one for each of logits (N, V), renormalised on support (N, K) where there is one.
+
+    With a support, no further (N, V) is made. The token is looked up among the K, rather than taken from the logits a
+    second time: its gradient (1 - p) / temperature is then one number when it is rounded to the logits' type, not the
+    difference of two that were.
+    """
+    if support is None:
+        log_probs = torch.log_softmax(upcast(logits) / temperature, dim=-1)
+        return log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    scaled = upcast(logits.gather(-1, support.clamp_min(0).long())) / temperature
+    log_probs = torch.log_softmax(scaled.masked_fill(support < 0, -torch.inf), dim=-1)
+    other = support != tokens.unsqueeze(-1)
+    return log_probs.masked_fill(other, 0.0).sum(-1).masked_fill(other.all(-1), -torch.inf)
+
+
+def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """By the model's own forward: logits of each prompt's first token (P, V) and of all later ones (N, V).
+
+    One pass over whole sequences without a cache, as everything that can be put around a model's layers expects.
+    """
+    later, group_size = _later(rollout), rollout.group_size
+    prompt_ids, prompt_mask = (
+        part.repeat_interleave(group_size, dim=0) for part in (rollout.prompt_ids, rollout.prompt_mask.bool())
+    )
+    mask = torch.cat((prompt_mask, later), dim=1)
+    output = model(
+        input_ids=torch.cat((prompt_ids, rollout.tokens[:, :-1]), dim=1), attention_mask=mask,
+        position_ids=position_ids(mask), use_cache=False, logits_to_keep=later.shape[1] + 1,
+    )  # fmt: skip
+    return output.logits[::group_size, 0], output.logits[:, 1:][later]
+
+
+def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """What `_model_logits` gives, with the padding of prompts and completions taken out."""
+    packed = PackedModel(model)
+    prompt_mask, later, group_size = rollout.prompt_mask.bool(), _later(rollout), rollout.group_size
+    (num_prompts, prompt_length), length = prompt_mask.shape, later.shape[1]
+    lengths = prompt_mask.sum(-1)
+    num_prompt_tokens = int(lengths.sum())
+    ids = torch.cat((rollout.prompt_ids[prompt_mask], rollout.tokens[:, :-1][later]))
+    steps = torch.arange(length, device=ids.device) + lengths.repeat_interleave(group_size).unsqueeze(1)
+    positions = torch.cat((position_ids(prompt_mask)[prompt_mask], steps[later]))
+    causal = torch.ones(2 * (prompt_length,), dtype=torch.bool, device=ids.device).tril() & prompt_mask.unsqueeze(1)
+    own = torch.ones(2 * (length,), dtype=torch.bool, device=ids.device).tril().expand(len(later), -1, -1)
+    seen_prompt = prompt_mask.repeat_interleave(group_size, dim=0).unsqueeze(1).expand(-1, length, -1)
+    prompts_see = packed.grouped_mask(causal)
+    completions_see = packed.grouped_mask(torch.cat((seen_prompt, own), dim=-1))
+
+    prompt_slots, later_slots = (mask.flatten().nonzero().squeeze(-1) for mask in (prompt_mask, later))
+
+    def attention_fn(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        n = num_prompt_tokens
+        own_query, keys, values = (_grid(part[:n], prompt_slots, prompt_mask) for part in (query, key, value))
+        seen = attention(own_query, keys, values, prompts_see).flatten(0, 1)[prompt_slots]
+        if len(ids) == n:
+            return seen
+        own_query, own_keys, own_values = (_grid(part[n:], later_slots, later) for part in (query, key, value))
+        keys = torch.cat((keys.repeat_interleave(group_size, dim=0), own_keys), dim=1)
+        values = torch.cat((values.repeat_interleave(group_size, dim=0), own_values), dim=1)
+        return torch.cat((seen, attention(own_query, keys, values, completions_see).flatten(0, 1)[later_slots]))
+
+    hidden = packed.forward(ids, positions, attention_fn)
+    needed = torch.cat((hidden[lengths.cumsum(0) - 1], hidden[num_prompt_tokens:]))
+    logits = packed.logits(needed)
+    return logits[:num_prompts], logits[num_prompts:]
+
+
+def _grid(heads: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+    """Heads (N, H, W) in the slots (N,) at which mask (rows, length) is true, 0 elsewhere: (rows, length, H, W)."""
+    flat = heads.new_zeros(mask.numel(), *heads.shape[1:]).index_copy(0, slots, heads)
+    return flat.view(*mask.shape, *heads.shape[1:])

@@ -1,0 +1,178 @@
+"""Sampling: completions by a (behaviour) policy, with the log-probability of each token as it was sampled.
+
+Deviations from a general text generator, on purpose:
+- one uniform number per sequence and step, drawn from the given generator: the same seed gives the same text;
+- log-probabilities are those of the distribution that was sampled from: after temperature, top-k and top-p;
+- if top-k or top-p cut the distribution, the kept tokens of each step are part of the rollout, so that another model's
+  probabilities can be renormalised on them: the ratio of the two then has mean 1 at every step;
+- a prompt is read once for all completions of its group, and a completion that has ended costs nothing
+  (`engine/decoder.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.decoder import make_decoder
+from nested_reft.engine.tensors import upcast
+
+BLOCK = 1024  # columns
+
+
+@torch.no_grad()
+def sample_completions(
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    *,
+    group_size: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    end_ids: Collection[int],
+    pad_id: int,
+    generator: torch.Generator | None = None,
+    part: tuple[int, int] | None = None,
+) -> Rollout:
+    """Sample `group_size` completions per prompt, and keep the log-probability of each token as it was sampled.
+
+    Temperature comes first; then `top_k` keeps that many of the most probable tokens; then `top_p` keeps the fewest of
+    the most probable of those whose probability, renormalised after top_k, reaches top_p (always at least one). This is
+    the order of transformers' warpers. Of equally probable tokens the lower id comes first, so that never more than
+    top_k are kept (transformers keeps all that tie with the last).
+
+    Args:
+        model: used as it is; for a nested rollout pass a nested view.
+        prompt_ids, prompt_mask: (P, S), left-padded, on the model's device.
+        group_size: G, completions per prompt.
+        max_new_tokens: T, at which a completion is cut.
+        temperature: 0 is greedy, with logp 0, since the choice is certain.
+        top_k, top_p: None, 1.0 for top_p, or the whole vocabulary for top_k cut nothing. Greedy ignores both.
+        end_ids: a completion ends with the first of these; empty: it never ends before `max_new_tokens`.
+        pad_id: what `tokens` holds after the end.
+        generator: of the random numbers, on the model's device; None for torch's global one.
+        part: (first, all): these prompts are those from number `first` on in a batch of `all`, and get the random
+            numbers that they would get there. None: they are the batch.
+
+    Returns:
+        A rollout of B = P * G completions; see `Rollout` for shapes and types.
+
+    Raises:
+        ValueError: temperature < 0, top_k < 1, top_p outside (0, 1], or prompts that are empty or padded on the right.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    if prompt_ids.shape != prompt_mask.shape:
+        raise ValueError(f"prompt_ids {tuple(prompt_ids.shape)} and prompt_mask {tuple(prompt_mask.shape)} differ")
+    if not prompt_mask[:, -1].all():
+        raise ValueError("prompts must be padded on the left, and none may be empty")
+    num_rows, device = prompt_ids.shape[0] * group_size, prompt_ids.device
+    ends = torch.tensor(sorted(end_ids), dtype=torch.long, device=device)
+    decoder = make_decoder(model)
+    logits = upcast(decoder.start(prompt_ids, prompt_mask, group_size, max_new_tokens))
+    logits = logits.repeat_interleave(group_size, dim=0)
+    tokens = torch.full((num_rows, max_new_tokens), pad_id, dtype=torch.long, device=device)
+    mask = torch.zeros((num_rows, max_new_tokens), dtype=torch.bool, device=device)
+    logp = torch.zeros((num_rows, max_new_tokens), dtype=logits.dtype, device=device)
+    # One for every row and step, used or not: a completion does not depend on when another one ends.
+    first, num_prompts = part or (0, len(prompt_ids))
+    shape = (max_new_tokens, num_prompts, group_size)
+    uniform = torch.rand(shape, generator=generator, dtype=logits.dtype, device=device)
+    uniform = uniform[:, first : first + len(prompt_ids)].flatten(1)
+    supports: list[tuple[Tensor, Tensor]] = []
+    active = torch.arange(num_rows, device=device)  # rows that have not ended
+    for step in range(max_new_tokens):
+        if temperature == 0:
+            token = logits.argmax(-1)
+        elif (top_k is None or top_k >= logits.shape[-1]) and (top_p is None or top_p == 1):
+            token, logp[active, step] = _choose(logits / temperature, uniform[step, active])
+        else:
+            kept, log_probs = _truncate(logits / temperature, top_k, top_p)
+            rank, logp[active, step] = _choose(log_probs, uniform[step, active])
+            # A row of nan has no rank; its logp is nan, and its token must still be one that the model can read.
+            token = kept.gather(-1, rank.unsqueeze(-1)).squeeze(-1).clamp_min(0)
+            supports.append((active, kept.int()))
+        tokens[active, step], mask[active, step] = token, True
+        going = torch.isin(token, ends, invert=True)
+        if step + 1 == max_new_tokens or not going.any():
+            break
+        if not going.all():
+            rows = going.nonzero().squeeze(-1)
+            active, token = active[rows], token[rows]
+            decoder.keep(rows)
+        logits = upcast(decoder.step(token))
+    mask = mask[:, : step + 1]
+    support = _stack(supports, mask, pad_id) if supports else None
+    return Rollout(prompt_ids, prompt_mask, tokens[:, : step + 1], mask, logp[:, : step + 1], support)
+
+
+def _choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """A column of each row of logits (R, V), by its uniform number (R,), and its log-probability: (R,) each.
+
+    A long row is searched in two steps, among blocks of columns and in the block: the cumulative sum over a large
+    vocabulary is slow, and in float32 inexact.
+    """
+    shifted = logits - logits.amax(-1, keepdim=True)
+    weights = shifted.exp()
+    if logits.shape[-1] <= BLOCK:
+        column, total, _ = _invert(weights, uniform)
+    else:
+        blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).view(len(weights), -1, BLOCK)
+        block, total, uniform = _invert(blocks.sum(-1), uniform)
+        column, _, _ = _invert(blocks[torch.arange(len(blocks), device=block.device), block], uniform)
+        column = (block * BLOCK + column).clamp_max(logits.shape[-1] - 1)
+    return column, shifted.gather(-1, column.unsqueeze(-1)).squeeze(-1) - total.log()
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The column at which the cumulative sum of each row of weights (R, V) passes uniform (R,) times the total, the
+    total, and how far into the column's weight that is, from 0 to 1: (R,) each.
+    """
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
+    # Below the total whatever the rounding; `right` then finds a column, and never one of weight 0.
+    wanted = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
+    column = torch.searchsorted(cumulative, wanted, right=True).clamp_max(weights.shape[-1] - 1)  # nan has none
+    weight = weights.gather(-1, column)
+    within = 1 - (cumulative.gather(-1, column) - wanted) / weight
+    return column.squeeze(-1), total.squeeze(-1), within.clamp(0, 1).squeeze(-1)
+
+
+def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
+    """What top_k and then top_p keep of the logits after temperature (R, V): token ids and log-probabilities (R, K).
+
+    The most probable first, K the most that a row keeps; -1 and -inf where a row keeps fewer.
+    """
+    ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
+    ordered, ids = ordered[:, :top_k], ids[:, :top_k]
+    probs = torch.softmax(ordered, dim=-1)
+    # A token that can never be sampled is not in the support: the other model's share of it would be lost to the ratio.
+    kept = probs > 0
+    if top_p is not None and top_p < 1:
+        before = F.pad(probs.cumsum(-1)[:, :-1], (1, 0))
+        kept &= before < top_p
+    kept[:, 0] = True
+    width = int(kept.sum(-1).max())
+    kept, ordered, ids = kept[:, :width], ordered[:, :width], ids[:, :width]
+    return ids.masked_fill(~kept, -1), torch.log_softmax(ordered.masked_fill(~kept, -torch.inf), dim=-1)
+
+
+def _stack(supports: list[tuple[Tensor, Tensor]], mask: Tensor, pad_id: int) -> Tensor:
+    """The supports of all steps, rows (R,) and their (R, K) each, as one (B, T, K); the pad token where mask is not."""
+    width = max(kept.shape[1] for _, kept in supports)
+    stacked = supports[0][1].new_full((*mask.shape, width), -1)
+    stacked[..., 0].masked_fill_(~mask, pad_id)
+    for step, (rows, kept) in enumerate(supports):
+        stacked[rows, step, : kept.shape[1]] = kept
+    return stacked

@@ -1,0 +1,129 @@
+"""The tidy tables of what is measured apart from training: throughput, gradient estimates and the exact biases.
+
+Each function reads the files that exist and returns tables whose columns are always there, with no rows where nothing
+has been measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from nested_reft.config import Config
+from nested_reft.report.collect.records import (
+    ExactRecord,
+    ExactRow,
+    GradientRecord,
+    ThroughputRecord,
+    check_owner,
+    read_record,
+)
+from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, variance_ratio
+from nested_reft.report.statistics.intervals import median_ratio
+
+THROUGHPUT = ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"]
+THROUGHPUT_PAIRS = ["size", "skip", "pair", "baseline_tokens_per_s", "nested_tokens_per_s", "speedup", "skipped_layers"]
+GRADIENTS = [
+    "size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio",
+    "bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high",
+    "control", "control_low", "control_high", "n", "completions",
+]  # fmt: skip
+EXACT = list(ExactRow.model_fields)
+
+R = TypeVar("R", ThroughputRecord, GradientRecord)
+
+
+def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a size and skip, and one row a pair; skip 0 pairs the baseline with itself and shows the noise."""
+    summary: list[dict[str, object]] = []
+    pairs: list[dict[str, object]] = []
+    for key, record in _records(root / "throughput", config, (0, *skips), ThroughputRecord):
+        nested = np.array([pair.nested_tokens_per_s for pair in record.pairs])
+        baseline = np.array([pair.baseline_tokens_per_s for pair in record.pairs])
+        speedup = median_ratio(nested, baseline)
+        summary.append(
+            {
+                **key,
+                "tokens_per_s": float(np.median(nested)),
+                "speedup": speedup.estimate,
+                "speedup_low": speedup.low,
+                "speedup_high": speedup.high,
+                "ideal_speedup": record.ideal_speedup,
+                "n": speedup.n,
+            }
+        )
+        for number, pair in enumerate(record.pairs, start=1):
+            ratio = pair.nested_tokens_per_s / pair.baseline_tokens_per_s
+            pairs.append({**key, "pair": number, **pair.model_dump(), "speedup": ratio})
+            pairs[-1]["skipped_layers"] = layer_names(pair.skipped_layers)
+    return pd.DataFrame(summary, columns=THROUGHPUT), pd.DataFrame(pairs, columns=THROUGHPUT_PAIRS)
+
+
+def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataFrame:
+    """One row a size, skip and correction, in the config's order; biases and variances as shares of the on-policy."""
+    rows: list[dict[str, object]] = []
+    for key, record in _records(root / "gradients", config, skips, GradientRecord):
+        for correction in config.gradients.corrections:
+            if correction in record.corrections:
+                rows.append({**key, "correction": correction, **_gradient(record, correction)})
+    return pd.DataFrame(rows, columns=GRADIENTS)
+
+
+def exact_table(root: Path) -> pd.DataFrame:
+    """One row an estimator and draw of layers, as in the record."""
+    path = root / "exact.json"
+    rows = [row.model_dump() for row in read_record(path, ExactRecord).rows] if path.exists() else []
+    return pd.DataFrame(rows, columns=EXACT)
+
+
+def layer_names(skipped: Sequence[int]) -> str:
+    """Layer indices as one text: "3 5"."""
+    return " ".join(str(layer) for layer in skipped)
+
+
+def _records(
+    folder: Path, config: Config, skips: Sequence[int], model: type[R]
+) -> Iterator[tuple[dict[str, object], R]]:
+    """The records `{size}/skip{skip}.json` that exist, in the config's order, each with its size and skip."""
+    for size in config.sizes:
+        for skip in skips:
+            path = folder / size / f"skip{skip}.json"
+            if path.exists():
+                record, key = read_record(path, model), {"size": size, "skip": skip}
+                check_owner(path, record, key)
+                yield key, record
+
+
+def _gradient(record: GradientRecord, correction: str) -> dict[str, object]:
+    products = record.corrections[correction]
+    grams = Grams(
+        on_policy=np.array(record.on_policy),
+        repeat=np.array(record.repeat),
+        on_policy_repeat=np.array(record.on_policy_repeat),
+        own=np.array(products.own),
+        cross=np.array(products.on_policy),
+    )
+    bias, control = relative_bias(grams), relative_bias(grams.control)
+    direction, variance = cosine(grams), variance_ratio(grams)
+    return {
+        "bias": plug_in_bias(grams),
+        "noise_floor": plug_in_bias(grams.control),
+        "cosine": direction.estimate,
+        "variance_ratio": variance.estimate,
+        "bias_debiased": bias.estimate,
+        "bias_low": bias.low,
+        "bias_high": bias.high,
+        "cosine_low": direction.low,
+        "cosine_high": direction.high,
+        "variance_low": variance.low,
+        "variance_high": variance.high,
+        "control": control.estimate,
+        "control_low": control.low,
+        "control_high": control.high,
+        "n": record.batches,
+        "completions": record.completions,
+    }

@@ -1,0 +1,63 @@
+"""The tidy tables of what is kept of each run beside its scores: sample completions, layers left out, and manifest.
+
+Each function reads the files that exist, in the order of the config's runs; the columns are always there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from nested_reft.config import PRETRAINED, Config, all_runs
+from nested_reft.report.collect.measurements import layer_names
+from nested_reft.report.collect.records import EvaluationRecord, ManifestRecord, StepRecord, read_record, read_records
+
+MODEL = ["size", "dataset", "strategy", "correction", "skip", "seed"]
+SAMPLES = [*MODEL, "benchmark", "problem", "prompt", "gold", "kind", "response", "right"]
+LAYERS = [*MODEL, "step", "skipped_layers"]
+MANIFESTS = [
+    "run", "commit", "dirty", "settings_hash", "python", "packages", "platform", "processor", "cores", "threads",
+    "gpus", "wall_seconds", "alarms",
+]  # fmt: skip
+
+
+def samples_table(root: Path, config: Config) -> pd.DataFrame:
+    """One row a completion that an evaluation kept as text; the pre-trained models have no data set and no seed."""
+    nobody = {"dataset": None, "strategy": "uniform", "correction": PRETRAINED, "skip": 0, "seed": None}
+    models = [(f"{size}/{PRETRAINED}", {"size": size, **nobody}) for size in config.sizes]
+    models += [(run.path, run.model_dump()) for run in all_runs(config)]
+    rows: list[dict[str, object]] = []
+    for folder, model in models:
+        for benchmark in config.benchmarks:
+            path = root / "evaluations" / folder / f"{benchmark}.json"
+            if path.exists():
+                for completion in read_record(path, EvaluationRecord).completions:
+                    text = completion.model_dump()
+                    rows.append({**model, "benchmark": benchmark, "problem": text.pop("id"), **text})
+    return pd.DataFrame(rows, columns=SAMPLES).astype({"seed": "Int64"})
+
+
+def layers_table(root: Path, config: Config) -> pd.DataFrame:
+    """One row a step of a nested run: the layers that its rollout left out, however they were chosen."""
+    rows = []
+    for run in all_runs(config):
+        path = root / "runs" / run.path / "metrics.jsonl"
+        if run.skip and path.exists():
+            for record in read_records(path, StepRecord):
+                skipped = layer_names(record.skipped_layers)
+                rows.append({**run.model_dump(), "step": record.step, "skipped_layers": skipped})
+    return pd.DataFrame(rows, columns=LAYERS)
+
+
+def manifests_table(root: Path, config: Config) -> pd.DataFrame:
+    """One row a training run: code, versions, machine, seconds, and how many alarms it raised."""
+    rows = []
+    for run in all_runs(config):
+        path = root / "runs" / run.path / "manifest.json"
+        if path.exists():
+            record = read_record(path, ManifestRecord)
+            packages = " ".join(f"{name}=={version}" for name, version in record.versions.items())
+            gpus, alarms = " ".join(record.gpus), len(record.alarms)
+            rows.append({**record.model_dump(), "run": run.path, "packages": packages, "gpus": gpus, "alarms": alarms})
+    return pd.DataFrame(rows, columns=MANIFESTS)

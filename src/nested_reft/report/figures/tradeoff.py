@@ -1,0 +1,93 @@
+"""The figure of what speed costs in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from nested_reft.config import BASELINE_CORRECTION, Config, nested_skips
+from nested_reft.report.figures.style import (
+    BASELINE,
+    MARGIN,
+    dodge,
+    legend,
+    look_of,
+    not_run,
+    panels,
+    percents,
+    rows,
+    seeds_and_mean,
+)
+from nested_reft.report.statistics.comparisons import benchmark_means, rollout_speedups, step_speedups
+from nested_reft.report.statistics.intervals import Interval
+
+# Of the panel's width: corrections at one skip have one speed-up, and stand side by side around it.
+SIDE_BY_SIDE = 0.07
+LINE = 0.065  # of the panel's height, for the speed-up of one skip
+NAMES = 0.15  # of the panel's width, for the names of these lines
+
+
+def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFrame, config: Config) -> Figure:
+    """Mean accuracy over benchmarks against speed-up, of the rollout and of the whole step; rows are sizes."""
+    metric = config.evaluation.headline
+    scores = benchmark_means(runs, config, metric)
+    rollouts, steps = rollout_speedups(throughput, config), step_speedups(training, config)
+    cells, skips = rows(config), nested_skips(config)
+    figure, axes = panels(len(cells), 2, (3.2, 2.1), sharey="row")
+    for axis, title in zip(axes[0], ("rollout, timed alone", "whole training step"), strict=True):
+        axis.set_title(title)
+    for row, (title, size, dataset) in zip(axes, cells, strict=True):
+        row[0].set_ylabel(f"{title}\n{metric} accuracy (%)")
+        chosen = scores[(scores["size"] == size) & (scores["dataset"] == dataset)]
+        found = ({skip: rollouts[size, skip] for skip in skips}, {skip: steps[size, dataset, skip] for skip in skips})
+        for axis, speedups in zip(row, found, strict=True):
+            _panel(axis, chosen, speedups, config)
+        low, high = row[0].get_ylim()  # of all panels of the row
+        row[0].set_ylim(high - (high - low) / (1 - LINE * (len(skips) + 0.5)), high)
+    legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in config.corrections)])
+    figure.supxlabel("speed-up (tokens/s over the full model's)", fontsize=8)
+    return figure
+
+
+def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | None], config: Config) -> None:
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    baseline = percents(scores, BASELINE_CORRECTION, 0)
+    known = {skip: speedup for skip, speedup in speedups.items() if speedup}
+    if not len(baseline) or not known:
+        not_run(axis)
+        return
+    margin = 100 * config.evaluation.parity_margin
+    axis.axhspan(baseline.mean() - margin, baseline.mean() + margin, color=MARGIN, lw=0)
+    places = {skip: speedup.estimate for skip, speedup in known.items()}
+    width = SIDE_BY_SIDE * max(np.ptp([1.0, *places.values()]), 0.01)
+    seeds_and_mean(axis, 1.0, baseline, BASELINE)
+    for name, offset in zip(config.corrections, dodge(len(config.corrections), width), strict=True):
+        measured = {skip: values for skip in known if len(values := percents(scores, name, skip))}
+        path = [(1.0, baseline.mean()), *((places[skip] + offset, v.mean()) for skip, v in measured.items())]
+        axis.plot(*zip(*path, strict=True), color=look_of(name).color, linestyle=look_of(name).linestyle, lw=0.9)
+        for skip, values in measured.items():
+            seeds_and_mean(axis, places[skip] + offset, values, look_of(name))
+    _speedups(axis, known)
+
+
+def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
+    """Below the points, a line for each skip: its name at the left, and its speed-up with the interval."""
+    where = axis.get_xaxis_transform()
+    first, last = axis.get_xlim()  # of the points
+    for place, (skip, speedup) in enumerate(known.items()):
+        y = LINE * (len(known) - place - 0.4)
+        if speedup.exists:
+            axis.plot([speedup.low, speedup.high], [y, y], color=BASELINE.color, lw=0.8, transform=where)
+        axis.plot(speedup.estimate, y, "|", color=BASELINE.color, markersize=4, transform=where)
+        beneath = {"facecolor": "white", "lw": 0, "pad": 0.8}  # where the interval reaches to the edge
+        axis.text(0.015, y, f"skip {skip} %", transform=axis.transAxes, va="center", fontsize=6, bbox=beneath)
+    # With two seeds an interval may reach to the thousandfold; it is cut off where the points would be lost.
+    lowest, highest = axis.get_xlim()
+    first, last = max(lowest, first - (last - first)), min(highest, last + (last - first))
+    axis.set_xlim(first - NAMES * (last - first), last)

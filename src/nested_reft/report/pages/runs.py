@@ -1,0 +1,81 @@
+"""The report's pages about the runs themselves: what they answered, what they were made with, and their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from nested_reft.config import PRETRAINED, Config
+from nested_reft.report.pages.html import write_html
+from nested_reft.report.pages.page import Page, write_table_html
+from nested_reft.report.tidy import read_table
+
+# Runs are alike in these, but for a mix of machines or versions, which the page is there to show.
+MADE_WITH = ["commit", "dirty", "python", "packages", "platform", "processor", "cores", "threads", "gpus"]
+
+
+def write_samples(root: Path, config: Config) -> None:
+    """Write `pages/samples.html` from `samples.csv`."""
+    problems = samples(read_table(root, "samples"))
+    counted = f"{len(problems)} problems; models by size, correction, share of layers skipped in training and seed."
+    write_html(root / "pages/samples.html", "samples", "Sample completions", problems=problems, counted=counted)
+
+
+def write_environment(root: Path, config: Config) -> None:
+    """Write `pages/environment.html` from `manifests.csv`."""
+    write_table_html(root / "pages/environment.html", environment(read_table(root, "manifests")))
+
+
+def write_settings(root: Path, config: Config) -> None:
+    """Write `pages/settings.html`."""
+    settings = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    write_html(root / "pages/settings.html", "settings", f"Settings of the experiment {config.experiment}",
+               settings=settings)  # fmt: skip
+
+
+def samples(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry a problem, in the table's order: its prompt, gold answer, and by size every model's completions."""
+    problems: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in table.to_dict("records"):
+        # Models of several sizes may have chat templates of their own, and so prompts of their own.
+        key = row["benchmark"], row["problem"], row["prompt"]
+        problem = problems.setdefault(
+            key, {"benchmark": key[0], "id": key[1], "prompt": key[2], "gold": row["gold"], "answers": {}}
+        )
+        models = problem["answers"].setdefault(row["size"], {})
+        model = models.setdefault(_model(row), {"model": _model(row), "answers": {}})
+        model["answers"][row["kind"]] = {"response": row["response"], "right": row["right"]}
+    for problem in problems.values():
+        problem["answers"] = {size: list(models.values()) for size, models in problem["answers"].items()}
+    return list(problems.values())
+
+
+def environment(table: pd.DataFrame) -> Page:
+    """What the runs were made with, a column for each that differs, and every run's seconds and alarms."""
+    if table.empty:
+        return Page("Environment", (), "Not run.")
+    texts = table.astype(str).replace({"": "none", "nan": "none", "<NA>": "none"})
+    alike = texts.groupby(MADE_WITH, sort=False).size().reset_index(name="runs").astype(str)
+    made = alike[["runs", *MADE_WITH]].T.reset_index()
+    made.columns = pd.Index(["", *(str(column) for column in range(1, len(alike) + 1))])
+    seconds = table["wall_seconds"]
+    each = texts[["run", "settings_hash", "alarms"]].assign(seconds=[f"{value:.1f}" for value in seconds])
+    notes = (
+        f"{len(table)} training runs took {seconds.sum() / 3600:.2f} hours of wall-clock in all, side by side or not. "
+        "dirty: whether the source had changes that are in no commit. alarms: steps and quantities far off-policy "
+        "(`training.alarms`). The whole manifests, with all settings, stand beside each run: runs/*/manifest.json; "
+        "where data and models came from: data/ and models/."
+    )
+    return Page("Environment", (("Made with", made), ("Training runs", each)), notes)
+
+
+def _model(row: Mapping[Any, Any]) -> str:
+    if row["correction"] == PRETRAINED:
+        return "pre-trained"
+    name = f"{row['correction']}, skip {row['skip']} %" if row["skip"] else "baseline ReFT"
+    chosen = "" if row["strategy"] == "uniform" else f", {row['strategy']}"
+    return f"{row['dataset']}: {name}{chosen}, seed {row['seed']}"

@@ -1,0 +1,176 @@
+"""The registry of the report's tables, figures and pages: what each is made from, by which function, its caption.
+
+To add a figure, write its function and its entry here. Imports none of the plotting libraries, so the workflow can read
+it quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+# CSV, one fact per row.
+TIDY_TABLES = (
+    "runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "exact", "samples", "layers",
+    "manifests",
+)  # fmt: skip
+# For people; these and the claims are written in each of the kinds. HTML is what the report shows.
+TABLE_KINDS = ("csv", "md", "tex", "html")
+FIGURE_KINDS = ("png", "svg", "pdf")
+PRESENTATION_TABLES = (
+    "accuracy_sampled",
+    "accuracy_greedy",
+    "speedup",
+    "equivalence",
+    "gradient_bias",
+    "layer_choice",
+    "exact_bias",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure or page: `function` (of a module of this package) makes it from `tables`; `category` sorts it in the
+    report.
+    """
+
+    function: str  # module:function
+    category: str
+    tables: tuple[str, ...]
+    caption: str
+
+    @property
+    def module(self) -> str:
+        """The full name of the function's module, on whose imports the figure or page depends."""
+        return f"nested_reft.report.{self.function.partition(':')[0]}"
+
+    def load(self) -> Callable[..., Any]:
+        """The function: of a figure (*tables, config) -> Figure, of a page (root, config) -> None."""
+        function: Callable[..., Any] = getattr(import_module(self.module), self.function.partition(":")[2])
+        return function
+
+
+# Categories of the report, which shows them in alphabetical order.
+CLAIMS, SPEED, ACCURACY, TRAINING = "1 Claims", "2 Speed", "3 Accuracy", "4 Training"
+OFF_POLICY, GRADIENTS, LAYERS = "5 Off-policyness", "6 Gradients", "7 Layer choice"
+TABLES, RUNS = "8 Tables", "9 Runs"
+
+FIGURES: dict[str, Entry] = {
+    "throughput": Entry(
+        "figures.speed:throughput",
+        SPEED,
+        ("throughput", "throughput_pairs"),
+        "Rollout speed-up (tokens/s of the nested over the full model) against the share of layers skipped. Faint "
+        "points: interleaved pairs, timed alone on the machine. Line: median; bars: 95 % bootstrap interval over "
+        "pairs. Dashed: the ideal, the cost of all layers over that of the layers kept, embedding and LM head "
+        "counted. Skip 0 pairs the full model with itself and shows the noise.",
+    ),
+    "time": Entry(
+        "figures.speed:time",
+        SPEED,
+        ("training",),
+        "Where a training step's time goes: mean seconds over steps, seeds and corrections. In each bar: the rollout's "
+        "share, which is all that skipping layers can save. Above each bar: "
+        "end-to-end tokens/s over the baseline's (geometric mean over seeds). Training jobs share the machine, so "
+        "these times are noisy; the throughput figure is the one measured alone.",
+    ),
+    "tradeoff": Entry(
+        "figures.tradeoff:tradeoff",
+        ACCURACY,
+        ("runs", "throughput", "training"),
+        "What speed costs: accuracy on held-out problems (headline metric, mean over benchmarks) against the speed-up "
+        "over the full model, of rollouts timed alone (left) and of whole training steps (right, where training jobs "
+        "share the machine). Further right is faster, within the shaded band is as accurate as baseline ReFT, by the "
+        "parity margin. Small points: seeds; markers: mean over seeds, those of one skip side by side; vertical bars: "
+        "95 % Student-t interval over seeds. Bars below: each skip's speed-up with its 95 % interval "
+        "(bootstrap over pairs, left; Student's t of log ratios over seeds, right), cut off where far wider than the "
+        "panel.",
+    ),
+    "reward": Entry(
+        "figures.learning:reward",
+        TRAINING,
+        ("training",),
+        "Reward of the training rollouts, moving mean over about a tenth of the steps. Line: mean over seeds; band: "
+        "from the lowest to the highest seed. The nested runs' rewards are the behaviour model's, not the target's.",
+    ),
+    "reward_time": Entry(
+        "figures.learning:reward_time",
+        TRAINING,
+        ("training",),
+        "The same rewards against the seconds that a run has trained: rollout, reward and update, without start-up "
+        "and evaluation. Each seed is read at the same moments, up to the last one that all have reached. A run that "
+        "ends further left took less time for its steps. Training jobs share the machine, so these times are noisy.",
+    ),
+    "off_policyness": Entry(
+        "figures.off_policyness:off_policyness",
+        OFF_POLICY,
+        ("training",),
+        "How far the behaviour policy b is from the target π: k3 estimate of the KL divergence, effective sample size "
+        "(1 is on-policy), and the token ratios π/b before clipping (marker: median; thick: 5 to 95 %; thin: 1 to "
+        "99 %). Means over a run's steps; faint points: seeds; markers: mean over seeds.",
+    ),
+    "accuracy": Entry(
+        "figures.accuracy:accuracy",
+        ACCURACY,
+        ("runs",),
+        "Accuracy on held-out problems in the headline metric. Small points: seeds; markers: mean over seeds; bars: "
+        "95 % Student-t interval over seeds. Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model.",
+    ),
+    "parity": Entry(
+        "figures.accuracy:parity_plot",
+        ACCURACY,
+        ("runs",),
+        "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric, paired by seed on "
+        "identical problems. Small points: seeds. Bars: 95 % Student-t interval over seeds. Filled: "
+        "equivalent, that is the whole interval lies within the shaded margin; hollow: not shown to be.",
+    ),
+    "gradients": Entry(
+        "figures.gradients:gradients",
+        GRADIENTS,
+        ("gradients",),
+        "Bias and variance of the corrected gradient estimates against the share of layers skipped. Above: norm of the "
+        "difference between expected gradients, over the on-policy one's, with the noise taken out; grey: a second "
+        "on-policy estimate, which has no bias, sampled with random numbers of its own where the corrected ones share "
+        "the first's and are less noisy for it; shaded: what counts as unbiased. Below: "
+        "variance of a batch's estimate over the on-policy one's; dashed: the limit. Bars: 95 % jackknife interval "
+        "over batches. Filled: the whole interval lies within the margin or limit; hollow: it does not.",
+    ),
+    "strategies": Entry(
+        "figures.strategies:strategies",
+        LAYERS,
+        ("strategies",),
+        "Ways to choose the skipped layers, at one skip and correction: mean accuracy over benchmarks in the headline "
+        "metric minus baseline ReFT's, paired by seed; k3 estimate of the KL divergence; effective sample size (1 is "
+        "on-policy), both means over a run's steps. Faint points: seeds; bars: 95 % Student-t interval over seeds; "
+        "shaded: the parity margin. Filled: the whole interval lies within it.",
+    ),
+    "layers": Entry(
+        "figures.layers:layers",
+        LAYERS,
+        ("layers",),
+        "Which layers (counted from 0, the first) the rollouts left out at each training step: dark, left out; light, "
+        "kept. Beside each layer: the share of steps that left it out. One run a panel, of the first seed and data "
+        "set; a random draw depends on seed and step alone, so that runs of all corrections leave out the same layers. "
+        "The ends are never left out.",
+    ),
+}
+
+PAGES: dict[str, Entry] = {
+    "samples": Entry(
+        "pages.runs:write_samples",
+        RUNS,
+        ("samples",),
+        "What the models write: the first problems of each benchmark with the exact prompt, and every model's most "
+        "likely and first sampled completion, marked right or wrong as the verifier graded it.",
+    ),
+    "environment": Entry(
+        "pages.runs:write_environment",
+        RUNS,
+        ("manifests",),
+        "With what the runs were made: commit, versions, machine; a column for each that differs. Then every run with "
+        "its seconds and alarms.",
+    ),
+    "settings": Entry("pages.runs:write_settings", RUNS, (), "Every setting of the experiment, defaults too."),
+}

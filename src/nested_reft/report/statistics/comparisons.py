@@ -1,0 +1,212 @@
+"""The comparisons that the report makes, computed once: tables, claims and figures all read these.
+
+Each function takes a tidy table and returns one entry per cell that the config asks for, in the config's order, with
+None where a cell has not been run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from nested_reft.config import BASELINE_CORRECTION, PRETRAINED, Config, nested_skips
+from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
+from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, paired_difference, paired_ratio
+
+# Keys: (size, skip), (size, data set, skip), (size, data set, correction, skip), (size, data set),
+# (size, correction, skip) and (size, data set, strategy).
+Speedups: TypeAlias = dict[tuple[str, int], Interval | None]
+StepSpeedups: TypeAlias = dict[tuple[str, str, int], Interval | None]
+Differences: TypeAlias = dict[tuple[str, str, str, int], Interval | None]
+Gains: TypeAlias = dict[tuple[str, str], Interval | None]
+GradientEffects: TypeAlias = dict[tuple[str, str, int], Interval | None]
+StrategyEffects: TypeAlias = dict[tuple[str, str, str], Interval | None]
+
+T = TypeVar("T")
+_BySeed: TypeAlias = dict[int, float]
+_RUN = ["size", "dataset", "correction", "skip", "seed"]
+CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
+BASELINE_CHOICE = ("uniform", 0)  # where no layer is left out there is nothing to choose
+
+
+def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Speedups:
+    """Rollout tokens/s of the nested over the full model, per size and skip, 0 too (`throughput.csv`)."""
+    found: Speedups = {
+        (row["size"], row["skip"]): Interval(
+            row["speedup"], row["speedup_low"], row["speedup_high"], row["n"], LEVEL, "bootstrap over pairs"
+        )
+        for row in throughput.to_dict("records")
+    }
+    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in (0, *nested_skips(config))}
+
+
+def step_speedups(training: pd.DataFrame, config: Config) -> StepSpeedups:
+    """End-to-end tokens/s of a nested training step over the baseline's, paired by seed (`training.csv`).
+
+    A run's speed is the median over its steps. Corrections differ by one element-wise product and cost the same, so
+    their runs are averaged (geometrically) before the seeds are compared.
+    """
+    log_speed = np.log(training.groupby(_RUN, sort=False)["tokens_per_s"].median())
+    cells = _by_cell(np.exp(log_speed.groupby(["size", "dataset", "skip", "seed"], sort=False).mean()))
+    return {
+        (size, dataset, skip): _paired(cells, (size, dataset, skip), (size, dataset, 0), paired_ratio)
+        for size in config.sizes
+        for dataset in config.datasets
+        for skip in nested_skips(config)
+    }
+
+
+def benchmark_means(runs: pd.DataFrame, config: Config, metric: str, run: list[str] = _RUN) -> pd.DataFrame:
+    """Mean accuracy over all benchmarks: the columns `run` that tell runs apart, and value (0..1).
+
+    A run that misses a benchmark has no mean: one over fewer benchmarks would be compared with one over all.
+    """
+    groups = runs[runs["metric"] == metric].groupby(run, dropna=False, sort=False)["value"]
+    return groups.mean()[groups.count() == len(config.benchmarks)].reset_index()
+
+
+def parity(runs: pd.DataFrame, config: Config, metric: str) -> Differences:
+    """Mean accuracy over benchmarks, nested minus baseline, per seed on identical problems (`runs.csv`)."""
+    return _against_baseline(runs, config, metric, paired_difference)
+
+
+def seed_differences(runs: pd.DataFrame, config: Config, metric: str) -> dict[tuple[str, str, str, int], Array | None]:
+    """The differences (seeds,) whose mean and interval `parity` gives."""
+    return _against_baseline(runs, config, metric, np.subtract)
+
+
+def gains(runs: pd.DataFrame, config: Config, metric: str) -> Gains:
+    """Mean accuracy over benchmarks, baseline ReFT minus the pre-trained model it started from (`runs.csv`)."""
+    cells = _tuned_means(runs, config, metric)
+    means = benchmark_means(runs, config, metric)
+    pretrained = means[means["correction"] == PRETRAINED].set_index("size")["value"].to_dict()
+    found: Gains = {}
+    for size in config.sizes:
+        for dataset in config.datasets:
+            tuned = cells.get((size, dataset, BASELINE_CORRECTION, 0))
+            if tuned is None or size not in pretrained:
+                found[size, dataset] = None
+            else:
+                start = np.full(len(tuned), pretrained[size])
+                found[size, dataset] = paired_difference(np.array(list(tuned.values())), start)
+    return found
+
+
+def gradient_biases(gradients: pd.DataFrame, config: Config) -> GradientEffects:
+    """Relative bias of a corrected gradient estimate, without the noise (`gradients.csv`)."""
+    return _gradients(gradients, config, "bias_debiased", "bias_low", "bias_high")
+
+
+def gradient_variances(gradients: pd.DataFrame, config: Config) -> GradientEffects:
+    """Variance of a corrected gradient estimate over that of the on-policy one (`gradients.csv`)."""
+    return _gradients(gradients, config, "variance_ratio", "variance_low", "variance_high")
+
+
+def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Interval | None]:
+    """Relative bias of a second on-policy estimate, which has none: the noise, per size and skip (`gradients.csv`)."""
+    found = {
+        (row["size"], row["skip"]): Interval(
+            row["control"], row["control_low"], row["control_high"], row["n"], LEVEL, JACKKNIFE
+        )
+        for row in gradients.to_dict("records")
+    }
+    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in nested_skips(config)}
+
+
+def compared_strategies(config: Config) -> tuple[str, ...]:
+    """The ways to choose layers that are compared; none where there is one."""
+    strategies: tuple[str, ...] = config.layer_choice.strategies
+    return strategies if len(strategies) > 1 else ()
+
+
+def strategy_parity(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
+    """Mean headline accuracy over benchmarks, each way to choose layers minus baseline ReFT, paired by seed."""
+    return _strategies_against(strategies, config, BASELINE_CHOICE, paired_difference)
+
+
+def strategy_seeds(strategies: pd.DataFrame, config: Config) -> dict[tuple[str, str, str], Array | None]:
+    """The differences (seeds,) whose mean and interval `strategy_parity` gives."""
+    return _strategies_against(strategies, config, BASELINE_CHOICE, np.subtract)
+
+
+def strategy_contrasts(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
+    """Mean headline accuracy over benchmarks, each way to choose layers minus the first one, paired by seed."""
+    choice = config.layer_choice
+    return _strategies_against(strategies, config, (choice.strategies[0], choice.skip), paired_difference)
+
+
+def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str, high: str) -> GradientEffects:
+    found = {
+        (row["size"], row["correction"], row["skip"]): Interval(
+            row[estimate], row[low], row[high], row["n"], LEVEL, JACKKNIFE
+        )
+        for row in gradients.to_dict("records")
+    }
+    return {
+        (size, correction, skip): found.get((size, correction, skip))
+        for size in config.sizes
+        for correction in config.gradients.corrections
+        for skip in nested_skips(config)
+    }
+
+
+def _strategies_against(
+    strategies: pd.DataFrame,
+    config: Config,
+    control: tuple[str, int | None],
+    statistic: Callable[[Array, Array], T],
+) -> dict[tuple[str, str, str], T | None]:
+    """`statistic` of every compared strategy and the control, a strategy and skip."""
+    cells = _by_cell(benchmark_means(strategies, config, config.evaluation.headline, CHOICE).set_index(CHOICE)["value"])
+    skip = config.layer_choice.skip
+    return {
+        (size, dataset, strategy): _paired(cells, (size, dataset, strategy, skip), (size, dataset, *control), statistic)
+        for size in config.sizes
+        for dataset in config.datasets
+        for strategy in compared_strategies(config)
+    }
+
+
+def _against_baseline(
+    runs: pd.DataFrame, config: Config, metric: str, statistic: Callable[[Array, Array], T]
+) -> dict[tuple[str, str, str, int], T | None]:
+    cells = _tuned_means(runs, config, metric)
+    return {
+        (size, dataset, correction, skip): _paired(
+            cells, (size, dataset, correction, skip), (size, dataset, BASELINE_CORRECTION, 0), statistic
+        )
+        for size in config.sizes
+        for dataset in config.datasets
+        for correction in config.corrections
+        for skip in nested_skips(config)
+    }
+
+
+def _tuned_means(runs: pd.DataFrame, config: Config, metric: str) -> dict[tuple[object, ...], _BySeed]:
+    means = benchmark_means(runs, config, metric)
+    return _by_cell(means[means["correction"] != PRETRAINED].set_index(_RUN)["value"])
+
+
+def _by_cell(values: pd.Series) -> dict[tuple[object, ...], _BySeed]:
+    """A series whose last index level is the seed, as {cell: {seed: value}}."""
+    cells: dict[tuple[object, ...], _BySeed] = {}
+    for key, value in zip(values.index.to_flat_index(), values, strict=True):
+        cells.setdefault(key[:-1], {})[key[-1]] = value
+    return cells
+
+
+def _paired(
+    cells: dict[tuple[object, ...], _BySeed],
+    treatment: tuple[object, ...],
+    control: tuple[object, ...],
+    statistic: Callable[[Array, Array], T],
+) -> T | None:
+    """`statistic` over the seeds that both cells have; None where they share none."""
+    treated, controls = cells.get(treatment, {}), cells.get(control, {})
+    seeds = sorted(treated.keys() & controls.keys())
+    if not seeds:
+        return None
+    return statistic(np.array([treated[s] for s in seeds]), np.array([controls[s] for s in seeds]))

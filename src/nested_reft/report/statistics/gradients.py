@@ -1,0 +1,147 @@
+"""Bias and variance of gradient estimates, from the inner products of one estimate per batch of problems.
+
+There are n batches. On batch j stand three estimates of the gradient: a_j on-policy, r_j on-policy again, and o_j from
+the nested model's rollouts, corrected. Batch j has the same problems in all three, and o_j is sampled with the random
+numbers of a_j, so that most of the noise drops out of o_j - a_j; different batches are independent. So a product of two
+different batches is, in expectation, the product of the expectations, and holds no noise: means over j != k
+(U-statistics) are unbiased where the same means over all j, k are not.
+
+Intervals are delete-one jackknifes over batches (batch j is left out of all sets at once) with Student's t of n - 1
+degrees of freedom. Where there is no bias at all, the squared bias is a degenerate U-statistic, whose standard error
+the jackknife overstates by about the square root of 2 (Arvesen 1969): "unbiased" is then harder to show, not easier.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, equivalence
+
+BiasVerdict = Literal["unbiased", "biased", "inconclusive", "no interval"]
+
+METHOD = "jackknife over batches"
+
+
+@dataclass(frozen=True)
+class Grams:
+    """Inner products (n, n) over n >= 3 batches: <a_j, a_k>, <r_j, r_k>, <a_j, r_k>, <o_j, o_k> and <a_j, o_k>."""
+
+    on_policy: Array
+    repeat: Array
+    on_policy_repeat: Array
+    own: Array
+    cross: Array
+
+    @property
+    def control(self) -> Grams:
+        """The same with the on-policy repeat in the place of the corrected estimate: unbiased by construction.
+
+        Sampled with random numbers of its own, it is noisier than a corrected estimate.
+        """
+        return replace(self, own=self.repeat, cross=self.on_policy_repeat)
+
+
+def plug_in_bias(grams: Grams) -> float:
+    """||mean o - mean a|| / ||mean a||, in which the noise of both means counts as bias; NaN where mean a is 0."""
+    squared_norm = float(grams.on_policy.sum())
+    if squared_norm <= 0:
+        return math.nan
+    return math.sqrt(max(float(_differences(grams).sum()), 0.0) / squared_norm)
+
+
+def relative_bias(grams: Grams) -> Interval:
+    """||E o - E a|| / ||E a|| without the noise: the root of unbiased squared bias over unbiased squared norm.
+
+    The squared norm is taken from a and r pooled, of which there are twice as many. A negative square is 0 after the
+    root, which is taken last, of the estimate and of its bounds. NaN where the squared norm is not positive: the
+    gradient itself is lost in the noise.
+    """
+    squared = _jackknife(_over(_across(_differences(grams)), _across(_pooled(grams))))
+    low, estimate, high = np.sqrt(np.maximum([squared.low, squared.estimate, squared.high], 0))
+    return replace(squared, estimate=float(estimate), low=float(low), high=float(high))
+
+
+def cosine(grams: Grams) -> Interval:
+    """<E o, E a> / (||E o|| ||E a||) without the noise, in [-1, 1]; NaN where a squared norm is not positive."""
+    squared_norms = np.stack([_across(grams.own), _across(_pooled(grams))])
+    # A product of two negative squares would look positive.
+    squared_norms[squared_norms <= 0] = np.nan
+    found = _jackknife(_across(grams.cross) / np.sqrt(squared_norms.prod(axis=0)))
+    low, estimate, high = np.clip([found.low, found.estimate, found.high], -1, 1)
+    return replace(found, estimate=float(estimate), low=float(low), high=float(high))
+
+
+def variance_ratio(grams: Grams) -> Interval:
+    """Trace of the covariance of one batch's estimate, o over on-policy (mean of a's and r's); jackknife on the log.
+
+    NaN where a trace is not positive.
+    """
+    on_policy = (_variance(grams.on_policy) + _variance(grams.repeat)) / 2
+    log = _jackknife(np.log(_over(_variance(grams.own), on_policy, above=0.0)))
+    return replace(log, estimate=math.exp(log.estimate), low=math.exp(log.low), high=math.exp(log.high))
+
+
+def bias_verdict(bias: Interval, margin: float) -> BiasVerdict:
+    """Unbiased: the whole interval of the relative bias lies within `margin`. Biased: it lies wholly above."""
+    # A relative bias is never negative, so that "worse" cannot occur.
+    found = equivalence(bias.low, bias.high, margin)
+    names: dict[str, BiasVerdict] = {"equivalent": "unbiased", "better": "biased", "no interval": "no interval"}
+    return names.get(found, "inconclusive")
+
+
+def is_controlled(variance: Interval, limit: float) -> bool:
+    """Whether the whole interval of a variance ratio lies at or below the limit."""
+    return variance.high <= limit
+
+
+# Each of these gives n + 1 values: one from all n batches, then one with each batch left out.
+
+
+def _across(products: Array) -> Array:
+    """Mean product (n + 1,) of two different batches."""
+    n = len(products)
+    between = (products + products.T) / 2
+    np.fill_diagonal(between, 0)
+    totals = between.sum() - np.concatenate([[0.0], 2 * between.sum(axis=1)])
+    return np.asarray(totals / np.array([n * (n - 1), *[(n - 1) * (n - 2)] * n]), dtype=np.float64)
+
+
+def _variance(products: Array) -> Array:
+    """Trace (n + 1,) of the sample covariance: the mean squared norm less the squared norm of the expectation."""
+    squares = np.diag(products)
+    left_out = (squares.sum() - squares) / (len(squares) - 1)
+    return np.asarray(np.concatenate([[squares.mean()], left_out]) - _across(products), dtype=np.float64)
+
+
+def _over(numerator: Array, denominator: Array, above: float = -np.inf) -> Array:
+    """The ratio, NaN where the denominator is not positive or the numerator not above `above`."""
+    defined = (denominator > 0) & (numerator > above)
+    return np.asarray(
+        np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=defined), dtype=np.float64
+    )
+
+
+def _jackknife(values: Array) -> Interval:
+    """Estimate and interval from the n + 1 values of a statistic; no interval where one of them is NaN."""
+    left_out = values[1:]
+    n = len(left_out)
+    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    estimate = float(values[0])
+    return Interval(estimate, estimate - half, estimate + half, n, LEVEL, METHOD)
+
+
+def _differences(grams: Grams) -> Array:
+    """<o_j - a_j, o_k - a_k>."""
+    return grams.own - grams.cross - grams.cross.T + grams.on_policy
+
+
+def _pooled(grams: Grams) -> Array:
+    """<m_j, m_k> of the on-policy means m_j = (a_j + r_j) / 2."""
+    cross = grams.on_policy_repeat
+    return (grams.on_policy + grams.repeat + cross + cross.T) / 4

@@ -1,0 +1,110 @@
+"""The tables of bias and variance that people read: of sampled gradients, and exact ones of a very small model."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nested_reft.config import Config
+from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, ratio, with_interval
+from nested_reft.report.pages.page import Page
+from nested_reft.report.statistics.comparisons import gradient_biases, gradient_variances
+from nested_reft.report.statistics.gradients import bias_verdict
+
+ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
+# What double precision leaves of a bias that is zero.
+ZERO = 1e-10
+
+
+def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Bias and variance of the corrected gradient estimates, one row per size, skip and correction."""
+    biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
+    measured = {(row["size"], row["correction"], row["skip"]): row for row in gradients.to_dict("records")}
+    rows = []
+    for (size, correction, skip), bias in biases.items():
+        row = {"size": size, "skip %": str(skip), "correction": correction}
+        row["relative bias (%)"] = with_interval(bias, _percent)
+        if bias is None:
+            row |= dict.fromkeys(("with noise (%)", "noise alone (%)", "cosine", "variance ratio"), NOT_RUN)
+            row |= {"batches": "0", "verdict": NOT_RUN}
+        else:
+            found = measured[size, correction, skip]
+            row |= {
+                "with noise (%)": _percent(found["bias"]),
+                "noise alone (%)": _percent(found["noise_floor"]),
+                "cosine": f"{found['cosine']:.2f}" if pd.notna(found["cosine"]) else NOT_RESOLVED,
+                "variance ratio": ratio(variances[size, correction, skip]),
+                "batches": str(bias.n),
+                "verdict": bias_verdict(bias, config.gradients.bias_margin),
+            }
+        rows.append(row)
+    order = {size: place for place, size in enumerate(config.sizes)}
+    # By skip before correction: corrections are compared at the same skip.
+    rows.sort(key=lambda row: (order[row["size"]], int(row["skip %"])))
+    return pd.DataFrame(rows)
+
+
+def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
+    """The gradient table with its notes."""
+    settings = config.gradients
+    notes = (
+        "Gradients of the pre-trained model. One batch has "
+        f"{settings.problems_per_batch} problems × {settings.completions_per_problem} completions and its own draw of "
+        "layers; the on-policy estimates are of the same problems. All have a leave-one-out baseline, no division by "
+        "the standard deviation and the same factor for every token, so that nothing but the correction differs. "
+        "Relative bias: norm of the difference between the expected gradients, over the norm of the on-policy one, "
+        "with the noise taken out (U-statistics; a negative square is 0). With noise: the same from plain means. Noise "
+        "alone: from plain means of two on-policy sets, which have no bias. Cosine: between the expected gradients. "
+        "Variance ratio: trace of the covariance of a batch's estimate over the on-policy one's. Brackets: 95 % "
+        "jackknife interval over batches. Unbiased: the "
+        f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above. "
+        "Inconclusive: neither, which more batches could settle. Not resolved: the noise hides the gradient itself."
+    )
+    return Page("Bias and variance of the gradient estimates", (("", table),), notes)
+
+
+def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:
+    """Exact bias and variance, one row per estimator: for layers drawn at random, and the worst of single draws."""
+    drawn = exact["skipped"] == "drawn"
+    counts = sorted(exact.loc[drawn, "num_skipped"].unique()) or [1, 2]
+    of = {f"{count} drawn": drawn & (exact["num_skipped"] == count) for count in counts}
+    of["worst layers"] = ~drawn & (exact["num_skipped"] > 0)
+    columns = {"bias, on-policy": ("bias", exact["num_skipped"] == 0)}
+    columns |= {f"bias, {name}": ("bias", rows) for name, rows in of.items()}
+    columns |= {f"variance ratio, {name}": ("variance_ratio", rows) for name, rows in of.items()}
+    table = []
+    for estimator, group in exact.groupby(ESTIMATOR, sort=False):
+        row = dict(zip(ESTIMATOR, map(str, estimator), strict=True))
+        row["std"] = "yes" if group["std"].iloc[0] else "no"
+        row |= {name: _exact(group.loc[rows.loc[group.index], column]) for name, (column, rows) in columns.items()}
+        # Weights are 1 on-policy, so that this is measured with one correction for all.
+        row["bias, on-policy"] = row["bias, on-policy"].replace(NOT_RUN, "")
+        table.append(row)
+    return pd.DataFrame(table, columns=[*ESTIMATOR, *columns])
+
+
+def exact_bias_page(table: pd.DataFrame) -> Page:
+    """The exact table with its notes."""
+    title = "Exact bias and variance"
+    if table.empty:
+        return Page(title, (), "Not run.")
+    notes = (
+        "A model small enough to enumerate every completion, so that nothing is sampled and there is no interval. "
+        "Bias: norm of the difference between the estimator's expectation and the gradient of the expected reward, "
+        "over the norm of the latter. On-policy: with no layer left out, where every weight is 1; given once for "
+        "estimators that differ in the weight alone. Drawn: so many layers are left out at random. Worst layers: the "
+        "largest value where the same layers are always left out. Variance ratio: over the on-policy estimator's. A "
+        f"bias below {ZERO:g} is 0 in double precision."
+    )
+    return Page(title, (("", table),), notes)
+
+
+def _exact(values: pd.Series) -> str:
+    """The largest value as a text; only a bias is so small that it is printed as zero."""
+    if not values.notna().any():
+        return NOT_RUN
+    value = float(values.max())
+    return "0" if value < ZERO else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if pd.notna(value) else NOT_RESOLVED

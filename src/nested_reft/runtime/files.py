@@ -1,0 +1,58 @@
+"""Writing files: room for them beforehand, and in one piece where a kill must not leave half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nested_reft.runtime.errors import UserError
+
+
+class StorageError(UserError, RuntimeError):
+    """There is no room for a file, or no permission to write it; the message names the path and the space."""
+
+
+def check_space(folder: Path, size: int, what: str) -> None:
+    """StorageError where the disk of `folder` has less than `size` bytes free: before writing, not in the middle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise StorageError(
+            f"{folder}: {what} needs {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; make room and call "
+            "again: what was finished stays valid"
+        )
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write` a file beside its place, flush it to the disk, and move it there: a kill leaves the old or the new."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """JSON with an indent, for people to read as well; None for large tables of numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the move itself durable; some network file systems do not know how, and need not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""Which source files a job's results depend on, computed from the imports of the code.
+
+The graph has every import of this package, including those inside functions; imports for type checkers only are left
+out. Imports by name at run time are invisible to it, on purpose: `cli` imports the module of one sub-command, and the
+registry of figures the module of one figure, so each job depends on its own code only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import grimp
+
+PACKAGE = "nested_reft"
+STARTS_EVERY_JOB = "nested_reft.cli"
+# Modules that another one runs as a script, in a process of its own, without importing them.
+SCRIPTS = {"nested_reft.tasks.symbolic": "nested_reft.tasks.grading_worker"}
+
+
+def source_files(*modules: str) -> list[Path]:
+    """The files of the named modules (full names) and of all modules of this package that they import, sorted.
+
+    Raises ValueError naming a module that does not exist.
+    """
+    return sorted({file for module in imported_modules(*modules) for file in _files(module)})
+
+
+def imported_modules(*modules: str) -> set[str]:
+    """The named modules, all that they import in turn, and what starts every job; a package counts as a module."""
+    graph, found = _graph(), set[str]()
+    for module in (*modules, STARTS_EVERY_JOB):
+        if module not in graph.modules:
+            raise ValueError(f"there is no module {module}")
+        found |= {module} | graph.find_upstream_modules(module)
+    found |= {script for module, script in SCRIPTS.items() if module in found}
+    # Importing a module runs the __init__ of every package around it.
+    return found | {package for module in found for package in _packages(module)}
+
+
+@cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)
+
+
+def _packages(module: str) -> Iterable[str]:
+    parts = module.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts)))
+
+
+def _files(module: str) -> Iterable[Path]:
+    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
+    if not path.is_dir():
+        yield path.with_suffix(".py")
+        return
+    yield path / "__init__.py"
+    yield from path.glob("templates/*.html")  # which the package's modules read

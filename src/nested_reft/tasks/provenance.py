@@ -1,0 +1,59 @@
+"""The records of where data and models came from: verified against the lock file, summed up, and recorded in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nested_reft.runtime.files import write_json
+from nested_reft.runtime.progress import Progress
+from nested_reft.tasks.hub_lock import add_to_lock, is_locked, read_lock
+from nested_reft.tasks.records import DataError
+
+FETCHED = ("hub", "mirror")  # origins; the others are made here
+SUMMARY = ("role", "name", "origin", "rows_kept", "requested_revision", "resolved_revision", "files")
+
+
+def verify(record: dict[str, Any], lock: Path, progress: Progress) -> None:
+    """DataError if the lock file says otherwise; a line in the log tells whether it says anything."""
+    verified = is_locked(read_lock(lock), record, lock)
+    progress.log(f"as locked in {lock}" if verified else f"not verified: {lock} has no entry for it")
+
+
+def check_sources(paths: Sequence[Path], lock_path: Path, output: Path) -> None:
+    """Verify the sources of an experiment and write a summary of them. Raises DataError for one that has changed."""
+    lock, progress, unlocked, sources = read_lock(lock_path), Progress("check"), [], []
+    for path in paths:
+        source = _read(path)
+        if source["origin"] in FETCHED:
+            try:
+                if not is_locked(lock, source, lock_path):
+                    unlocked.append(f"{source['role']} {source['name']}")
+            except DataError as error:  # the lock was changed since this was fetched
+                raise DataError(f"{error}; delete {path} to fetch again what was fetched before") from None
+        rows = f"  {source['rows_kept']} problems" if "rows_kept" in source else ""
+        progress.log(f"{source['role']}  {source['name']}  {source['origin']}{rows}")
+        sources.append({key: source.get(key) for key in SUMMARY})
+    if unlocked:
+        line = f"not verified, {lock_path} has no entry: {', '.join(unlocked)}; the target lock_hub records them"
+        progress.log(line)
+        print(f"check  {line}", flush=True)
+    write_json(output, sources)
+
+
+def lock_sources(paths: Sequence[Path], lock_path: Path) -> list[str]:
+    """Record in the lock file what was fetched and is not in it yet; the new entries."""
+    records = [_read(path) for path in paths]
+    return add_to_lock(lock_path, [record for record in records if record["origin"] in FETCHED])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not {"role", "name", "origin"} <= record.keys():
+            raise ValueError("it is no record of a source")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete it to make it again") from None
+    return record

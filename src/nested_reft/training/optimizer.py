@@ -1,0 +1,30 @@
+"""The optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+
+def make_optimizer(
+    model: PreTrainedModel, learning_rate: float, weight_decay: float, *, fused: bool | None = None
+) -> torch.optim.AdamW:
+    """AdamW of all parameters that are trained; `fused` as torch has it."""
+    return torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=weight_decay,
+        fused=fused,
+    )
+
+
+def warmup_factor(step: int, warmup_steps: int) -> float:
+    """The share of the learning rate that step `step` (from 1) has: it rises linearly, then stays 1."""
+    return min(1.0, step / (warmup_steps + 1))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, warmup_steps: int, step: int) -> None:
+    """Set the learning rate of a step, from 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * warmup_factor(step, warmup_steps)

@@ -1,0 +1,217 @@
+"""One reinforced fine-tuning run: the loop around `step.reft_step`, with resume, stop, logging and clocks.
+
+The baseline ReFT is the run with skip 0; there is no second trainer.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.config import Run, Training
+from nested_reft.config.jobs import TrainSettings
+from nested_reft.core.loss import Objective
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.logp import enable_activation_checkpointing
+from nested_reft.runtime.errors import UserError
+from nested_reft.runtime.seeding import derive_seed
+from nested_reft.runtime.timing import now
+from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.prompts import encode_prompts
+from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.training.accumulation import NotFiniteError
+from nested_reft.training.adapter import add_adapter
+from nested_reft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.metrics import save_batch, step_alarms, step_row
+from nested_reft.training.optimizer import make_optimizer, set_learning_rate
+from nested_reft.training.sharding import copy_weights, sharded_copy
+from nested_reft.training.step import Learner, StepSettings, reft_step
+from nested_reft.training.stopping import StoppedError
+from nested_reft.training.world import SINGLE_PROCESS, World, check_agreement
+
+
+class NumericalError(UserError):
+    """The loss or its gradient is not finite; the message names the step, the saved batch, and what to try."""
+
+
+def train(
+    settings: TrainSettings,
+    policy: Policy,
+    problems: Sequence[Problem],
+    checkpoint_folder: Path,
+    report: Callable[[dict[str, Any], float], None],
+    log: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
+    world: World = SINGLE_PROCESS,
+) -> TrainingState:
+    """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
+
+    Args:
+        settings: the run, its training and its prompts.
+        policy: what training starts from.
+        problems: the data set; each step uses some of them (`batch_indices`).
+        checkpoint_folder: of this run and these settings.
+        report: called after each step with its metrics and the seconds that are left at the pace so far.
+        log: told whether the run continues or starts over, and of alarms.
+        stop: asked before each step; if true, what is not saved yet is saved and StoppedError raised.
+        world: of several processes each calls this with the same arguments, and ends with the same model and metrics.
+
+    Raises:
+        StoppedError, NumericalError, WorldError; StorageError for a checkpoint that cannot be written.
+    """
+    training, run = settings.training, settings.run
+    if not world.is_main:
+        report, log = (lambda row, seconds_left: None), (lambda text: None)
+    objective = make_objective(run, settings.params, training)
+    # The policy that the run started from; a copy, since the model is about to change.
+    reference = copy.deepcopy(policy.model).requires_grad_(False) if objective.kl_coefficient else None
+    adapter = add_adapter(policy.model, training.lora, derive_seed("adapter", run.seed)) if training.lora else None
+    learner = make_learner(policy, training, objective, reference, world)
+    step_settings = make_step_settings(run, training)
+    prompts = encode_prompts(
+        [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
+    )
+    found = load_checkpoint(checkpoint_folder, settings.key, learner.target, learner.optimizer, log)
+    progress = found or TrainingState(0, 0.0, [])
+    check_agreement(world.all_gather(progress.step), checkpoint_folder)
+    refresh_replica(learner)
+    started = time.perf_counter() - progress.seconds
+
+    def save(state: TrainingState) -> None:
+        save_checkpoint(checkpoint_folder, settings.key, learner.target, learner.optimizer, state, world)
+
+    saved = progress.step
+    for step in range(progress.step + 1, training.steps + 1):
+        if world.any(stop()):
+            if saved < progress.step:
+                save(progress)
+            raise StoppedError(
+                f"{run.path}: stopped after step {progress.step} of {training.steps}; call again to go on"
+            )
+        indices = batch_indices(step, training.problems_per_step, len(problems), run.seed)
+        batch_problems = [problems[i] for i in indices]
+
+        def reward(rollout: Rollout, share: slice, batch_problems: Sequence[Problem] = batch_problems) -> Tensor:
+            return rollout_rewards(policy, rollout, batch_problems[share])
+
+        clock = PhaseClock(policy.model.device)
+        set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)
+        try:
+            with compute_dtype(policy.model, training.dtype):
+                batch, metrics = reft_step(
+                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap
+                )
+        except NotFiniteError as error:
+            path = checkpoint_folder / f"not-finite-step{step}.safetensors"
+            if world.is_main:
+                save_batch(path, error.batch)
+            raise NumericalError(
+                f"{run.path}: step {step} has {error}; its batch is in {path}. Lower training.learning_rate or use a "
+                "correction with bounded weights"
+            ) from None
+        refresh_replica(learner)
+        clock.lap("update")
+        row = step_row(step, batch, metrics, learner.optimizer.param_groups[0]["lr"], clock.slowest(world))
+        for alarm in step_alarms(row, training.alarms):
+            log(f"alarm: step {step}: {alarm['quantity']} is {alarm['value']:.3g}, {alarm['limit']}")
+        seconds = time.perf_counter() - started
+        progress = TrainingState(step, seconds, [*progress.metrics, row])
+        if step % training.checkpoint_every == 0 or step == training.steps:
+            save(progress)
+            saved = step
+        report(row, seconds / step * (training.steps - step))
+    if adapter is not None:
+        adapter.merge_and_unload()
+    return progress
+
+
+def make_learner(
+    policy: Policy,
+    training: Training,
+    objective: Objective,
+    reference: PreTrainedModel | None = None,
+    world: World = SINGLE_PROCESS,
+) -> Learner:
+    """What is trained: the policy's model, or shards of it, of which the policy's model becomes a replica."""
+    if training.gradient_checkpointing:
+        enable_activation_checkpointing(policy.model)
+    sharded = training.sharding and world.size > 1
+    target = sharded_copy(policy.model, training.dtype, world) if sharded else policy.model
+    optimizer = make_optimizer(target, training.learning_rate, training.weight_decay)
+    return Learner(policy, target, optimizer, objective, reference, world)
+
+
+def refresh_replica(learner: Learner) -> None:
+    """Copy the weights of a target in shards to the replica that samples."""
+    if learner.target is not learner.policy.model:
+        copy_weights(learner.target, learner.policy.model)
+
+
+def make_objective(run: Run, params: Mapping[str, float], training: Training) -> Objective:
+    """The switches of the loss as the config sets them."""
+    return Objective(
+        correction=run.correction,
+        params=params,
+        normalisation=training.normalisation,
+        advantage_baseline=training.advantage_baseline,
+        advantage_std=training.advantage_std,
+        update_clip_low=training.update_clip_low,
+        update_clip_high=training.update_clip_high,
+        kl_coefficient=training.kl_coefficient,
+    )
+
+
+def make_step_settings(run: Run, training: Training) -> StepSettings:
+    """What a step needs of the config."""
+    return StepSettings(
+        strategy=run.strategy,
+        skip_percent=run.skip,
+        border=training.border,
+        sampling=training,
+        group_size=training.completions_per_problem,
+        max_new_tokens=training.max_new_tokens,
+        updates=training.updates_per_rollout,
+        problems_per_micro_batch=training.problems_per_micro_batch,
+        max_grad_norm=training.max_grad_norm,
+        seed=run.seed,
+    )
+
+
+def batch_indices(step: int, batch_size: int, num_problems: int, seed: int) -> list[int]:
+    """Which problems step `step` (from 1) uses: successive slices of permutations, a new one for each epoch.
+
+    The order depends on the seed only, so runs of one seed see the same problems whatever their correction.
+    """
+    indices = []
+    for position in range((step - 1) * batch_size, step * batch_size):
+        epoch, offset = divmod(position, num_problems)
+        generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
+        indices.append(int(torch.randperm(num_problems, generator=generator)[offset]))
+    return indices
+
+
+class PhaseClock:
+    """Seconds of the phases of a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = now(device)
+        self._seconds: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """The phase that began with the last lap ends now."""
+        before, self._last = self._last, now(self._device)
+        self._seconds[phase] = self._last - before
+
+    def slowest(self, world: World) -> dict[str, float]:
+        """Seconds of each phase, of the process that took longest."""
+        of_ranks = world.all_gather(self._seconds)
+        return {phase: max(seconds[phase] for seconds in of_ranks) for phase in self._seconds}

@@ -1,0 +1,121 @@
+"""One training step of Nested-ReFT, from the drawn layers to the update of the target.
+
+The numbered comments are those of docs/method.md. At skip 0 no layer is drawn, and the step is the baseline's. The loop
+around it, with resume, stop, logging and clocks, is in `run.py`; what several processes need is in `world.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.config import Sampling
+from nested_reft.core.advantages import group_advantages
+from nested_reft.core.layer_selection import choose_skipped_layers
+from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.loss import Objective, policy_loss
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.influence import layer_influence
+from nested_reft.engine.logp import completion_logp
+from nested_reft.runtime.seeding import derive_seed
+from nested_reft.tasks.policy import Policy
+from nested_reft.training.accumulation import Accumulation, Batch, clip_gradient, micro_batches, reference_logp
+from nested_reft.training.world import SINGLE_PROCESS, World, gather_batch
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a run trains, and with what; the same for all its steps.
+
+    policy: samples; its model is the target, or a replica of it if the target is in shards. reference: the policy that
+    the run started from, if the objective has a KL term.
+    """
+
+    policy: Policy
+    target: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    reference: PreTrainedModel | None = None
+    world: World = SINGLE_PROCESS
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step makes its rollouts and its updates; the same for all steps of a run."""
+
+    strategy: str  # a key of core.layer_selection.SELECTIONS
+    skip_percent: int
+    border: int
+    sampling: Sampling
+    group_size: int  # G, completions per problem
+    max_new_tokens: int  # T_max
+    updates: int  # optimizer steps per rollout
+    problems_per_micro_batch: int | None
+    max_grad_norm: float
+    seed: int  # of the run
+
+
+def reft_step(
+    learner: Learner,
+    settings: StepSettings,
+    step: int,
+    prompts: Sequence[list[int]],
+    reward: Callable[[Rollout, slice], Tensor],
+    lap: Callable[[str], None] = lambda phase: None,
+) -> tuple[Batch, dict[str, float]]:
+    """Step `step` (from 1) on the tokens of P prompts: its batch and metrics. `reward` grades the rollout of a slice of
+    them, `lap` hears when a phase ends. Raises NotFiniteError before an update whose loss or gradient is not finite.
+    """
+    policy, objective, world = learner.policy, learner.objective, learner.world
+    prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)
+    share = world.share(len(prompts))  # the problems whose completions this process samples
+    # 1. Draw the layers that this batch's rollouts leave out.
+    skipped = choose_skipped_layers(
+        settings.strategy, len(decoder_layers(policy.model)), settings.skip_percent, settings.border,
+        batch_seed=derive_seed("layers", settings.seed, step), run_seed=derive_seed("layers", settings.seed),
+        influence=partial(layer_influence, policy.model, prompt_ids, prompt_mask),
+    )  # fmt: skip
+    # 2. The behaviour policy b: a view of the target without them.
+    behavior = nested_view(policy.model, skipped).eval()
+    # 3. Rollout: b writes G completions per problem; log b of each token is kept as it was sampled.
+    rollout = policy.sample(
+        behavior, prompt_ids[share], prompt_mask[share], settings.sampling, group_size=settings.group_size,
+        max_new_tokens=settings.max_new_tokens, seed=derive_seed("rollout", settings.seed, step),
+        part=(share.start, len(prompts)),
+    )  # fmt: skip
+    lap("rollout")
+    # 4. Verifiable rewards (P, G).
+    rewards = reward(rollout, share)
+    lap("reward")
+    batch = Batch(skipped, *gather_batch(rollout, rewards, policy.pad_id, world))
+    # 5. Advantages within each group (P, G).
+    advantages = group_advantages(batch.rewards, baseline=objective.advantage_baseline,
+                                  scale_by_std=objective.advantage_std)  # fmt: skip
+    parts = micro_batches(
+        batch.rollout, objective.normalisation, settings.max_new_tokens, settings.problems_per_micro_batch, world
+    )
+    logp_reference = reference_logp(learner.reference, parts, settings.sampling.temperature, world)
+    sums = Accumulation(batch, settings.updates, world)
+    for _ in range(settings.updates):
+        learner.optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            # 6. log pi of the same tokens under the whole target, (b, T).
+            logp = completion_logp(learner.target, part.rollout, settings.sampling.temperature)
+            sums.check(logp, part)
+            # 7. The corrected loss; the gradients of the micro-batches add up to the batch's.
+            loss, metrics = policy_loss(
+                objective, logp, part.rollout.logp, part.rollout.mask, advantages[part.problems], scale=part.scale,
+                max_new_tokens=settings.max_new_tokens, logp_old=part.of(sums.logp_old),
+                logp_reference=part.of(logp_reference),
+            )  # fmt: skip
+            loss.backward()  # type: ignore[no-untyped-call]
+            sums.add(part, loss, logp, metrics)
+        # 8. Update the target.
+        sums.finish_update(clip_gradient(learner.target, settings.max_grad_norm, world))
+        learner.optimizer.step()
+    return batch, dict(sums.metrics)
