@@ -47,7 +47,7 @@ def test_nothing_is_locked_where_there_is_nothing_to_choose(tmp_path: Path) -> N
 
 
 def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GpuError, match=r"asks for 3 GPU\(s\), and 2 can be seen, by CUDA_VISIBLE_DEVICES='0,1'"):
+    with pytest.raises(GpuError, match=r"asks for 3 GPU\(s\), but 2 can be seen, by CUDA_VISIBLE_DEVICES='0,1'"):
         choose_gpus(3, {VISIBLE: "0,1"}, tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_jobs_side_by_side_get_different_gpus_and_the_third_waits(tmp_path: Path
     assert [job.returncode for job in jobs] == [0, 0, 0]
     seen = sorted(output.strip() for output, _ in ended)
     assert seen in (["4", "4", "7"], ["4", "7", "7"])
-    assert sum("waits for 1 of 2 GPUs to be free" in log for _, log in ended) == 1
+    assert sum("waiting for 1 of 2 GPUs to be free" in log for _, log in ended) == 1
 
 
 def test_a_killed_job_frees_its_gpu_and_a_child_of_it_keeps_it(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_command_s_exit_code_is_the_job_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["1", "no-such-program"], "no-such-program: no such command"), (["1", "true"], "1 GPU(s), and 0 can be seen")],
+    [(["1", "no-such-program"], "no-such-program: no such command"), (["1", "true"], "1 GPU(s), but 0 can be seen")],
 )
 def test_what_cannot_run_is_said_in_one_line(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -78,6 +78,6 @@ def test_a_full_gpu_names_the_setting_to_lower(
     assert call(command, text, files) == 1
     output = capsys.readouterr().out
     assert output.count("\n") == 1
-    assert output.startswith(f"nested-reft {command}: error: the GPU's memory does not suffice for ")
+    assert output.startswith(f"nested-reft {command}: error: not enough GPU memory for ")
     for part in [*parts, "Tried to allocate 2.00 GiB"]:
         assert part in output

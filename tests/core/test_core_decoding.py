@@ -176,7 +176,7 @@ def other_activation(model: PreTrainedModel) -> None:
     ("change", "reason"),
     [
         (drop_attention, "it drops attention weights"),
-        (hook, "layers.2 has a hook, or another forward than its class"),
+        (hook, "layers.2 has a hook, or a forward that is not its class's"),
         (adapt, "it has modules of type Adapted"),
         (other_norm, "it has modules of type RMSNorm"),
         (bias, "layers.1.mlp.up_proj has a bias"),

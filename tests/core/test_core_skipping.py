@@ -220,8 +220,8 @@ def test_a_forward_replaced_on_the_object_is_refused() -> None:
     ("attribute", "value", "message"),
     [
         ("num_kv_shared_layers", 2, "has layers that read another layer's keys and values"),
-        ("hidden_size_per_layer_input", 4, "has an input of its own for each layer"),
-        ("per_layer_config", {1: {"sliding_window": 3}}, "has a config of its own for each layer"),
+        ("hidden_size_per_layer_input", 4, "has a separate input for each layer"),
+        ("per_layer_config", {1: {"sliding_window": 3}}, "has a separate config for each layer"),
     ],
 )
 def test_layers_that_depend_on_their_number_cannot_be_left_out(attribute: str, value: object, message: str) -> None:

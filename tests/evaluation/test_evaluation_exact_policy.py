@@ -163,8 +163,8 @@ def test_the_scale_of_a_group_is_that_of_a_batch_of_it_alone(normalisation: str)
     torch.testing.assert_close(together, alone, rtol=1e-14, atol=0)
 
 
-def test_a_group_alone_has_no_scale_of_micro_batches() -> None:
-    with pytest.raises(ValueError, match="bnpo has no scale for a group alone"):
+def test_a_single_group_has_no_scale_of_micro_batches() -> None:
+    with pytest.raises(ValueError, match="bnpo has no scale for a single group"):
         group_scale(POLICY.mask[:4], "bnpo", 3, 2)
 
 

@@ -51,15 +51,15 @@ def reseal(**change: object) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated": (truncate, "it is damaged (its checksum is another)"),
-    "empty": (empty, "it is damaged (its checksum is another)"),
-    "noise": (fill_with_noise, "it is damaged (its checksum is another)"),
-    "one bit flipped": (flip_a_bit, "it is damaged (its checksum is another)"),
+    "truncated": (truncate, "it is damaged (its checksum differs)"),
+    "empty": (empty, "it is damaged (its checksum differs)"),
+    "noise": (fill_with_noise, "it is damaged (its checksum differs)"),
+    "one bit flipped": (flip_a_bit, "it is damaged (its checksum differs)"),
     "removed": (Path.unlink, ""),
     "without its checksum": (remove_the_seal, "it was cut off while it was written"),
     "with a damaged checksum": (damage_the_seal, "step00000009.json is damaged"),
     "of other settings": (reseal(key="0123456789abcdef"), "it belongs to other settings"),
-    "of another version": (reseal(version=1), "it has version 1, and this program reads 2"),
+    "of another version": (reseal(version=1), "it has version 1, but this program reads 2"),
 }
 
 
@@ -124,5 +124,5 @@ def test_a_model_of_another_shape_is_not_filled_with_old_weights(cut_off: Run) -
     save_policy(tiny_policy(feed_forward=48), cut_off.folder / "model")
     ended = cut_off.call()
     assert ended.code == 0, ended.output
-    assert ended.output.count("it has other parameters than this model") == 2
+    assert ended.output.count("its parameters are not those of this model") == 2
     assert "starts at step 1" in ended.output

@@ -252,7 +252,9 @@ def test_any_change_of_a_locked_file_is_named(tmp_path: Path) -> None:
         loaded += 1
         with pytest.raises(DataError) as caught:
             is_locked(locked, record, lock)
-        assert_one_line(caught.value, "o/d", "test.jsonl has changed: SHA-256", f"remove its entry from {lock}")
+        assert_one_line(
+            caught.value, "o/d", "test.jsonl has changed: locked is SHA-256", f"remove its entry from {lock}"
+        )
     assert 0 < loaded < FILES, "both kinds occur"
 
 
@@ -284,7 +286,7 @@ def test_a_damaged_file_of_problems_is_named(tmp_path: Path, content: bytes, par
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_problems(path)
-    assert_one_line(caught.value, str(path), part, "delete the file to make it anew")
+    assert_one_line(caught.value, str(path), part, "delete the file to make it again")
 
 
 def test_a_question_may_hold_any_character(tmp_path: Path) -> None:

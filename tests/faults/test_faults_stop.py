@@ -32,7 +32,7 @@ def test_a_stop_saves_the_step_in_hand_and_the_next_call_goes_on(
     last = [line for line in ended.output.splitlines() if "step " in line and "/12" in line][-1]
     done = int(last.split("step ")[1].split("/")[0])
     assert done < 12, "it finished before the signal came"
-    expected = f"tiny/stories/retrace/skip34/seed1: stopped after step {done} of 12; call again to go on"
+    expected = f"tiny/stories/retrace/skip34/seed1: stopped after step {done} of 12; run again to continue"
     assert ended.output.count(f"nested-reft train: error: {expected}\n") == 2  # log and terminal
     assert "Traceback" not in ended.output
     assert not (run.folder / "out").exists()

@@ -28,7 +28,7 @@ def test_a_full_disk_stops_before_the_checkpoint_and_the_earlier_ones_stay(run: 
     assert ended.code == 1
     line = one_line(ended.output)
     assert f"{run.checkpoints}: the checkpoint of step 9 needs 0." in line
-    assert "0.0 MB are free; make room and call again: what was finished stays valid" in line
+    assert "0.0 MB are free; make room and run it again: finished work stays valid" in line
     again = run.call()
     assert "continues after step 6\n" in again.output
     assert_same_outcome(run, uninterrupted)

@@ -224,7 +224,7 @@ def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> 
         (EVALUATION, {"seed": 2}, "seed is 2, its path says 1"),
         (EVALUATION, {"items": []}, "items"),
         (EVALUATION, {"items": [{"id": "x", "greedy": 1, "sampled": [True]}]}, "items.0.greedy"),
-        (EVALUATION, {"items": [{"id": "x", "greedy": True, "sampled": [True]}]}, "holds other problems of 'heldout'"),
+        (EVALUATION, {"items": [{"id": "x", "greedy": True, "sampled": [True]}]}, "has other problems of 'heldout'"),
         (EVALUATION, {"strategy": "static"}, "strategy is 'static', its path says 'uniform'"),
         (EVALUATION, {"completions": [{"id": "x", "prompt": "?"}]}, "completions.0.gold"),
         (MANIFEST, {"alarms": 3}, "alarms"),

@@ -114,7 +114,7 @@ def test_a_missing_or_damaged_table_is_named(
     assert f"tables/{name}.csv: has no column 'id'" in capsys.readouterr().out
     (tmp_path / f"tables/{name}.csv").unlink()
     assert call(reference, tmp_path) == 1
-    assert f"tables/{name}.csv: is not there; run the experiment" in capsys.readouterr().out
+    assert f"tables/{name}.csv: does not exist; run the experiment" in capsys.readouterr().out
 
 
 def test_every_cell_of_every_claim_is_in_the_table(reference: Path) -> None:

@@ -111,10 +111,10 @@ def test_every_format_gives_the_cells_as_they_were_written(tmp_path: Path) -> No
         ("a.json", "[]", "is empty"),
         ("a.json", "[" * 100_000, "is not JSON"),
         ("a.csv", "", "is empty"),
-        ("a.csv", "q,a\n1,2\n1\n", "row 1: has not as many cells"),
-        ("a.csv", "q,a\n1,2,3\n", "row 0: has not as many cells"),
+        ("a.csv", "q,a\n1,2\n1\n", "row 1: does not have as many cells"),
+        ("a.csv", "q,a\n1,2,3\n", "row 0: does not have as many cells"),
         ("a.csv", 'q,a\n"1,2\n', "is not CSV"),
-        ("a.txt", "q", "is not in a format that is read"),
+        ("a.txt", "q", "has an unsupported format"),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, name: str, content: str, message: str) -> None:

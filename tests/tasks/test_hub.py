@@ -160,7 +160,7 @@ def test_checksum_is_of_the_file(tmp_path: Path) -> None:
     [
         ({"answer": "anser"}, "no column 'anser', did you mean 'answer'.*columns: question, answer"),
         ({"question": ["question", "body"]}, "no column 'body'"),
-        ({"answer_pattern": "(["}, r"answer_pattern '\(\[' is no regular expression"),
+        ({"answer_pattern": "(["}, r"answer_pattern '\(\[' is not a regular expression"),
         ({"answer_pattern": "####"}, "needs a group"),
         ({"answer_pattern": "####(.*)"}, r"o/d, split test, row 0: answer_pattern '####\(\.\*\)' is not found in '1'"),
         ({"split": "tset"}, r"tset\.jsonl.*no such file.*did you mean 'test'.*put it there"),

@@ -80,7 +80,7 @@ def test_the_card_says_which_files_a_split_has(fake_hub: FakeHub) -> None:
     [
         ({}, r"Config name is missing.*\['main', 'other'\].*correct `name` or `split` of o/d"),
         ({"name": "mian"}, r"'mian' not found.*\['main', 'other'\].*correct `name` or `split` of o/d"),
-        ({"name": "main", "split": "tets"}, "the split 'tets' is not there, did you mean 'test'?"),
+        ({"name": "main", "split": "tets"}, "there is no split 'tets', did you mean 'test'?"),
         ({"revision": "v2"}, "dataset o/d, revision v2: .*correct `revision`"),
         ({"repo": "o/absent"}, "dataset o/absent, revision main: .*correct `repo`; if it is private, run `hf auth"),
         (
@@ -88,7 +88,7 @@ def test_the_card_says_which_files_a_split_has(fake_hub: FakeHub) -> None:
             "dataset o/gated.*accept its terms at https://huggingface.co/datasets/o/gated and run `hf",
         ),
         ({"repo": "o/former"}, "dataset o/former: has moved; write `repo: o/d`"),
-        ({"repo": "o/zip"}, "Couldn't find any data file.*read are JSON lines, JSON arrays, CSV and parquet"),
+        ({"repo": "o/zip"}, "Couldn't find any data file.*supported are JSON lines, JSON arrays, CSV and parquet"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_with_the_fix(fake_hub: FakeHub, keys: dict[str, Any], message: str) -> None:

@@ -97,14 +97,14 @@ def test_without_an_entry_nothing_is_verified(lock: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "difference"),
     [
-        (record(), record(files=files("2")), f"test.jsonl has changed: SHA-256 {'1' * 64} of 3 bytes is locked, here"),
-        (record(), record(files=files("2")), f"here is SHA-256 {'2' * 64} of 3 bytes; fetch it again, or, to accept"),
-        (record(), record(rows=3), "2 rows are locked, here are 3"),
+        (record(), record(files=files("2")), f"test.jsonl has changed: locked is SHA-256 {'1' * 64} of 3 bytes, found"),
+        (record(), record(files=files("2")), f"found SHA-256 {'2' * 64} of 3 bytes; fetch it again, or, to accept"),
+        (record(), record(rows=3), "2 rows are locked, 3 found"),
         (of_hub(), of_hub(files=files("2")), "test.jsonl has changed"),
         (of_hub(), of_hub(B, files=files("2")), "test.jsonl has changed"),
-        (of_hub(), of_hub(files=files("1", "test.jsonl", "more.jsonl")), "more.jsonl is there, and is not locked"),
-        (of_hub(), of_hub(files=files("1", "other.jsonl")), "other.jsonl is there, and is not locked"),
-        (of_hub(files=files("1", "a", "b")), of_hub(files=files("1", "b")), "a is locked, and is not there"),
+        (of_hub(), of_hub(files=files("1", "test.jsonl", "more.jsonl")), "more.jsonl is there, but not locked"),
+        (of_hub(), of_hub(files=files("1", "other.jsonl")), "other.jsonl is there, but not locked"),
+        (of_hub(files=files("1", "a", "b")), of_hub(files=files("1", "b")), "a is locked, but missing"),
         (of_hub(), record(files=files("2")), "test.jsonl has changed"),
     ],
 )  # fmt: skip

@@ -209,7 +209,7 @@ def test_what_is_not_locked_is_said_and_recorded_on_request(pipeline: Pipeline, 
     config, checked = pipeline.write_config(hub_config()), "results/hub/data/checked.json"
     first = pipeline.call(checked, config=config, mirror=small_mirror)
     assert first.code == 0, first.output
-    unlocked = "config/hub.lock has no entry: train first, train second, test bench, model m; the target lock_hub"
+    unlocked = "config/hub.lock has no entry: train first, train second, test bench, model m; run the target lock_hub"
     assert unlocked in first.output
 
     done = pipeline.call("lock_hub", config=config, mirror=small_mirror)
@@ -230,7 +230,9 @@ def test_what_differs_from_the_lock_stops_all_training(pipeline: Pipeline, small
     assert pipeline.call("lock_hub", config=config, mirror=small_mirror).code == 0
     (small_mirror / "owner/model/model.safetensors").write_bytes(b"other")
     done = pipeline.call("results/hub/models/m.json", "--force", config=config, mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-model", "model.safetensors has changed: SHA-256 ", "to accept the change")
+    expect_one_line(
+        pipeline, done, "fetch-model", "model.safetensors has changed: locked is SHA-256 ", "to accept the change"
+    )
     (small_mirror / "owner/model/model.safetensors").write_bytes(b"")
 
     # The lock was changed after the download.

@@ -61,7 +61,7 @@ def test_pods_do_the_jobs(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytes
     assert len((volume / targets[0]).read_text(encoding="utf-8").splitlines()) == 16
     good, bad = sorted(server.jobs.values(), key=lambda job: job["exit_code"])
     assert (good["exit_code"], bad["exit_code"]) == (0, 1), done.output + good["log"]
-    assert "the job asks for 1 GPU(s), and 0 can be seen" in bad["log"]
+    assert "the job asks for 1 GPU(s), but 0 can be seen" in bad["log"]
     assert "Error in rule model" in done.output
     (container,) = bad["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"  # as a request alone Kubernetes refuses it

@@ -151,7 +151,7 @@ def _drawn(choice: Choice, seed: int) -> Iterable[int]:
 
 
 def _spaced(choice: Choice, step: int) -> Iterable[int]:
-    """k eligible layers, each `step` after the one before; every start that leaves room for all is equally likely."""
+    """k eligible layers, `step` apart; every start that leaves room for all of them is equally likely."""
     import torch
 
     span = step * (choice.count - 1) + 1

@@ -77,8 +77,8 @@ def _refuse_bound_layers(model: PreTrainedModel) -> None:
     reasons = {
         "layers that read another layer's keys and values": getattr(config, "num_kv_shared_layers", 0)
         or (isinstance(getattr(type(config), "kv_sharing_modes", None), property) and any(config.kv_sharing_modes)),
-        "an input of its own for each layer": getattr(config, "hidden_size_per_layer_input", 0),
-        "a config of its own for each layer": getattr(config, "is_heterogeneous", False),
+        "a separate input for each layer": getattr(config, "hidden_size_per_layer_input", 0),
+        "a separate config for each layer": getattr(config, "is_heterogeneous", False),
         "layer types computed from the layer's number": any(
             isinstance(getattr(type(config), name, None), property) for name in ("layer_types", "layers_block_type")
         ),
@@ -91,14 +91,14 @@ def _refuse_bound_layers(model: PreTrainedModel) -> None:
 def _twin(module: nn.Module) -> Any:
     """A copy of the module and its children that shares their tensors but no module object or hook registry."""
     if "forward" in vars(module):
-        # accelerate's dispatch does so; the copy would call the original's forward, which runs every layer.
+        # accelerate's dispatch does this; the copy would call the original's forward, which runs every layer.
         raise ValueError(f"{type(module).__name__} has a forward that was replaced on the object: no view of it")
     twin: Any = object.__new__(type(module))
     # Registries: parameters, buffers, children and a dozen kinds of hooks.
     own = {name: value.copy() if isinstance(value, (dict, set)) else value for name, value in vars(module).items()}
     twin.__dict__.update(own)
     for name in ("_compiled_call_impl", "_compiled_call"):
-        twin.__dict__.pop(name, None)  # bound to the original, as a replaced forward
+        twin.__dict__.pop(name, None)  # bound to the original, like a replaced forward
     for name, child in module._modules.items():
         if child is not None:
             twin._modules[name] = _twin(child)

@@ -133,7 +133,7 @@ def policy_loss(
     old = logp_target.detach() if logp_old is None else logp_old.detach()
     advantages = advantages.flatten().to(logp_target)  # (B,)
 
-    # 1. What each token counts, (B, T); the gradient flows through `surrogate` only
+    # 1. The weighted term of each token, (B, T); the gradient flows through `surrogate` only
     through_ratio = correction_named(objective.correction).through_ratio
     weights = importance_weights(
         objective.correction, logp_target if through_ratio else old, logp_behavior, mask, advantages=advantages,
@@ -162,6 +162,6 @@ def policy_loss(
         terms = terms - objective.kl_coefficient * k3
         metrics["kl_reference"] = k3.detach()[valid].mean().item()
 
-    # 3. The normalised sum; what the mask hides does not count, whatever it is
+    # 3. The normalised sum; masked tokens do not count, whatever their values
     loss = -(torch.where(valid, terms, 0.0) * scale.to(logp_target)).sum()
     return loss, metrics

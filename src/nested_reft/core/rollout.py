@@ -56,7 +56,7 @@ def join_rollouts(parts: Sequence[Rollout], pad_id: int) -> Rollout:
     """The rollout whose groups these are, in order. Their prompts are padded to one length already."""
 
     def joined(name: str, value: float) -> Tensor:
-        """The parts' tensors (B, T, ...), as long and wide as the largest is."""
+        """The parts' tensors (B, T, ...), padded to the size of the largest."""
         tensors = [getattr(part, name) for part in parts]
         sizes = [max(column) for column in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
         filled = []

@@ -1,7 +1,7 @@
-"""The decoder protocol: what sampling needs of a model, token by token, and the implementation for any architecture.
+"""The decoder protocol: what sampling needs from a model, token by token, and an implementation for any architecture.
 
-`make_decoder` uses `grouped_decoder`, the fast one, for the architectures that it knows, and the model's own forward
-for all others. Both sample the same tokens.
+`make_decoder` uses the fast `grouped_decoder` for the architectures that it supports, and the model's own forward for
+all others. Both sample the same tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from nested_reft.engine.tensors import position_ids
 
 
 class Decoder(Protocol):
-    """One rollout's state. A row is a completion; rows that have ended are dropped and cost nothing more."""
+    """The state of one rollout. A row is a completion; rows that have ended are dropped and cost nothing more."""
 
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int, max_new_tokens: int) -> Tensor:
-        """Read P left-padded prompts (P, S): logits (P, V) of the first token of each prompt's `group_size` rows."""
+        """Read P left-padded prompts (P, S), `group_size` rows each; returns logits (P, V) of their first tokens."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append a token to each row, (R,): logits of the next (R, V)."""
+        """Append a token (R,) to each row; returns logits (R, V) of the next."""
 
     def keep(self, rows: Tensor) -> None:
-        """Continue with these rows only: ascending indices into those of the last step."""
+        """Continue with these rows only: ascending indices into the rows of the last step."""
 
 
 def make_decoder(model: PreTrainedModel) -> Decoder:
@@ -36,7 +36,7 @@ def make_decoder(model: PreTrainedModel) -> Decoder:
 
 
 class ModelDecoder:
-    """Decoding through the model's forward and a cache with one row per completion."""
+    """Decoding by the model's own forward and a cache with one row per completion."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model

@@ -1,12 +1,12 @@
 """Fast decoding of groups of completions: what a rollout does not need is not computed.
 
 - The completions of a prompt share a line of the cache, in which a mask lets each see the prompt and its own tokens:
-  the prompt is kept once, and attention is one matrix product a line, instead of one a completion.
+  the prompt is stored once, and attention is one matrix product per line instead of one per completion.
 - The cache is allocated once and written in place; heads that share keys and values are never repeated.
-- Completions that have ended go through no layer, and the cache shrinks with them.
+- Completions that have ended are not computed any more, and the cache shrinks with them.
 
-A line has W slots, one a completion. Keys and values of the prompt lie at its places 0 to S - 1, those of token j of
-the completion in slot s at place S + j * W + s.
+A line has W slots, one per completion. It holds keys and values at indices: those of the prompt at 0 to S - 1, those of
+token j of the completion in slot s at S + j * W + s.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from nested_reft.engine.llama import PackedModel, attention
 from nested_reft.engine.tensors import position_ids
 
-MAX_WIDTH = 16  # slots of a line: each computes, and hides, the products with all others' tokens
-COMPACT_BELOW = 2 / 3  # share of the slots still in use at which the cache is copied into a smaller one
+MAX_WIDTH = 16  # slots of a line: each computes, and masks, the products with the tokens of all others
+COMPACT_BELOW = 2 / 3  # when this share of the slots is still in use, the cache is copied into a smaller one
 
 
 @dataclass
@@ -30,7 +30,7 @@ class _Layout:
     """The cache's L lines and what is in them.
 
     prompt_mask: (L, S); width: W; active: (R,) the slots of the rows, ascending, of L * W; None if all are active;
-    length: the places of a line; mask: `grouped_mask` of what each slot sees of them.
+    length: the indices of a line; mask: `grouped_mask` of what each slot sees of them.
     """
 
     prompt_mask: Tensor
@@ -48,14 +48,14 @@ class _Layout:
         return torch.arange(self.num_slots, device=self.prompt_mask.device) if self.active is None else self.active
 
     def grid(self, heads: Tensor) -> Tensor:
-        """Heads (R, H, width) of the rows as (L, W, H, width); 0 where no row is: hidden, but it must be finite."""
+        """Heads (R, H, width) of the rows as (L, W, H, width); 0 in empty slots: masked, but it must be finite."""
         if self.active is not None:
             heads = heads.new_zeros(self.num_slots, *heads.shape[1:]).index_copy_(0, self.active, heads)
         return heads.view(len(self.prompt_mask), self.width, *heads.shape[1:])
 
 
 class GroupedDecoder:
-    """Decoding with several completions in a line of the cache; `decoding.Decoder` says what the methods do."""
+    """Decoding with several completions per line of the cache; `decoder.Decoder` documents the methods."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = PackedModel(model)
@@ -65,7 +65,7 @@ class GroupedDecoder:
         mask, device = prompt_mask.bool(), prompt_mask.device
         num_prompts, prompt_length = mask.shape
         self._steps, self._max_steps = 0, max_new_tokens
-        # A line a prompt, which is read as if each of its places were a slot; padding is a slot without a row.
+        # One line per prompt, which is read as if each of its tokens had a slot; padding is a slot without a row.
         causal = mask.new_ones(prompt_length, prompt_length).tril() & mask.unsqueeze(1)
         real = None if mask.all() else mask.flatten().nonzero().squeeze(-1)
         self._layout = _Layout(mask, prompt_length, real, prompt_length, self._model.grouped_mask(causal))
@@ -104,9 +104,9 @@ class GroupedDecoder:
         self._lay_out(lines, sources, line * width + slot)
 
     def _lay_out(self, lines: Tensor, sources: Tensor, active: Tensor) -> None:
-        """Copy the cache into new lines: of the old lines (L,) the prompt and the old slots `sources` (L, W).
+        """Copy the cache into new lines: from the old `lines` (L,) the prompt and the old slots `sources` (L, W).
 
-        Of the new slots `active` (R,) get a row; what the others have does not matter.
+        The new slots `active` (R,) get a row; the content of the others does not matter.
         """
         old, (num_lines, width) = self._layout, sources.shape
         prompt_mask = old.prompt_mask[lines]
@@ -114,7 +114,7 @@ class GroupedDecoder:
         step = torch.arange(self._steps, device=lines.device).view(1, -1, 1)
         own = (prompt_length + step * old.width + sources.unsqueeze(1)).flatten(1)
         prompt = torch.arange(prompt_length, device=lines.device).expand(num_lines, -1)
-        places = torch.cat((prompt, own), dim=1) + (lines * old.length).unsqueeze(1)
+        kept = torch.cat((prompt, own), dim=1) + (lines * old.length).unsqueeze(1)
         prompt_seen = prompt_mask.unsqueeze(1).expand(-1, width, -1)
         own_seen = torch.eye(width, dtype=torch.bool, device=lines.device).repeat(1, self._max_steps)
         visible = torch.cat((prompt_seen, own_seen.expand(num_lines, -1, -1)), dim=-1)
@@ -126,26 +126,24 @@ class GroupedDecoder:
             self._model.grouped_mask(visible),
         )
         for number, caches in enumerate(self._caches):
-            keys, values = self._room(caches[0]), self._room(caches[1])
+            keys, values = self._new_cache(caches[0]), self._new_cache(caches[1])
             for new, cache in ((keys, caches[0]), (values, caches[1])):
-                new[:, : places.shape[1]] = cache.flatten(0, 1)[places]
+                new[:, : kept.shape[1]] = cache.flatten(0, 1)[kept]
             self._caches[number] = (keys, values)
 
-    def _room(self, heads: Tensor) -> Tensor:
-        """A cache for heads like these (..., heads, width)."""
+    def _new_cache(self, heads: Tensor) -> Tensor:
+        """An empty cache for heads like these (..., heads, width)."""
         return heads.new_empty(len(self._layout.prompt_mask), self._layout.length, *heads.shape[-2:])
 
     def _forward(self, ids: Tensor, position_ids: Tensor, filled: int) -> Tensor:
-        """Hidden states (R, D) of one token a row, (R,), whose positions are `places`; `filled` is the first free place
-        of each line.
-        """
+        """Hidden states (R, D) of one token per row: ids, positions (R,); `filled`: the first free index of a line."""
         layout = self._layout
         length = filled + layout.width
         mask = layout.mask[..., :length]
 
         def attention_fn(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if number == len(self._caches):
-                self._caches.append((self._room(key), self._room(value)))
+                self._caches.append((self._new_cache(key), self._new_cache(value)))
             keys, values = self._caches[number]
             keys[:, filled:length], values[:, filled:length] = layout.grid(key), layout.grid(value)
             seen = attention(layout.grid(query), keys[:, :length], values[:, :length], mask).flatten(0, 1)

@@ -18,15 +18,15 @@ def layer_influence(model: PreTrainedModel, input_ids: Tensor, attention_mask: T
     """Block influence of each layer (ShortGPT, Men et al. 2024): (L,) float64, on the CPU.
 
     1 - the mean, over the real tokens, of the cosine between the residual stream before and after the layer: 0 for a
-    layer that changes nothing, at most 2. One forward pass without the language-model head, in evaluation mode;
-    nothing is left on the model.
+    layer that changes nothing, at most 2. One forward pass without the language-model head, in evaluation mode; the
+    model is left as it was.
 
     Args:
         model: a causal language model.
         input_ids, attention_mask: (P, S), left-padded, on the model's device.
 
     Raises:
-        ValueError: the two shapes differ, or no token is real.
+        ValueError: the two shapes differ, or all tokens are padding.
     """
     if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
         raise ValueError(
@@ -44,7 +44,7 @@ def layer_influence(model: PreTrainedModel, input_ids: Tensor, attention_mask: T
         cosine = F.cosine_similarity(before[real].double(), after[real].double(), dim=-1)
         influences.append(1 - cosine.mean())
 
-    # A view of all layers has its own hooks and mode: the target keeps neither, whatever happens in forward.
+    # A view of all layers has its own hooks and mode: nothing is left on the target, whatever happens in forward.
     view = nested_view(model, ()).eval()
     for layer in decoder_layers(view):
         layer.register_forward_hook(record, with_kwargs=True)

@@ -35,7 +35,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
     unknown = {type(layer).__name__ for layer in decoder_layers(model)} - LAYERS
     for name, part in model.base_model.named_modules():
         if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
-            return f"{name or 'the model'} has a hook, or another forward than its class"
+            return f"{name or 'the model'} has a hook, or a forward that is not its class's"
         if name.endswith("_proj") and (type(part) is not nn.Linear or not isinstance(part.weight, nn.Parameter)):
             unknown.add(type(part).__name__)  # an adapter, or quantised weights
         if name.endswith(WITHOUT_BIAS) and getattr(part, "bias", None) is not None:
@@ -57,7 +57,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
 class _Layer:
     """A layer's weights: matrices (in, out), and norms."""
 
-    qkv: Tensor  # one matrix for the three projections, the only copy that is made; queries and keys are `_paired`
+    qkv: Tensor  # the three projections as one matrix, the only copy that is made; queries and keys are `_paired`
     qkv_bias: Tensor | None
     out: Tensor
     gate: Tensor
@@ -71,7 +71,7 @@ class PackedModel:
     """The model's layers, valid as long as its weights do not change. Differentiable.
 
     Under autocast, matrices have its dtype, as in the model's own forward; hidden states and norms keep the weights'.
-    With activation checkpointing enabled on a model in training mode, the backward pass computes the layers again.
+    With activation checkpointing enabled and the layers in training mode, the backward pass recomputes the layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -123,7 +123,7 @@ class PackedModel:
         return logits
 
     def grouped_mask(self, visible: Tensor) -> Tensor:
-        """What `attention` takes for visible (rows, length, keys): true where a place of the row sees a key."""
+        """The mask that `attention` takes, from visible (rows, length, keys): true where a token sees a key."""
         group = self._heads // self._kv_heads
         hidden = ~visible.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2).unsqueeze(1)
         mask = torch.zeros(hidden.shape, dtype=self._layers[0].qkv.dtype, device=hidden.device)
@@ -173,7 +173,7 @@ def _norm(hidden: Tensor, norm: Norm) -> Tensor:
 
 
 def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
-    """hidden + factor @ matrix, in one operation where they have one type."""
+    """hidden + factor @ matrix, as one operation if they have the same type."""
     if hidden.dtype == matrix.dtype:
         return torch.addmm(hidden, factor, matrix)
     return hidden + factor @ matrix
@@ -181,7 +181,7 @@ def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
 
 def _paired(rows: Tensor, width: int) -> Tensor:
     """The rows of each head (heads * width, ...), i and i + width / 2 side by side: a rotary embedding turns them
-    together. Queries and keys are reordered alike, so that their products are what they were.
+    together. Queries and keys are reordered alike, so their products do not change.
     """
     return rows.view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
 

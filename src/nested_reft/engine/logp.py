@@ -42,16 +42,16 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 
 
 def _later(rollout: Rollout) -> Tensor:
-    """(B, T - 1): the tokens after the first. Each is predicted from the one before it, which lies at its index."""
+    """(B, T - 1): which tokens after the first are real. Index t is token t + 1, predicted from token t."""
     return rollout.mask[:, 1:]
 
 
 def _token_logp(logits: Tensor, tokens: Tensor, support: Tensor | None, temperature: float) -> Tensor:
-    """log pi (N,) of tokens (N,), one for each of logits (N, V), renormalised on support (N, K) where there is one.
+    """log pi (N,) of tokens (N,), one for each of logits (N, V), renormalised on the support (N, K) if there is one.
 
-    With a support, no further (N, V) is made. The token is looked up among the K, rather than taken from the logits a
-    second time: its gradient (1 - p) / temperature is then one number when it is rounded to the logits' type, not the
-    difference of two that were.
+    With a support, no other (N, V) is made. The token is looked up among the K, rather than taken from the logits
+    again: its gradient (1 - p) / temperature is then one number when it is rounded to the logits' type, not the
+    difference of two rounded ones.
     """
     if support is None:
         log_probs = torch.log_softmax(upcast(logits) / temperature, dim=-1)
@@ -63,9 +63,9 @@ def _token_logp(logits: Tensor, tokens: Tensor, support: Tensor | None, temperat
 
 
 def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """By the model's own forward: logits of each prompt's first token (P, V) and of all later ones (N, V).
+    """Logits of each prompt's first token (P, V) and of all later ones (N, V), by the model's own forward.
 
-    One pass over whole sequences without a cache, as everything that can be put around a model's layers expects.
+    One pass over whole sequences without a cache, which is what anything wrapped around a model's layers expects.
     """
     later, group_size = _later(rollout), rollout.group_size
     prompt_ids, prompt_mask = (
@@ -80,7 +80,7 @@ def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Ten
 
 
 def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """What `_model_logits` gives, with the padding of prompts and completions taken out."""
+    """The same as `_model_logits`, without computing the padding of prompts and completions."""
     packed = PackedModel(model)
     prompt_mask, later, group_size = rollout.prompt_mask.bool(), _later(rollout), rollout.group_size
     (num_prompts, prompt_length), length = prompt_mask.shape, later.shape[1]
@@ -115,6 +115,6 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
 
 
 def _grid(heads: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
-    """Heads (N, H, W) in the slots (N,) at which mask (rows, length) is true, 0 elsewhere: (rows, length, H, W)."""
+    """Heads (N, H, W) put into the slots (N,) where mask (rows, length) is true, 0 elsewhere: (rows, length, H, W)."""
     flat = heads.new_zeros(mask.numel(), *heads.shape[1:]).index_copy(0, slots, heads)
     return flat.view(*mask.shape, *heads.shape[1:])

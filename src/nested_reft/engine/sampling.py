@@ -85,7 +85,7 @@ def sample_completions(
     tokens = torch.full((num_rows, max_new_tokens), pad_id, dtype=torch.long, device=device)
     mask = torch.zeros((num_rows, max_new_tokens), dtype=torch.bool, device=device)
     logp = torch.zeros((num_rows, max_new_tokens), dtype=logits.dtype, device=device)
-    # One for every row and step, used or not: a completion does not depend on when another one ends.
+    # One for every row and step, used or not, so that a completion does not depend on when another one ends.
     first, num_prompts = part or (0, len(prompt_ids))
     shape = (max_new_tokens, num_prompts, group_size)
     uniform = torch.rand(shape, generator=generator, dtype=logits.dtype, device=device)
@@ -100,7 +100,7 @@ def sample_completions(
         else:
             kept, log_probs = _truncate(logits / temperature, top_k, top_p)
             rank, logp[active, step] = _choose(log_probs, uniform[step, active])
-            # A row of nan has no rank; its logp is nan, and its token must still be one that the model can read.
+            # A row of nan has no rank; its logp is nan, but its token must still be one that the model can read.
             token = kept.gather(-1, rank.unsqueeze(-1)).squeeze(-1).clamp_min(0)
             supports.append((active, kept.int()))
         tokens[active, step], mask[active, step] = token, True
@@ -118,10 +118,10 @@ def sample_completions(
 
 
 def _choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """A column of each row of logits (R, V), by its uniform number (R,), and its log-probability: (R,) each.
+    """Choose a column of each row of logits (R, V) by its uniform number (R,): columns and log-probabilities (R,).
 
-    A long row is searched in two steps, among blocks of columns and in the block: the cumulative sum over a large
-    vocabulary is slow, and in float32 inexact.
+    A long row is searched in two steps, first for a block of columns, then within it: the cumulative sum over a large
+    vocabulary is slow, and inexact in float32.
     """
     shifted = logits - logits.amax(-1, keepdim=True)
     weights = shifted.exp()
@@ -141,7 +141,7 @@ def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
-    # Below the total whatever the rounding; `right` then finds a column, and never one of weight 0.
+    # Below the total, however it is rounded; `right` then finds a column, and never one of weight 0.
     wanted = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
     column = torch.searchsorted(cumulative, wanted, right=True).clamp_max(weights.shape[-1] - 1)  # nan has none
     weight = weights.gather(-1, column)
@@ -152,12 +152,12 @@ def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:
     """What top_k and then top_p keep of the logits after temperature (R, V): token ids and log-probabilities (R, K).
 
-    The most probable first, K the most that a row keeps; -1 and -inf where a row keeps fewer.
+    The most probable come first; K is the most that any row keeps; rows that keep fewer are filled with -1 and -inf.
     """
     ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
     ordered, ids = ordered[:, :top_k], ids[:, :top_k]
     probs = torch.softmax(ordered, dim=-1)
-    # A token that can never be sampled is not in the support: the other model's share of it would be lost to the ratio.
+    # A token that can never be sampled is not in the support: the ratio would miss the other model's share of it.
     kept = probs > 0
     if top_p is not None and top_p < 1:
         before = F.pad(probs.cumsum(-1)[:, :-1], (1, 0))
@@ -169,7 +169,7 @@ def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None) -> tuple[T
 
 
 def _stack(supports: list[tuple[Tensor, Tensor]], mask: Tensor, pad_id: int) -> Tensor:
-    """The supports of all steps, rows (R,) and their (R, K) each, as one (B, T, K); the pad token where mask is not."""
+    """The supports of all steps, each of rows (R,) and (R, K), as one (B, T, K); the pad token where mask is false."""
     width = max(kept.shape[1] for _, kept in supports)
     stacked = supports[0][1].new_full((*mask.shape, width), -1)
     stacked[..., 0].masked_fill_(~mask, pad_id)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def position_ids(mask: Tensor) -> Tensor:
-    """The position of each token, (rows, length), counted from the first token that the mask lets through."""
+    """The position of each token, (rows, length), counted from the first token where the mask is true."""
     return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
 def upcast(logits: Tensor) -> Tensor:
-    """The logits in float64 if they are, in float32 otherwise: half precision has too few digits for a ratio."""
+    """float64 logits as they are, all others in float32: half precision has too few digits for a ratio."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Accuracy of one policy on one benchmark: greedy, and sampled with several completions a problem."""
+"""Accuracy of one policy on one benchmark: greedy, and sampled with several completions per problem."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXAMPLES = 3  # problems whose first completions are kept as text, for people to
 
 
 def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problems: Sequence[Problem]) -> dict[str, Any]:
-    """The evaluation record: one item a problem, in the benchmark's order, with each completion's grade.
+    """The evaluation record: one item per problem, in the benchmark's order, with each completion's grade.
 
-    The random numbers depend on the benchmark and the evaluation seed alone, so that all runs are compared on the
-    same draws.
+    The random numbers depend only on the benchmark and the evaluation seed, so that all runs are compared on the same
+    draws.
     """
     evaluation = settings.evaluation
     started = time.perf_counter()
@@ -76,7 +76,7 @@ def _responses(
     group_size: int,
     seed: int,
 ) -> list[list[str]]:
-    """The texts of `group_size` completions for each prompt, greedy without `sampling`."""
+    """The texts of `group_size` completions per prompt; greedy if `sampling` is None."""
     rollout = policy.sample(
         policy.model,
         *policy.batch(prompts),

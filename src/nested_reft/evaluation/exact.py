@@ -3,10 +3,10 @@
 The estimator is G completions of one prompt from the behaviour policy b, rewarded, and the gradient of `policy_loss`,
 the function that trains. A policy of N completions has N^G groups; b's probabilities of them weigh the sums.
 
-The reference of the bias is grad J, J = E_pi R, times a constant that is fixed before an estimator is looked at:
-1 / T_max for dr_grpo, whose terms are divided by that; 1 / E_pi |o| for grpo and dapo, which divide by the lengths
-drawn and would have grad J / |o| as their on-policy expectation if every completion were as long. So a wrong length of
-the expectation counts as bias; `cosine` tells whether its direction is wrong.
+The reference for the bias is grad J, J = E_pi R, times a constant that does not depend on the estimates: 1 / T_max for
+dr_grpo, whose terms are divided by it; 1 / E_pi |o| for grpo and dapo, which divide by the sampled lengths and would
+have grad J / |o| as their on-policy expectation if all completions were of one length. So a wrong norm of the
+expectation counts as bias; `cosine` tells whether its direction is wrong.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.evaluation.exact_policy import ExactPolicy, exact_policy, probabilities
 
 DRAWN = "drawn"  # the layers are drawn uniformly for each group
-TABLE_SEED = 2  # of the weights: leaving out a layer changes probabilities by factors of 0.2 to 7
+TABLE_SEED = 2  # of the weights; with it, leaving out a layer changes probabilities by factors of 0.2 to 7
 UNBIASED = Objective(
     correction="unit", advantage_baseline="leave_one_out", advantage_std=False, normalisation="dr_grpo"
 )
-# Each switch away from UNBIASED, looked at by itself; GRPO's division by std comes with the mean of the whole group.
+# Each switch away from UNBIASED on its own; GRPO's division by std comes with the mean of the whole group.
 SWITCHES = (
     replace(UNBIASED, advantage_baseline="group_mean"),
     replace(UNBIASED, advantage_baseline="group_mean", advantage_std=True),
@@ -62,7 +62,7 @@ def group_scale(mask: Tensor, normalisation: str, horizon: int, group_size: int)
     Raises ValueError for bnpo, which depends on the size of the micro-batches.
     """
     if normalisation == "bnpo":
-        raise ValueError("normalisation bnpo has no scale for a group alone: it depends on the micro-batches")
+        raise ValueError("normalisation bnpo has no scale for a single group: it depends on the micro-batches")
     # The mean over all tokens of a group is bnpo's with groups as micro-batches.
     name = "bnpo" if normalisation == "dapo" else normalisation
     return token_scale(mask, name, horizon, group_size) * (len(mask) // group_size)
@@ -73,8 +73,8 @@ def token_coefficients(
 ) -> tuple[Tensor, dict[str, float]]:
     """What each token's d log pi is multiplied by in the estimate of its group (M, G, T), and the loss's metrics.
 
-    behavior_logp: (N, T); rewards: (N,); groups: (M, G) indices of completions. The loss of a batch of all groups, with
-    the scale of each group alone, is the sum of the groups' losses: one call has the coefficients of them all.
+    behavior_logp: (N, T); rewards: (N,); groups: (M, G) indices of completions. The loss of a batch of all groups, each
+    with its own scale, is the sum of the groups' losses: one call gives the coefficients of all of them.
     """
     rows = groups.flatten()
     mask = policy.mask[rows]
@@ -121,7 +121,7 @@ def estimator_moments(
 
 
 def drawn_moments(draws: Sequence[Moments]) -> Moments:
-    """The moments where each group's behaviour policy is drawn uniformly: the law of total variance."""
+    """The moments if each group's behaviour policy is drawn uniformly, by the law of total variance."""
     mean = torch.stack([draw.mean for draw in draws]).mean(dim=0)
     within = sum(draw.variance for draw in draws) / len(draws)
     between = sum((draw.mean - mean).square().sum().item() for draw in draws) / len(draws)
@@ -130,7 +130,7 @@ def drawn_moments(draws: Sequence[Moments]) -> Moments:
 
 
 def reference_gradient(policy: ExactPolicy, rewards: Tensor, normalisation: str) -> Tensor:
-    """What the bias is against, (D,): grad J / T_max for dr_grpo, grad J / E_pi |o| for grpo and dapo."""
+    """The reference for the bias, (D,): grad J / T_max for dr_grpo, grad J / E_pi |o| for grpo and dapo."""
     length = policy.horizon if normalisation == "dr_grpo" else policy.mean_length
     return policy.true_gradient(rewards) / length
 
@@ -146,13 +146,13 @@ def cosine(mean: Tensor, reference: Tensor) -> float:
 
 
 def table_rewards(completions: int, seed: int = 0) -> Tensor:
-    """Rewards 0, 1/2 or 1 (N,), drawn: with 0 and 1 alone and G below 4 the standard deviation is a mere constant."""
+    """Random rewards 0, 1/2 or 1 (N,): with only 0 and 1 and G below 4, the standard deviation would be a constant."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 3, (completions,), generator=generator).double() / 2
 
 
 def table_objectives(largest_ratio: float) -> list[Objective]:
-    """The estimators of the table; `largest_ratio`: of pi / b over whole completions."""
+    """The estimators of the table; `largest_ratio`: the largest pi / b of a whole completion."""
     cap = math.floor(largest_ratio) + 1.0
     params = [(name, correction.resolve({})) for name, correction in CORRECTIONS.items()]
     params += [("tis_sequence", {"C": cap}), ("retrace", {"lambda": 0.9})]

@@ -22,8 +22,8 @@ WIDTH = 4
 def enumerate_completions(vocab: int, horizon: int, end_id: int = END_ID) -> tuple[Tensor, Tensor]:
     """Every completion of at most `horizon` tokens: tokens (N, T), padded with the end token, and mask (N, T).
 
-    A completion ends with its first end token, which its mask holds, or at the horizon without one. Raises ValueError
-    where `end_id` is not one of the `vocab` tokens, or there is no token to write.
+    A completion ends with its first end token, which its mask includes, or at the horizon without one. Raises
+    ValueError if `end_id` is not one of the `vocab` tokens, or the horizon is below 1.
     """
     if not 0 <= end_id < vocab:
         raise ValueError(f"end_id must be one of the {vocab} tokens, got {end_id}")
@@ -74,7 +74,7 @@ def token_logp(model: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExactPolicy:
-    """A target policy pi with its N completions of T tokens at most, and its D parameters.
+    """A target policy pi with its N completions of at most T tokens, and its D parameters.
 
     tokens, mask: (N, T); logp: (N, T) float64, log pi, 0 off the mask; jacobian: (N, T, D), d log pi / d parameters.
     """
@@ -106,7 +106,7 @@ class ExactPolicy:
         return _flat(torch.autograd.grad(expected, list(self.model.parameters())))
 
     def draws(self, count: int, border: int) -> list[tuple[int, ...]]:
-        """Every set of `count` layers that leaves the `border` layers of either end alone."""
+        """Every set of `count` layers without the `border` layers at either end."""
         layers = len(decoder_layers(self.model))
         return list(itertools.combinations(range(border, layers - border), count))
 

@@ -1,11 +1,11 @@
 """Bias and variance of the gradient estimates of one model at one skip setting, against on-policy ones.
 
 For every batch of problems: completions by the full model, twice, and completions by a nested view, with the gradient
-estimate of each correction. All with a leave-one-out baseline, no division by the standard deviation and the same
-factor for every token, under which the on-policy estimate is unbiased: what differs is the correction's doing.
+estimate of each correction. All have a leave-one-out baseline, no division by the standard deviation and the same
+factor for every token, with which the on-policy estimate is unbiased: any difference is due to the correction.
 
-Kept are inner products alone, of which every norm and angle of means can be made; they are taken over a random subset
-of the parameters, the same for all gradients, so that memory does not grow with the model.
+Only inner products are kept, from which every norm and angle of means can be computed. They are taken over a random
+subset of the parameters, the same for all gradients, so that memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ DIGITS = 8  # of the inner products in the record
 
 
 def choose_coordinates(model: PreTrainedModel, count: int, seed: int) -> list[Tensor]:
-    """For each parameter the flat indices that are compared: `count` of all, uniformly without replacement."""
+    """The flat indices of each parameter that are compared: `count` in all, uniformly without replacement."""
     sizes = [parameter.numel() for parameter in model.parameters()]
     total = sum(sizes)
     if count >= total:
         return [torch.arange(size, device=model.device) for size in sizes]
     generator = torch.Generator().manual_seed(derive_seed("gradient-coordinates", seed))
-    # With replacement and then without repeats: a permutation of billions would not fit.
+    # Drawn with replacement, then repeats removed: a permutation of billions would not fit in memory.
     chosen = torch.empty(0, dtype=torch.long)
     while len(chosen) < count:
         more = torch.randint(total, (2 * count,), generator=generator)
@@ -66,7 +66,7 @@ def estimate_gradients(
 ) -> Tensor:
     """The gradient estimate of each objective from one rollout with rewards (P, G): (objectives, coordinates) float32.
 
-    The forward pass is made once for all objectives, in micro-batches of whole groups.
+    One forward pass serves all objectives, in micro-batches of whole groups.
     """
     parameters = list(model.parameters())
     num_prompts, group = len(rollout.prompt_ids), rollout.group_size
@@ -134,8 +134,8 @@ def measure_gradients(
                     settings.sampling,
                     group_size=options.completions_per_problem,
                     max_new_tokens=settings.max_new_tokens,
-                    # The nested view draws with the numbers of the first on-policy set: where the two distributions
-                    # agree it writes the same token, and the difference of the estimates has little noise.
+                    # The nested view uses the random numbers of the first on-policy set: where the two distributions
+                    # agree, it writes the same token, so the difference of the estimates has little noise.
                     seed=derive_seed("gradients", options.seed, "repeat" if name == "repeat" else "paired", batch),
                 )
                 rewards = rollout_rewards(policy, rollout, [problems[i] for i in indices])

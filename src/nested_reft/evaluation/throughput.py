@@ -1,8 +1,8 @@
 """Rollout throughput of nested views against the full model: paired, interleaved, and on equal work.
 
-Every completion has the same number of tokens (no end token stops it), so that a pair differs in the layers alone.
-The order within a pair alternates, so that a drift of the machine's speed does not favour one side. Skip 0 is
-measured in the same way, full model against full model: it shows the noise.
+Every completion has the same number of tokens (no end token stops it), so that a pair differs only in the layers. The
+order within a pair alternates, so that a drift of the machine's speed does not favour one side. Skip 0 is measured in
+the same way, full model against full model: it shows the noise.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def decode_costs(model: PreTrainedModel, context: float) -> tuple[float, float]:
     """FLOPs to decode one token at a mean `context` length: of one (average) layer, and of all that is not a layer.
 
     A matrix of n entries costs 2 n; attention over the context 4 x heads x head width x context. What is not a layer
-    is the LM head; the embedding is a look-up and costs nothing. Dense models alone: of a mixture of experts all
-    experts would be counted.
+    is the LM head; the embedding is a look-up and costs nothing. For dense models only: all experts of a mixture would
+    be counted.
     """
     config, layers = model.config, decoder_layers(model)
     heads = config.num_attention_heads

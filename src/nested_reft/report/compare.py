@@ -1,9 +1,8 @@
 """Whether a run found what a reference run found: verdicts, and every cell that they were judged on.
 
-Two values differ where their intervals have no point in common. That is seldom so by chance (two independent 95 %
-intervals of one quantity are apart in about one case of 200), and does not ask for equal numbers: other machines, and
-other versions of the libraries, round in other ways. A verdict can differ though no value does: where one lies near the
-claim's limit.
+Two values differ if their intervals have no point in common. This rarely happens by chance (two independent 95 %
+intervals of one quantity are disjoint in about one case in 200), and does not require equal numbers: other machines and
+library versions round differently. A verdict can differ although no value does, if one is near the claim's limit.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class DifferenceError(ReportError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs, a line each; `compared` cells have an interval in both, `without` in one of the two or in none."""
+    """What differs, one line each; `compared` cells have an interval in both, `without` cells in one or neither."""
 
     verdicts: tuple[str, ...]
     values: tuple[str, ...]
@@ -40,15 +39,15 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether anything does."""
+        """Whether anything differs."""
         return bool(self.verdicts or self.values or self.missing)
 
     def text(self) -> str:
-        """All of it for the terminal."""
+        """The whole comparison, for the terminal."""
         parts = [
             _list("Verdicts that differ", self.verdicts),
             _list("Values that differ beyond their 95 % intervals", self.values),
-            _list("In the reference and not here", self.missing),
+            _list("In the reference but not here", self.missing),
             f"{self.compared} values compared, {self.without} without interval",
         ]
         if any(line.startswith(SPEED) for line in (*self.verdicts, *self.values)):
@@ -57,7 +56,7 @@ class Comparison:
 
 
 def compare_folders(reference: Path, root: Path) -> Comparison:
-    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; ReportError where one is not there."""
+    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; ReportError if one is missing."""
     tables = [_table(folder, name) for name in ("claims", "cells") for folder in (reference, root)]
     return compare(*tables)
 
@@ -65,12 +64,12 @@ def compare_folders(reference: Path, root: Path) -> Comparison:
 def compare(
     reference_claims: pd.DataFrame, claims: pd.DataFrame, reference_cells: pd.DataFrame, cells: pd.DataFrame
 ) -> Comparison:
-    """What of the reference does not hold here; what is here alone (another skip, another seed) is no difference."""
+    """What does not hold here of the reference; what is only here (another skip, another seed) is no difference."""
     here = claims.set_index("id")["verdict"].to_dict()
     known = reference_claims.set_index("id")["verdict"].to_dict()
     missing = [f"{name}: no such claim" for name in known if name not in here]
     both = reference_cells.merge(cells, on=KEY, how="left", suffixes=("_old", ""), indicator=True)
-    # Where the reference has a value there must be one here.
+    # If the reference has a value, there must be one here.
     lost = both["estimate_old"].notna() & both["estimate"].isna()
     missing += [f"{_where(row)}: not run" for row in both[lost].to_dict("records") if row["id"] in here]
     judged = both[["low_old", "high_old", "low", "high"]].notna().all(axis=1)
@@ -89,7 +88,7 @@ def compare(
 def _table(folder: Path, name: str) -> pd.DataFrame:
     path = folder / "tables" / f"{name}.csv"
     if not path.exists():
-        raise ReportError(f"{path}: is not there; run the experiment (`make results`) or keep one (`make reference`)")
+        raise ReportError(f"{path}: does not exist; run the experiment (`make results`) or keep one (`make reference`)")
     table = read_table(folder, name)
     wanted = ["id", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high"]
     if absent := [column for column in wanted if column not in table]:

@@ -1,4 +1,4 @@
-"""How the tables that people read put numbers into text."""
+"""How numbers are written in the tables for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from nested_reft.report.statistics.intervals import Interval
 
 NOT_RUN = "not run"
-# Measured, and the noise leaves no number to give.
+# Measured, but lost in the noise.
 NOT_RESOLVED = "not resolved"
 
 
 def with_interval(interval: Interval | None, show: Callable[[float], str]) -> str:
-    """ "1.20 [1.10, 1.30]", with `show` for each number; says so where nothing was run or nothing can be told."""
+    """ "1.20 [1.10, 1.30]", with `show` for each number; says so if nothing was run or the noise hides it."""
     if interval is None:
         return NOT_RUN
     if math.isnan(interval.estimate):

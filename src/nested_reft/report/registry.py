@@ -16,7 +16,7 @@ TIDY_TABLES = (
     "runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "exact", "samples", "layers",
     "manifests",
 )  # fmt: skip
-# For people; these and the claims are written in each of the kinds. HTML is what the report shows.
+# For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
 FIGURE_KINDS = ("png", "svg", "pdf")
 PRESENTATION_TABLES = (
@@ -93,7 +93,7 @@ FIGURES: dict[str, Entry] = {
         TRAINING,
         ("training",),
         "Reward of the training rollouts, moving mean over about a tenth of the steps. Line: mean over seeds; band: "
-        "from the lowest to the highest seed. The nested runs' rewards are the behaviour model's, not the target's.",
+        "lowest to highest seed. The nested runs' rewards are the behaviour model's, not the target's.",
     ),
     "reward_time": Entry(
         "figures.learning:reward_time",
@@ -132,8 +132,8 @@ FIGURES: dict[str, Entry] = {
         ("gradients",),
         "Bias and variance of the corrected gradient estimates against the share of layers skipped. Above: norm of the "
         "difference between expected gradients, over the on-policy one's, with the noise taken out; grey: a second "
-        "on-policy estimate, which has no bias, sampled with random numbers of its own where the corrected ones share "
-        "the first's and are less noisy for it; shaded: what counts as unbiased. Below: "
+        "on-policy estimate, which has no bias, sampled with its own random numbers (the corrected ones share those of "
+        "the first on-policy estimate, which makes them less noisy); shaded: what counts as unbiased. Below: "
         "variance of a batch's estimate over the on-policy one's; dashed: the limit. Bars: 95 % jackknife interval "
         "over batches. Filled: the whole interval lies within the margin or limit; hollow: it does not.",
     ),
@@ -151,8 +151,8 @@ FIGURES: dict[str, Entry] = {
         LAYERS,
         ("layers",),
         "Which layers (counted from 0, the first) the rollouts left out at each training step: dark, left out; light, "
-        "kept. Beside each layer: the share of steps that left it out. One run a panel, of the first seed and data "
-        "set; a random draw depends on seed and step alone, so that runs of all corrections leave out the same layers. "
+        "kept. Beside each layer: the share of steps that left it out. One run per panel, of the first seed and data "
+        "set; a random draw depends only on seed and step, so runs of all corrections leave out the same layers. "
         "The ends are never left out.",
     ),
 }
@@ -169,8 +169,8 @@ PAGES: dict[str, Entry] = {
         "pages.runs:write_environment",
         RUNS,
         ("manifests",),
-        "With what the runs were made: commit, versions, machine; a column for each that differs. Then every run with "
-        "its seconds and alarms.",
+        "What the runs were made with: commit, versions, machine; one column per variant. Then every run with its "
+        "seconds and alarms.",
     ),
     "settings": Entry("pages.runs:write_settings", RUNS, (), "Every setting of the experiment, defaults too."),
 }

@@ -1,4 +1,4 @@
-"""Writing files: room for them beforehand, and in one piece where a kill must not leave half of one."""
+"""Writing files: checking for free space first, and replacing files whole, so that a kill never leaves half of one."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from nested_reft.runtime.errors import UserError
 
 
 class StorageError(UserError, RuntimeError):
-    """There is no room for a file, or no permission to write it; the message names the path and the space."""
+    """No space for a file, or no permission to write it; the message names the path and the space needed."""
 
 
 def check_space(folder: Path, size: int, what: str) -> None:
-    """StorageError where the disk of `folder` has less than `size` bytes free: before writing, not in the middle."""
+    """Raise StorageError if the disk of `folder` has less than `size` bytes free, before anything is written."""
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < size:
         raise StorageError(
-            f"{folder}: {what} needs {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; make room and call "
-            "again: what was finished stays valid"
+            f"{folder}: {what} needs {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; make room and run it "
+            "again: finished work stays valid"
         )
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` a file beside its place, flush it to the disk, and move it there: a kill leaves the old or the new."""
+    """`write` a temporary file next to `path`, flush it to disk, rename it: a kill leaves the old file or the new."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -41,13 +41,13 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
-    """JSON with an indent, for people to read as well; None for large tables of numbers."""
+    """Write JSON, indented so that people can read it; None (no indent) for large tables of numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the move itself durable; some network file systems do not know how, and need not."""
+    """Make the rename itself durable; some network file systems do not support this, and need not."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

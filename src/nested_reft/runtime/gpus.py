@@ -1,9 +1,9 @@
-"""Which GPUs of a machine a job takes: `nested-reft on-gpu COUNT COMMAND...` runs a command on free ones.
+"""Which GPUs of a machine a job uses: `nested-reft on-gpu COUNT COMMAND...` runs a command on free ones.
 
-Snakemake counts GPUs (`--resources gpu=8`) and does not say which one a job may use: all of them would compute on the
-first. A GPU is taken by locking a file of its name. The lock is the kernel's: it passes on to the command and its
-children, and ends with the last of them, however they end. Where a scheduler has chosen already, as many GPUs are
-visible as the job asks for, and nothing is locked.
+Snakemake counts GPUs (`--resources gpu=8`) but does not say which one a job may use, so every job would use the first.
+A job takes a GPU by locking a file with its name. The kernel holds the lock: the command and its children inherit it,
+and it is released when the last of them ends, however it ends. If a scheduler has already chosen, exactly as many GPUs
+are visible as the job asks for, and nothing is locked.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ POLL_SECONDS = 1.0
 
 
 class GpuError(UserError, RuntimeError):
-    """The GPUs that a job asks for are not there; the message is for the user."""
+    """The GPUs that a job asks for are not available; the message is for the user."""
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str] | None:
-    """The names that `CUDA_VISIBLE_DEVICES` can have: its own where it is set, else the ids of the driver's GPUs.
+    """The GPUs to choose from: those in `CUDA_VISIBLE_DEVICES` if it is set, else the ids of all that the driver sees.
 
-    None where there is no `nvidia-smi` to ask.
+    None if there is no `nvidia-smi` to ask.
     """
     if VISIBLE in environment:
         return [name for name in environment[VISIBLE].split(",") if name.strip()]
@@ -39,12 +39,12 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str] | None:
         return None
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True)
-    # Ids, not numbers: in a container, or under a scheduler, another GPU may have the same number.
+    # Ids, not indices: in a container, or under a scheduler, another GPU may have the same index.
     return done.stdout.split() if done.returncode == 0 else []
 
 
 def take_gpus(count: int, names: Sequence[str], folder: Path) -> list[str] | None:
-    """Lock `count` of the named GPUs for this process and its children; None where fewer are free."""
+    """Lock `count` of the named GPUs for this process and its children; None if fewer are free."""
     folder.mkdir(parents=True, exist_ok=True)
     taken: dict[str, int] = {}
     for name in names:
@@ -65,9 +65,9 @@ def take_gpus(count: int, names: Sequence[str], folder: Path) -> list[str] | Non
 
 
 def choose_gpus(count: int, environment: Mapping[str, str], folder: Path) -> list[str] | None:
-    """The GPUs to use, locked, waiting until so many are free; None where there is nothing to choose between.
+    """Wait until `count` GPUs are free and lock them; None if there is nothing to choose.
 
-    GpuError where the machine has fewer.
+    Raises GpuError if the machine has fewer.
     """
     names = visible_gpus(environment)
     if count == 0 or names is None or len(names) == count:
@@ -75,22 +75,22 @@ def choose_gpus(count: int, environment: Mapping[str, str], folder: Path) -> lis
     if len(names) < count:
         seen = f", by {VISIBLE}={environment[VISIBLE]!r}" if VISIBLE in environment else ""
         raise GpuError(
-            f"the job asks for {count} GPU(s), and {len(names)} can be seen{seen}; check the driver and {VISIBLE}, or "
+            f"the job asks for {count} GPU(s), but {len(names)} can be seen{seen}; check the driver and {VISIBLE}, or "
             "lower `gpu` under `resources` in the config"
         )
     waiting = False
     while (chosen := take_gpus(count, names, folder)) is None:
         if not waiting:
-            print(f"waits for {count} of {len(names)} GPUs to be free", file=sys.stderr, flush=True)
+            print(f"waiting for {count} of {len(names)} GPUs to be free", file=sys.stderr, flush=True)
         waiting = True
         time.sleep(POLL_SECONDS)
     return chosen
 
 
 def run_on_gpus(count: int, command: Sequence[str], *, each: bool = False) -> None:
-    """Become `command`, with the GPUs that were chosen in `CUDA_VISIBLE_DEVICES`.
+    """Replace this process by `command`, with the chosen GPUs in `CUDA_VISIBLE_DEVICES`.
 
-    With `each` it runs once for each of several GPUs, by torchrun, as the ranks of one job.
+    With `each` and several GPUs, torchrun starts it once per GPU, as the ranks of one job.
     """
     if not shutil.which(command[0]):
         raise GpuError(f"{command[0]}: no such command")

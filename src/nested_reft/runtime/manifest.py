@@ -14,7 +14,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "nested-reft")
 
 
 def _git(*arguments: str) -> str | None:
-    """The output of a git command on the source's own checkout, or None where there is none."""
+    """The output of a git command in the checkout that holds this file; None if there is no checkout."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
@@ -35,7 +35,7 @@ def processor_name() -> str:
 
 def build_manifest(settings: str, settings_hash: str, **facts: Any) -> dict[str, Any]:
     """Commit and dirty flag, settings with their hash, versions, machine, and the `facts` of the job."""
-    import torch  # after the arguments were checked: it takes a second
+    import torch  # only now: it takes a second, and the arguments are checked before
 
     status = _git("status", "--porcelain", "--untracked-files=no")
     return {

@@ -1,12 +1,12 @@
-"""What to say when a GPU's memory does not suffice: which setting makes the phase that failed need less."""
+"""What to say when a GPU runs out of memory: which setting to lower for the phase that failed."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 
-UPDATE = "lower training.problems_per_micro_batch, which for all `normalisation` but bnpo changes no result"
-# By sub-command: what a rollout, and what anything after it, would need less for.
+UPDATE = "lower training.problems_per_micro_batch, which changes no result unless `normalisation` is bnpo"
+# By sub-command: what to lower if a rollout fails, and if anything after it fails.
 ADVICE = {
     "pretrain": ("lower pretraining.batch_size",) * 2,
     "train": ("lower training.problems_per_step, completions_per_problem or max_new_tokens", UPDATE),
@@ -14,12 +14,12 @@ ADVICE = {
     "throughput": ("lower throughput.problems, completions_per_problem or new_tokens",) * 2,
     "gradients": ("lower gradients.problems_per_batch or completions_per_problem", UPDATE),
 }
-ROLLOUT = "sample_completions"  # the function that all rollouts go through
+ROLLOUT = "sample_completions"  # the function that makes every rollout
 LOADING = "load_policy"
 
 
 def memory_errors() -> tuple[type[Exception], ...]:
-    """The error of a full GPU; none where torch was not loaded."""
+    """The error that a full GPU raises; none if torch is not loaded."""
     return (sys.modules["torch"].OutOfMemoryError,) if "torch" in sys.modules else ()
 
 
@@ -28,10 +28,10 @@ def explain_memory(command: str, error: Exception) -> str:
     functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
     rollout, other = ADVICE.get(command, ("use a GPU with more memory",) * 2)
     if LOADING in functions:
-        phase, advice = "loading the model", "free it of other programs"
+        phase, advice = "loading the model", "stop other programs that use it"
     elif ROLLOUT in functions:
         phase, advice = "a rollout", rollout
     else:
         phase, advice = "an update" if other == UPDATE else "the computation", other
     asked = ". ".join(" ".join(str(error).split()).split(". ")[:3])
-    return f"the GPU's memory does not suffice for {phase}: {advice}, or use a GPU with more memory ({asked})"
+    return f"not enough GPU memory for {phase}: {advice}, or use a GPU with more memory ({asked})"

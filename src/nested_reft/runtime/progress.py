@@ -1,4 +1,4 @@
-"""Progress lines: every one into the log (standard error), one now and then onto the terminal (standard output)."""
+"""Progress lines: all go to the log (standard error), and now and then one to the terminal (standard output)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Progress:
-    """Reports one job; the terminal hears from it at most every `interval` seconds, since many jobs share it."""
+    """Progress of one job. It writes to the terminal at most every `interval` seconds, since many jobs share it."""
 
     def __init__(self, label: str, interval: float = 10.0) -> None:
         self._label = label
@@ -15,11 +15,11 @@ class Progress:
         self._last = time.monotonic()
 
     def log(self, text: str) -> None:
-        """A line for the log alone."""
+        """A line for the log only."""
         print(f"{self._label}  {text}", file=sys.stderr, flush=True)
 
     def step(self, text: str) -> None:
-        """A line for the log, and for the terminal if it has not heard for a while."""
+        """A line for the log, and for the terminal if the last one there is `interval` seconds old."""
         self.log(text)
         if time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()

@@ -1,8 +1,8 @@
 """Which source files a job's results depend on, computed from the imports of the code.
 
-The graph has every import of this package, including those inside functions; imports for type checkers only are left
-out. Imports by name at run time are invisible to it, on purpose: `cli` imports the module of one sub-command, and the
-registry of figures the module of one figure, so each job depends on its own code only.
+The graph has every import within this package, including those inside functions, but not those for type checkers only.
+It does not see imports by name at run time, on purpose: `cli` imports the module of one sub-command, and the registry
+of figures the module of one figure, so each job depends on its own code only.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import grimp
 
 PACKAGE = "nested_reft"
 STARTS_EVERY_JOB = "nested_reft.cli"
-# Modules that another one runs as a script, in a process of its own, without importing them.
+# Modules that another one runs as a script in a separate process, without importing them.
 SCRIPTS = {"nested_reft.tasks.symbolic": "nested_reft.tasks.grading_worker"}
 
 
 def source_files(*modules: str) -> list[Path]:
     """The files of the named modules (full names) and of all modules of this package that they import, sorted.
 
-    Raises ValueError naming a module that does not exist.
+    Raises ValueError if a module does not exist.
     """
     return sorted({file for module in imported_modules(*modules) for file in _files(module)})
 
 
 def imported_modules(*modules: str) -> set[str]:
-    """The named modules, all that they import in turn, and what starts every job; a package counts as a module."""
+    """The named modules, all that they import, directly or not, and the CLI; a package counts as a module."""
     graph, found = _graph(), set[str]()
     for module in (*modules, STARTS_EVERY_JOB):
         if module not in graph.modules:
@@ -55,4 +55,4 @@ def _files(module: str) -> Iterable[Path]:
         yield path.with_suffix(".py")
         return
     yield path / "__init__.py"
-    yield from path.glob("templates/*.html")  # which the package's modules read
+    yield from path.glob("templates/*.html")  # read by the package's modules

@@ -1,4 +1,4 @@
-"""The clock of everything that is timed."""
+"""The clock behind every timing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def now(device: torch.device) -> float:
-    """Seconds; on a GPU after the work that was queued."""
+    """Seconds; on a GPU, after all queued work is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

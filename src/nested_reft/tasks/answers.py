@@ -1,6 +1,6 @@
 """Reads one answer: its plain text, the number it is, or the parts of a list, tuple, set or interval.
 
-Standard library only. A decimal stands for a rounded value, so `Number` keeps how many places were written.
+Standard library only. A decimal may be a rounded value, so `Number` keeps how many places were written.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _UNIT = re.compile(
     r"(?:\s*\^\s*\{?[0-9]\}?)?\s*\.?\s*$",
     re.IGNORECASE,
 )
-# A plain number and then words, as in "15 red apples": what is counted is no part of the answer.
+# A plain number and then words, as in "15 red apples": what is counted is not part of the answer.
 _COUNTED = re.compile(r"^([-+]?[$€£]?[0-9][0-9,.]*)(?:\s+[A-Za-z][a-z]+){1,6}\.?$")
 _MATHS_WORD = re.compile(r"\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|times|over|base|or|and|to)\b", re.IGNORECASE)
 
@@ -72,7 +72,7 @@ _FRACTION = re.compile(
 
 @dataclass(frozen=True)
 class Number:
-    """A rational number as written: `places` is the count of decimals, None where it is exact (3, 1/3)."""
+    """A rational number as written: `places` is the number of decimals, None if it is exact (3, 1/3)."""
 
     value: Fraction
     places: int | None = None
@@ -80,16 +80,16 @@ class Number:
 
     @property
     def rounded(self) -> bool:
-        """Whether it has digits enough to stand for a value that it is not equal to."""
+        """Whether it has enough digits to stand for a value that it does not equal."""
         return self.places is not None and abs(self.value) * 10**self.places >= 10 ** (ROUNDED_DIGITS - 1)
 
     def rounds_from(self, exact: Fraction) -> bool:
-        """Whether this decimal, written with enough digits, is `exact` rounded or cut off."""
+        """Whether this decimal has enough digits and is `exact` rounded or truncated."""
         return self.places is not None and self.rounded and abs(exact - self.value) * 10**self.places < 1
 
 
 def same_number(a: Number, b: Number) -> bool:
-    """Exactly equal, or one the rounded form of the other; where one alone has a per cent sign, 10% is 10 and 0.1."""
+    """Whether they are equal, or one is the other rounded; if only one has a per cent sign, 10% is 10 and 0.1."""
     if a.percent != b.percent:
         marked, other = (a, b) if a.percent else (b, a)
         as_parts = Number(marked.value / 100, None if marked.places is None else marked.places + 2)
@@ -131,7 +131,7 @@ def as_text(text: str) -> str:
 
 
 def as_number(text: str) -> Number | None:
-    """The number that a cleaned answer is: an integer, decimal, fraction, mixed number or a times 10^n."""
+    """The number in a cleaned answer that is an integer, decimal, fraction, mixed number or a times 10^n; else None."""
     if len(text) > 100 or not re.search(r"[0-9]", text):
         return None
     text = text.strip("{} ") if re.fullmatch(r"\{[^{}]*\}", text) else text
@@ -155,7 +155,7 @@ def as_number(text: str) -> Number | None:
 
 
 def split_top(text: str, separators: str = ",;") -> list[str]:
-    """The parts of a text between separators that stand outside all brackets; [] where brackets do not close."""
+    """The parts of a text between the separators outside all brackets; [] if brackets are unbalanced."""
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         if character in "([{":
@@ -171,7 +171,7 @@ def split_top(text: str, separators: str = ",;") -> list[str]:
 
 
 def brackets(text: str) -> tuple[str, str, str] | None:
-    """Opening bracket, inside and closing bracket, where one pair encloses the whole of a cleaned answer."""
+    """Opening bracket, content and closing bracket if one pair encloses the whole cleaned answer; else None."""
     for opening, closing in ((r"\{", r"\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("{", "}")):
         if not (text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)):
             continue

@@ -15,7 +15,7 @@ from typing import Any
 from nested_reft.config.errors import nearest
 from nested_reft.tasks.records import DataError
 
-# Fetched of a data set's repository; no code, no pictures.
+# Fetched from a data set's repository: no code, no images.
 DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "README.md", ".huggingface.yaml")
 FORMATS = "JSON lines, JSON arrays, CSV and parquet"
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})\.parquet")
@@ -25,7 +25,7 @@ _SHARD = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})\.
 
 
 def named_files(folder: Path, name: str | None, split: str, remedy: str) -> list[Path]:
-    """The file `[<name>/]<split>.jsonl` or `.parquet`, or all its parquet shards in order; DataError names them."""
+    """The file `[<name>/]<split>.jsonl` or `.parquet`, or its parquet shards in order; DataError if one is missing."""
     folder = folder / (name or "")
     for single in (folder / f"{split}.jsonl", folder / f"{split}.parquet"):
         if single.is_file():
@@ -37,25 +37,25 @@ def named_files(folder: Path, name: str | None, split: str, remedy: str) -> list
             raise DataError(f"{folder}: holds {len(shards)} of the {int(shards[0]['count'])} parquet shards of {split}")
         return [folder / match[0] for match in shards]
     there = _splits(folder)
-    hint = f"; the split {split!r} is not there, {nearest(split, there)}" if there else ""
+    hint = f"; there is no split {split!r}, {nearest(split, there)}" if there else ""
     raise DataError(f"{folder}/{split}.jsonl, .parquet or -00000-of-*.parquet: no such file{hint}; {remedy}")
 
 
 def repository_files(folder: Path, name: str | None, split: str, remedy: str) -> list[Path]:
     """The files of a split in a copy of a hub repository: as its README says, else by the hub's naming rules.
 
-    DataError where it has no such configuration, which it lists, or no such split.
+    Raises DataError if it has no such configuration (the message lists them) or no such split.
     """
-    from datasets import load_dataset_builder  # takes a second, which a mirror of JSON lines does not need
+    from datasets import load_dataset_builder  # takes a second, and a mirror of JSON lines does not need it
 
     try:
         with tempfile.TemporaryDirectory() as cache:  # nothing is prepared, but locks are left there
             files = load_dataset_builder(str(folder), name, cache_dir=cache).config.data_files or {}
-    except Exception as error:  # of an unknown configuration, an empty folder, a damaged README: no common class
+    except Exception as error:  # an unknown configuration, an empty folder, a damaged README: no common class
         raise DataError(f"{folder}: {' '.join(str(error).split())}; {remedy}") from error
     splits = {str(key): value for key, value in files.items()}
     if split not in splits:
-        raise DataError(f"{folder}: the split {split!r} is not there, {nearest(split, splits)}; {remedy}")
+        raise DataError(f"{folder}: there is no split {split!r}, {nearest(split, splits)}; {remedy}")
     return [Path(path) for path in splits[split]]
 
 
@@ -73,7 +73,7 @@ def fingerprints(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any
     for path in paths:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        # `datasets` resolves the folder's own links, as of a mirror put together from several places.
+        # `datasets` resolves links in the folder, such as those of a mirror put together from several places.
         inside = path if path.is_relative_to(folder) else folder / path.relative_to(folder.resolve())
         found[inside.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
@@ -84,7 +84,7 @@ def read_rows(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     for path in paths:
         reader = _READERS.get(path.suffix)
         if reader is None:
-            raise DataError(f"{path}: is not in a format that is read, which are {FORMATS}")
+            raise DataError(f"{path}: has an unsupported format; supported are {FORMATS}")
         empty = True
         for row in reader(path):
             empty = False
@@ -107,7 +107,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
+        except (ValueError, RecursionError) as error:  # for a number of 5,000 digits it is not a JSONDecodeError
             raise DataError(f"{path}, line {number}: is not JSON ({error}); fetch it again") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: is not an object with columns; fetch it again")
@@ -131,7 +131,7 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{path}: is not CSV ({error}); fetch it again") from None
     for number, row in enumerate(rows):
         if None in row or None in row.values():  # too many, too few
-            raise DataError(f"{path}, row {number}: has not as many cells as the first line; fetch it again")
+            raise DataError(f"{path}, row {number}: does not have as many cells as the first line; fetch it again")
         yield row
 
 

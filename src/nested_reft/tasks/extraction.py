@@ -1,19 +1,19 @@
 """Finds the final answer in a response: text in, text out, by the conventions that maths benchmarks share.
 
 Order: the last explicit marker (`\\boxed{...}` or `####`), then "answer is ...", then a response that is nothing but an
-answer, then the last formula or number, whichever stands last. Standard library only, and every search is bounded.
+answer, then the last formula or number, whichever comes last. Standard library only, and every search is bounded.
 """
 
 from __future__ import annotations
 
 import re
 
-# The answer stands at the end; a longer response is read from here on only, which bounds the time of every search.
+# The answer is at the end: only so much of a longer response is read, which bounds the time of every search.
 TAIL_CHARS = 20_000
 # Boxes this close, with nothing but a separator between them, are one list: \boxed{1} and \boxed{2}.
 _BOX_GAP_CHARS = 60
 
-# The sentence after the word "answer" is looked for in so much text.
+# The end of the sentence after the word "answer" is searched for in so much text.
 _SENTENCE_CHARS = 2_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
@@ -38,16 +38,16 @@ _WORD = re.compile(r"[A-Za-z]{2,}|[^\x00-\x7f]{2,}")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
 # What follows a comma and a word is an explanation: "5, which is ...".
 _EXPLANATION = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}\b")
-# Words that stand between or after the parts of an answer without making it prose.
+# Words between or after the parts of an answer that do not make it prose.
 _GLUE = {"and", "or", "percent", "pct", "percentage"}
-# Words that no bare answer has.
+# Words that a bare answer never has.
 _PROSE = re.compile(
     r"\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b", re.I
 )
 
 
 def final_answer(response: str) -> str | None:
-    """The final answer's text, without box, dollar signs or sentence around it; None where there is none."""
+    """The final answer's text, without box, dollar signs or sentence around it; None if there is none."""
     text = response[-TAIL_CHARS:]
     # A reasoning model's answer follows its thoughts.
     text = (text.rpartition("</think>")[2].strip() or text).strip()
@@ -103,7 +103,7 @@ def _marked(text: str) -> tuple[bool, str | None]:
     boxes = _boxes(text)
     hashes = list(_HASHES.finditer(text))
     last_box = boxes[-1][0] if boxes else -1
-    # Minerva's "Final Answer: The final answer is ..." behind the last box overrules it.
+    # Minerva's "Final Answer: The final answer is ..." after the last box overrides it.
     finals = list(_FINAL.finditer(text, last_box + 1))
     if boxes and finals and (found := _after_keyword(text[finals[-1].end() :])):
         return True, found
@@ -112,7 +112,7 @@ def _marked(text: str) -> tuple[bool, str | None]:
         return True, line or None
     if not boxes:
         return False, None
-    if boxes[-1][2] is None:  # cut off: what it would have said is not known
+    if boxes[-1][2] is None:  # cut off: its answer is not known
         return True, None
     parts: list[str] = [boxes[-1][2]]
     for (_, end, content), (start, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
@@ -128,7 +128,7 @@ def _marked(text: str) -> tuple[bool, str | None]:
 
 
 def _boxes(text: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and content of every box; the content is None where the closing brace is missing."""
+    """Start, end and content of every box; the content is None if the closing brace is missing."""
     boxes: list[tuple[int, int, str | None]] = []
     position = 0
     while match := _BOX.search(text, position):
@@ -151,7 +151,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
 
 
 def _after_keyword(rest: str) -> str | None:
-    """The answer in the sentence after the word "answer": behind its first "is" or colon, else behind its last."""
+    """The answer in the sentence after the word "answer": after its first "is" or colon, else after its last."""
     sentence = _sentence(rest)
     first = _COPULA.split(sentence, maxsplit=1)[-1]
     for part in (_EXPLANATION.split(first)[0], _COPULA.split(sentence)[-1]):
@@ -171,7 +171,7 @@ def _sentence(text: str) -> str:
     text = text[:_SENTENCE_CHARS].lstrip()
     spans = formulas(text)
     for end in _SENTENCE_END.finditer(text):
-        # A full stop inside a formula ends no sentence.
+        # A full stop inside a formula does not end a sentence.
         if not any(start < end.start() < stop for start, stop, _ in spans):
             return text[: end.start()]
     return text
@@ -188,7 +188,7 @@ def _unmarked(text: str) -> str | None:
 
 
 def _join(text: str, spans: list[tuple[int, int, str]]) -> str:
-    """The last formula, with those before it that a comma, "and" or "or" ties to it."""
+    """The last formula, with those before it that are joined to it by a comma, "and" or "or"."""
     parts = [spans[-1][2]]
     for (_, end, content), (start, _, _) in zip(spans[-2::-1], spans[:0:-1], strict=True):
         if not re.fullmatch(r"\s*(?:,?\s*\b(?:and|or)\b|,|;)\s*", text[end:start]):

@@ -1,13 +1,13 @@
 """Grades a response against a gold answer: the verifiable reward.
 
 The final answer is found in the response (`extraction`), brought to one spelling and compared: numbers, options, words,
-lists, tuples and intervals here, in exact rational arithmetic; what needs algebra by math-verify in a worker process
-(`symbolic`), which is killed at a time limit. The text of a model is never run as code.
+lists, tuples and intervals here, in exact rational arithmetic; what needs algebra by math-verify, in a worker process
+(`symbolic`) that is killed at a time limit. The text of a model is never run as code.
 
-Where benchmarks differ, this follows the stricter convention, for a false accept teaches a policy to be wrong:
+Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong:
 - a decimal equals an exact value only with six significant digits or more, and is never compared by relative error;
 - units after a number are dropped, but single letters are variables: `5 cm` is 5, `5m` is not;
-- where one side alone has a per cent sign, `10%` is both 10 and 0.1;
+- if only one side has a per cent sign, `10%` is both 10 and 0.1;
 - lists and sets have no order, tuples and intervals do; `(0, 1)` is not `[0, 1]`.
 """
 
@@ -26,7 +26,7 @@ from nested_reft.tasks.extraction import choice, chosen, final_answer
 logger = logging.getLogger(__name__)
 _cut_off = Counter[str]()
 
-# The worker's seconds after which no further part of an answer is looked at; one formula has symbolic.TIME_LIMIT.
+# After so many of the worker's seconds no further part of an answer is compared; one formula has symbolic.TIME_LIMIT.
 SECONDS = 1.0
 # Deeper nesting than any answer has; it bounds the recursion on hostile text.
 _MAX_DEPTH = 6
@@ -46,8 +46,8 @@ def grade(response: str, gold: str) -> bool:
     """Whether the response's final answer equals the gold answer.
 
     `response` is a model's text of any length, or a bare answer; `gold` a bare answer, or a solution that holds one.
-    Never raises on account of either text. RuntimeError: the worker process cannot be started at all, which is a
-    fault of the installation that must not be counted as wrong answers.
+    Neither text ever makes it raise. Raises RuntimeError if the worker process cannot be started at all: a broken
+    installation must not be counted as wrong answers.
     """
     expected = final_answer(gold)
     if expected is None:
@@ -77,7 +77,7 @@ class _TooLongError(Exception):
 
 @dataclass(frozen=True)
 class _Bound:
-    """How deep in an answer a comparison is, and the worker's seconds for all parts so far."""
+    """How deep in an answer a comparison is, and the worker's seconds for each part so far."""
 
     depth: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -121,7 +121,7 @@ def _equal(found: str, expected: str, bound: _Bound) -> bool:
 
 
 def _fraction(number: Number) -> str:
-    """The number for the LaTeX grammar, which would read 1e-10 as 1 e - 10."""
+    """The number as LaTeX; the grammar would read 1e-10 as 1 e - 10."""
     return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
 
 
@@ -131,7 +131,7 @@ def _decimal_comma(text: str) -> Number | None:
 
 
 def _equal_approximations(found: str, expected: str, bound: _Bound) -> bool | None:
-    """`1/3 \\approx 0.33` is 0.33 where the gold answer is a decimal, else 1/3."""
+    """`1/3 \\approx 0.33` is 0.33 if the gold answer is a decimal, else 1/3."""
     exact, *approximate = _APPROX.split(found)
     if not approximate:
         return None
@@ -141,7 +141,7 @@ def _equal_approximations(found: str, expected: str, bound: _Bound) -> bool | No
 
 
 def _equal_brackets(found: str, expected: str, bound: _Bound) -> bool | None:
-    """Tuples, sets, intervals, and an expression in needless brackets; None where neither side is enclosed."""
+    """Tuples, sets, intervals, and an expression in needless brackets; None if neither side is enclosed."""
     a, b = brackets(found), brackets(expected)
     if a is None and b is None:
         return None
@@ -161,7 +161,7 @@ def _equal_brackets(found: str, expected: str, bound: _Bound) -> bool | None:
 
 
 def _equal_lists(found: str, expected: str, bound: _Bound) -> bool | None:
-    """Lists, unions of intervals and plus-minus pairs; None where neither side is one."""
+    """Lists, unions of intervals and plus-minus pairs; None if neither side is one."""
     a, b = _parts(found), _parts(expected)
     if len(a) < 2 and len(b) < 2:
         return None
@@ -186,7 +186,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _equal_assignments(found: str, expected: str, bound: _Bound) -> bool | None:
-    """`x = 5` against `5`, `k = 2/2 = 1`, `x \\in [0, 1]`; None where there is nothing to drop."""
+    """`x = 5` against `5`, `k = 2/2 = 1`, `x \\in [0, 1]`; None if there is nothing to drop."""
     bare_found, bare_expected = _MEMBER.sub("", found), _MEMBER.sub("", expected)
     if bare_found != found or bare_expected != expected:
         return _equal(bare_found, bare_expected, bound.deeper())
@@ -203,7 +203,7 @@ def _equal_assignments(found: str, expected: str, bound: _Bound) -> bool | None:
 
 
 def _sides(text: str) -> list[str]:
-    """What an equation's signs separate, those within brackets (\\sum_{k=0}) left alone."""
+    """The sides of an equation; an equals sign within brackets (\\sum_{k=0}) does not separate any."""
     return split_top(text, "=") or [text]
 
 

@@ -1,10 +1,10 @@
 """The process behind `symbolic`: reads lines of JSON, `[found, expected, places, limit]`, and answers each with
 `[equal, seconds]`, its seconds of processor time.
 
-A child answers. Where its seconds reach the limit the kernel ends it, `equal` is null, and another is forked, which has
-everything imported already.
+A forked child answers. If it reaches the limit, the kernel ends it, `equal` is null, and another child is forked, which
+has everything imported already.
 
-Equality is math-verify's, but for two rational functions: their difference answers sooner.
+Equality is math-verify's, except for two rational functions: taking their difference is faster.
 
 Run as a script. Formulas go through the LaTeX grammar that math-verify uses; its reader for plain expressions,
 which ends in Python's `eval`, is not used.
@@ -50,14 +50,14 @@ DIGITS = 50
 # Larger exponents of a rational function are left to the library: expanded, it would have too many terms.
 LARGEST_POWER = 64
 
-# Boxes and units are dealt with before; the library's list of units has single letters, which are variables here.
+# Boxes and units are handled before; the library's list of units has single letters, which are variables here.
 SPELLING = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
 # R and r are two variables.
 SYMBOLS = ConversionConfig(lowercase_symbols=False)
 IMAGINARY = Symbol("i", real=True)
-# One question of each kind. The first of a kind is slow, whatever it is: modules are imported, tables filled.
+# One question of each kind, since the first of a kind is slow: modules are imported, tables filled.
 WARM_UP = [
     ("x + 1", r"\frac{2 + 2x}{2}", None),
     ("a b", r"\frac{355}{113}", 4),
@@ -70,7 +70,7 @@ WARM_UP = [
 
 @lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
 def read(text: str) -> Basic | MatrixBase:
-    """The formula, its decimals made exact and a free `i` the imaginary unit; raises where the grammar refuses it."""
+    """The formula with exact decimals, a free `i` being the imaginary unit; raises if the grammar rejects it."""
     formula = latex2sympy(text, is_real=True, normalization_config=SPELLING, conversion_config=SYMBOLS)
     exact = {value: Rational(str(value)) for value in formula.atoms(Float)}
     if IMAGINARY in formula.free_symbols:
@@ -82,9 +82,9 @@ def read(text: str) -> Basic | MatrixBase:
 
 
 def rational_functions_equal(a: Expr, b: Expr) -> bool | None:
-    """Whether two rational functions are one, None where that is not seen at once.
+    """Whether two rational functions are equal; None if this cannot be told at once.
 
-    Exact: they differ where their values at one point do, and are one where the expanded difference is 0.
+    Exact: they differ if their values at one point do, and are equal if the expanded difference is 0.
     """
     difference = a - b
     if not all(_is_rational(part) for part in preorder_traversal(difference)):
@@ -97,7 +97,7 @@ def rational_functions_equal(a: Expr, b: Expr) -> bool | None:
 
 
 def _is_rational(part: Basic) -> bool:
-    """Whether rational functions are made of such parts."""
+    """Whether a rational function can have this part."""
     small_power = isinstance(part, Pow) and part.exp.is_Integer and abs(part.exp) <= LARGEST_POWER
     return small_power or isinstance(part, Symbol | Rational | Add | Mul)
 
@@ -126,9 +126,9 @@ def warm_up() -> None:
 
 
 def serve() -> None:
-    """Answer until the pipe is closed, which is when the parent has ended, or until a child dies otherwise."""
+    """Answer until the pipe is closed, since the parent has ended, or a child dies of anything but its limit."""
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # a library that prints must not answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     logging.disable(logging.CRITICAL)
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
@@ -150,7 +150,7 @@ def answer(replies: TextIO) -> None:
     for line in sys.stdin:
         *question, limit = json.loads(line)
         started = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, inside C code as well
+        signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, even inside C code
         try:
             verdict = equal(*question)
         except Exception:

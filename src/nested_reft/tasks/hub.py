@@ -1,4 +1,4 @@
-"""Problems of a data set of the Hugging Face hub, or of a data mirror: a folder in the hub's layout, for no network.
+"""Problems of a data set on the Hugging Face hub, or in a data mirror: a folder in the hub's layout, for offline use.
 
 The mirror's files are `<owner>/<name>[/<config>]/<split>.jsonl`, `.parquet`, or parquet shards as the hub names them;
 or `<owner>/<name>` is a whole repository with its README.md, as `hf download --local-dir` makes it. One reader reads
@@ -29,10 +29,10 @@ def load_problems(
 ) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of one split in its order, ids `split-row`, and where they came from, for the run's manifest.
 
-    Rows with an empty question or answer are dropped and counted; `limit` keeps the first problems left. `commit` is
-    fetched from the hub in place of `settings.revision`. In the record, `rows` counts those of the files, of which
-    `rows_read` were needed, and `files` maps each path in the repository to its `bytes` and `sha256`. DataError: the
-    split, a column or an answer is not as the settings say, a file is damaged, or the hub cannot be reached.
+    Rows with an empty question or answer are dropped and counted; of the rest, the first `limit` are kept. `commit` is
+    fetched from the hub instead of `settings.revision`. In the record, `rows` counts those of the files, of which
+    `rows_read` were needed, and `files` maps each path in the repository to its `bytes` and `sha256`. Raises DataError
+    if the split, a column or an answer is not as the settings say, a file is damaged, or the hub cannot be reached.
     """
     if mirror:
         folder = mirror / settings.repo
@@ -41,7 +41,7 @@ def load_problems(
             find = repository_files
     else:
         folder, resolved = snapshot("dataset", settings.repo, commit or settings.revision, DATA_FILES)
-        find, remedy = repository_files, f"correct `name` or `split` of {settings.repo}; read are {FORMATS}"
+        find, remedy = repository_files, f"correct `name` or `split` of {settings.repo}; supported are {FORMATS}"
     paths = find(folder, settings.name, settings.split, remedy)
     files = fingerprints(folder, paths)
     problems, read, rows = _problems(read_rows(paths), settings)
@@ -94,7 +94,7 @@ def _answer_pattern(settings: HubProblems) -> re.Pattern[str] | None:
         pattern = re.compile(settings.answer_pattern)
     except re.error as error:
         raise DataError(
-            f"{_where(settings)}: answer_pattern {settings.answer_pattern!r} is no regular expression: {error}"
+            f"{_where(settings)}: answer_pattern {settings.answer_pattern!r} is not a regular expression: {error}"
         ) from None
     if not pattern.groups:
         raise DataError(f"{_where(settings)}: answer_pattern {pattern.pattern!r} needs a group ( ) around the answer")
@@ -102,7 +102,7 @@ def _answer_pattern(settings: HubProblems) -> re.Pattern[str] | None:
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:
-    """A cell as text: 27.0 is "27", a list is joined by ", ", nothing is ""."""
+    """A cell as text: 27.0 is "27", a list is joined by ", ", an empty cell is ""."""
     if column not in row:
         raise DataError(f"{where}: has no column {column!r}, {nearest(column, row)}; columns: {', '.join(row)}")
     value = row[column]
@@ -119,7 +119,7 @@ def _cell(value: Any, column: str, where: str) -> str:
         try:
             return str(value).strip().encode("utf-8").decode("utf-8")
         except ValueError as error:  # half of a surrogate pair, or an integer of 5,000 digits
-            raise DataError(f"{where}: column {column!r} holds what cannot be text ({error})") from None
+            raise DataError(f"{where}: column {column!r} holds a value that cannot be text ({error})") from None
     raise DataError(f"{where}: column {column!r} holds neither text nor a number but {type(value).__name__}")
 
 

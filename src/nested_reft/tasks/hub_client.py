@@ -1,4 +1,4 @@
-"""Asks the Hugging Face hub (or its cache) for a repository's files, and words its errors with a remedy."""
+"""Asks the Hugging Face hub (or its cache) for a repository's files; the errors name a remedy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from huggingface_hub import constants, errors
 from nested_reft.tasks.mirror import MIRROR_VARIABLE
 from nested_reft.tasks.records import DataError
 
-# Seconds that the hub may take to say which commit a revision is.
+# Seconds that the hub may take to say which commit a revision names.
 ANSWER_SECONDS = 15.0
 
 
 def snapshot(kind: str, repo: str, revision: str, patterns: Sequence[str]) -> tuple[Path, str]:
     """The folder in the hub's cache that holds the files matching `patterns`, and its commit hash.
 
-    `kind` is dataset or model. With HF_HUB_OFFLINE set, only the cache is looked at. DataError names the remedy.
+    `kind` is dataset or model. With HF_HUB_OFFLINE set, only the cache is used. DataError names the remedy.
     """
-    # Asked first, because it fails at once where there is no network; the download itself would retry for long, and
-    # then fall back on whatever commit the cache has of a branch.
+    # Asked first, because it fails at once without a network; the download itself would retry for a long time and then
+    # fall back on whatever commit of a branch is in the cache.
     if not constants.HF_HUB_OFFLINE:
         _check_there(kind, repo, revision)
     try:
@@ -56,8 +56,8 @@ def hub_error(kind: str, repo: str, revision: str, error: Exception) -> DataErro
         remedy = f"check the network, or set {MIRROR_VARIABLE} to a folder that holds it, or "
         if constants.HF_HUB_OFFLINE:
             command = f"hf download --repo-type {kind} {repo} --revision {revision}"
-            remedy += f"unset HF_HUB_OFFLINE, or fill the hub's cache where there is a network: `{command}`"
+            remedy += f"unset HF_HUB_OFFLINE, or fill the hub's cache while online: `{command}`"
         else:
             remedy += "HF_HUB_OFFLINE=1 if the hub's cache does"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
-    return DataError(f"{kind} {repo}, revision {revision}: cannot be had from the hub ({reason}); {remedy}")
+    return DataError(f"{kind} {repo}, revision {revision}: cannot be fetched from the hub ({reason}); {remedy}")

@@ -1,10 +1,10 @@
 """The lock file: which files the data sets and models of the hub consisted of when they were recorded.
 
-What is fetched later is verified against it, and of the hub the locked commit is fetched, wherever a branch has moved
-since. An entry with a commit is of files that the hub served; one without is of a mirror that does not say which commit
-it holds, and binds mirrors alone: theirs may hold the same rows in another format. An entry is for the files it names;
-a mirror with files of other names is not bound by it. No change is ever
-recorded over an entry: who accepts it removes the entry.
+What is fetched later is verified against it, and the hub is asked for the locked commit even if a branch has moved. An
+entry with a commit is for files that the hub served. An entry without one is for a mirror that does not say which
+commit it holds, and binds mirrors only, since they may hold the same rows in another format. An entry is for the files
+that it names; it does not bind a mirror with files of other names. Entries are never overwritten: to accept a change,
+remove the entry.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LockEntry(Strict):
 
     @property
     def asked(self) -> tuple[str, str, str | None, str | None, str]:
-        """What a config file says of it."""
+        """What a config file says about it."""
         return self.kind, self.repo, self.name, self.split, self.revision
 
     def __str__(self) -> str:
@@ -60,12 +60,12 @@ class HubLock(Strict):
 
 
 def read_lock(path: Path) -> HubLock:
-    """The lock file, empty where there is none; ConfigError where it is damaged."""
+    """The lock file, empty if there is none; ConfigError if it is damaged."""
     return parse(HubLock, read_settings(path), str(path)) if path.exists() else HubLock()
 
 
 def locked_commit(lock: HubLock, settings: HubProblems | HubModel) -> str | None:
-    """The commit that the hub served when this was recorded, to be fetched again; None where none is known."""
+    """The commit that the hub served when this was recorded, to be fetched again; None if it is not known."""
     name, split = (settings.name, settings.split) if isinstance(settings, HubProblems) else (None, None)
     kind = "dataset" if isinstance(settings, HubProblems) else "model"
     asked = (kind, settings.repo, name, split, settings.revision)
@@ -75,7 +75,7 @@ def locked_commit(lock: HubLock, settings: HubProblems | HubModel) -> str | None
 def is_locked(lock: HubLock, record: Mapping[str, Any], path: Path) -> bool:
     """Whether the lock (in `path`) has an entry for what a record of a download says was fetched.
 
-    DataError where it has, and a file is another than the entry says.
+    Raises DataError if it has one and a file is not as it says.
     """
     found = _entry(record)
     entries = [entry for entry in lock.entries if entry.asked == found.asked]
@@ -87,18 +87,18 @@ def is_locked(lock: HubLock, record: Mapping[str, Any], path: Path) -> bool:
     if entries and None not in differences:
         raise DataError(
             f"{found}: {differences[0]}; fetch it again, or, to accept the change, remove its entry from {path} and "
-            "record it anew by `snakemake --cores 1 lock_hub` (with --configfile)"
+            "record it again with `snakemake --cores 1 lock_hub` (and --configfile)"
         )
     return bool(entries)
 
 
 def add_to_lock(path: Path, records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Record downloads that the lock has no entry for; returns what was added. DataError as of `is_locked`."""
+    """Record downloads that the lock has no entry for; returns what was added. DataError as in `is_locked`."""
     lock = read_lock(path)
     new = [_entry(record) for record in records if not is_locked(lock, record, path)]
     new = [entry for place, entry in enumerate(new) if entry not in new[:place]]  # a split may have two names
     if new:
-        # Once the commit is known, the entry of a mirror with the same files has nothing to add.
+        # Once the commit is known, the entry of a mirror with the same files adds nothing.
         known = [(entry.asked, entry.files) for entry in new]
         kept = [entry for entry in lock.entries if (entry.asked, entry.files) not in known]
         lines = [entry.model_dump() for entry in sorted((*kept, *new), key=_order)]
@@ -120,21 +120,21 @@ def _entry(record: Mapping[str, Any]) -> LockEntry:
         "rows": record.get("rows"),
         "files": dict(sorted((record.get("files") or {}).items())),
     }
-    return parse(LockEntry, settings, f"the record of {record.get('repo')} (delete it to make it anew)")
+    return parse(LockEntry, settings, f"the record of {record.get('repo')} (delete it to make it again)")
 
 
 def _difference(locked: LockEntry, found: LockEntry) -> str | None:
-    """What differs first, in words; None where nothing does that a result depends on."""
+    """The first difference, in words; None if nothing differs that a result depends on."""
     for name in sorted({*locked.files, *found.files}):
         if name not in found.files:
-            return f"{name} is locked, and is not there"
+            return f"{name} is locked, but missing"
         if name not in locked.files:
-            return f"{name} is there, and is not locked"
+            return f"{name} is there, but not locked"
         was, now = locked.files[name], found.files[name]
         if was != now:
-            return f"{name} has changed: {_size(was)} is locked, here is {_size(now)}"
+            return f"{name} has changed: locked is {_size(was)}, found {_size(now)}"
     if locked.rows != found.rows:
-        return f"{locked.rows} rows are locked, here are {found.rows}"
+        return f"{locked.rows} rows are locked, {found.rows} found"
     return None
 
 

@@ -23,9 +23,9 @@ def fetch_model(
 ) -> dict[str, Any]:
     """Put a model's files into `destination`; returns where they came from, for the run's manifest.
 
-    The configuration comes first: DataError where its number of layers is not `settings.layers`, where the model
-    cannot be had, or where it has no safetensors weights. `commit` is fetched from the hub in place of
-    `settings.revision`. In the record, `files` maps each path to its `bytes` and `sha256`.
+    The configuration is fetched first. Raises DataError if its number of layers is not `settings.layers`, or the model
+    cannot be fetched or has no safetensors weights. `commit` is fetched from the hub instead of `settings.revision`.
+    In the record, `files` maps each path to its `bytes` and `sha256`.
     """
     if mirror:
         source, resolved = mirror / settings.repo, None

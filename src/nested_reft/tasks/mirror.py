@@ -1,4 +1,4 @@
-"""The data mirror: a folder in the hub's layout, for where there is no network."""
+"""The data mirror: a folder in the hub's layout, for machines without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMIT = r"[0-9a-f]{40}"
 
 
 def mirror_from_environment() -> Path | None:
-    """The data mirror's folder where NESTED_REFT_DATA_MIRROR is set; DataError where it names no folder."""
+    """The data mirror's folder if NESTED_REFT_DATA_MIRROR is set; DataError if it does not name a folder."""
     value = os.environ.get(MIRROR_VARIABLE)
     if not value:
         return None
@@ -25,17 +25,17 @@ def mirror_from_environment() -> Path | None:
 
 
 def mirrored_commit(folder: Path, files: Iterable[str], revision: str) -> str | None:
-    """The commit that `hf download --local-dir` noted beside the files it put into `folder`; None where it did not.
+    """The commit that `hf download --local-dir` noted next to the files it put into `folder`; None if it did not.
 
-    `files` are relative to `folder`. None too where they are of different commits, or any was put there otherwise or
-    changed since. DataError where `revision` is another commit.
+    `files` are relative to `folder`. Also None if they are of different commits, or one was put there in another way or
+    changed since. Raises DataError if `revision` is another commit.
     """
     commits = {_noted_commit(folder, file) for file in files}
     commit = commits.pop() if len(commits) == 1 else None
     if commit and re.fullmatch(COMMIT, revision) and commit != revision:
         raise DataError(
             f"{folder}: holds commit {commit}, and the configuration asks for revision {revision}; correct `revision`, "
-            f"or fetch it by `hf download --revision {revision} --local-dir {folder}`"
+            f"or fetch it with `hf download --revision {revision} --local-dir {folder}`"
         )
     return commit
 

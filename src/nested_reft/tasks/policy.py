@@ -20,7 +20,7 @@ from nested_reft.tasks.records import DataError
 
 @dataclass(frozen=True)
 class Policy:
-    """A model with what sampling from it needs: the tokens that end a completion and the one that pads."""
+    """A model and what sampling from it needs: tokenizer, the tokens that end a completion, and the padding token."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -45,9 +45,9 @@ class Policy:
         stop_at_end: bool = True,
         part: tuple[int, int] | None = None,
     ) -> Rollout:
-        """Completions of prompts (P, S) that `model`, the policy's own or a view of it, writes; None is greedy.
+        """Completions of prompts (P, S) by `model`: the policy's own, or a view of it; `sampling` None is greedy.
 
-        `part` is that of `sample_completions`.
+        `part` is as in `sample_completions`.
         """
         return sample_completions(
             model,
@@ -71,7 +71,7 @@ class Policy:
 
 
 def select_device(name: str) -> torch.device:
-    """The device of that name; DataError where a GPU was asked for and there is none: never a silent CPU run."""
+    """The device of that name; DataError if a GPU was asked for and there is none: never a silent CPU run."""
     if name == "cuda" and not torch.cuda.is_available():
         raise DataError(
             "device: 'cuda' was asked for, but torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, "
@@ -81,7 +81,7 @@ def select_device(name: str) -> torch.device:
 
 
 def compute_dtype(model: PreTrainedModel, dtype: str) -> torch.autocast:
-    """Matrix products in `dtype`; the weights stay float32, as an update of 1e-6 is lost in bfloat16 weights."""
+    """Matrix products in `dtype`; the weights stay float32, since bfloat16 weights would lose an update of 1e-6."""
     return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
@@ -89,14 +89,14 @@ def load_policy(path: Path, *, device: torch.device, dtype: str = "float32") -> 
     """The policy in a folder written by `save_policy` or downloaded from the hub; DataError names the folder."""
     try:
         # Not AutoTokenizer: for some model types (qwen2 is one) it takes the type's own class, which pre-tokenizes by
-        # rules of its own instead of those that tokenizer.json holds.
+        # built-in rules instead of those in tokenizer.json.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             path, local_files_only=True, dtype=getattr(torch, dtype), use_safetensors=True
         )
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be loaded as a model ({first}); delete the folder to make it anew") from None
+        raise DataError(f"{path}: cannot be loaded as a model ({first}); delete the folder to make it again") from None
     ends = model.generation_config.eos_token_id
     end_ids = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
     end_ids.discard(None)
@@ -107,7 +107,7 @@ def load_policy(path: Path, *, device: torch.device, dtype: str = "float32") -> 
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write model (safetensors) and tokenizer into the folder `path`; StorageError where there is no room."""
+    """Write model (safetensors) and tokenizer into the folder `path`; StorageError if there is no space."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in policy.model.parameters())
     check_space(path, size, "the model")
     policy.model.save_pretrained(path)

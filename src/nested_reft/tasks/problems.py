@@ -19,13 +19,13 @@ from nested_reft.tasks.records import DataError, Problem
 MAX_NUMBER = 99
 TEST_SHARE = 8  # one in so many sets of numbers belongs to the test problems
 FACTORS = (2, 3)
-MAX_DRAWS = 10_000  # in vain, before the settings are taken to hold no story
+MAX_DRAWS = 10_000  # failed draws after which the settings are taken to have no story
 REMEDY = "widen `start`, `operands` or `steps`"
 
 NAMES = ("tom", "ana", "ben", "eva", "sam", "mia")
 THINGS = ("apples", "books", "coins", "cards", "pens", "shells")
 
-# Two families of phrasings. The fine-tuning set uses `standard` alone; `new` is held back for a benchmark.
+# Two families of phrasings. The fine-tuning set uses `standard` only; `new` is held back for a benchmark.
 STORIES = {
     "standard": {
         "start": ("{name} has {n} {thing} .",),
@@ -50,7 +50,7 @@ OPERATIONS: tuple[Operation, ...] = ("+", "-", "*")
 
 @dataclass(frozen=True)
 class Story:
-    """A problem before it is worded: `start`, then one operation and operand a step."""
+    """A problem before it is worded: `start`, then one operation and operand per step."""
 
     start: int
     steps: tuple[tuple[Operation, int], ...]
@@ -64,7 +64,7 @@ class Story:
 
 
 def apply(value: int, operation: Operation, operand: int) -> int | None:
-    """The result of one step, or None where it is not a number that the tokenizer has."""
+    """The result of one step, or None if it is not a number that the tokenizer has."""
     result = {"+": value + operand, "-": value - operand, "*": value * operand}[operation]
     return result if 0 <= result <= MAX_NUMBER else None
 
@@ -76,7 +76,7 @@ def is_test_numbers(numbers: tuple[int, ...]) -> bool:
 
 
 def allowed(story: Story, role: Literal["train", "test"]) -> bool:
-    """Test stories have test numbers, with the distractors and without; training stories neither."""
+    """A test story has test numbers both with and without its distractors; a training story in neither case."""
     folds = {is_test_numbers(story.operands), is_test_numbers(story.numbers_shown)}
     return folds == {role == "test"}
 
@@ -97,7 +97,7 @@ def solution(story: Story, operations: tuple[Operation, ...] | None = None) -> s
 def wrong_solution(story: Story, rng: random.Random) -> str | None:
     """Right numbers, wrong operation in at least one step: what a model that can calculate but misreads would write.
 
-    A wrong solution whose result happens to be right is no wrong solution; None where the story has none.
+    One whose result happens to be right does not count; None if the story has no wrong solution.
     """
     right = solution(story)
     assert right is not None, "stories are drawn so that their own solution exists"
@@ -167,7 +167,7 @@ def stories(settings: GeneratedProblems, role: Literal["train", "test"], seed: s
 
 
 def generate_problems(settings: GeneratedProblems, role: Literal["train", "test"], seed: str) -> list[Problem]:
-    """`settings.problems` distinct problems; DataError where the ranges hold too few."""
+    """`settings.problems` distinct problems; DataError if the ranges hold too few."""
     problems: dict[str, Problem] = {}
     for attempt, story in enumerate(stories(settings, role, seed)):
         if len(problems) == settings.problems:

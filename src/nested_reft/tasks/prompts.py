@@ -14,7 +14,7 @@ from nested_reft.tasks.records import DataError
 
 
 def render_prompt(question: str, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text that the model continues. DataError: a chat prompt, and the tokenizer's template cannot render it."""
+    """The text that the model continues. DataError if it is a chat prompt that the tokenizer cannot render."""
     if prompt.style == "plain":
         return question + prompt.suffix
     if not tokenizer.chat_template:
@@ -31,9 +31,9 @@ def render_prompt(question: str, prompt: Prompt, tokenizer: PreTrainedTokenizerB
 def encode_prompts(
     questions: Sequence[str], prompt: Prompt, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
 ) -> list[list[int]]:
-    """Token ids of each question's prompt, unpadded. DataError: a prompt is longer than `max_prompt_tokens`.
+    """Token ids of each question's prompt, unpadded. DataError if one is longer than `max_prompt_tokens`.
 
-    A prompt is never cut: the question stands at its end in neither style, and half a problem has another answer.
+    A prompt is never truncated: in neither style does it end with the question, and half a problem has another answer.
     """
     texts = [render_prompt(question, prompt, tokenizer) for question in questions]
     # A chat template writes the special tokens itself; adding them again would double the first.

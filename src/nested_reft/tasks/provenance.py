@@ -1,4 +1,4 @@
-"""The records of where data and models came from: verified against the lock file, summed up, and recorded in it."""
+"""The records of where data and models came from: verified against the lock file, summarised, and recorded in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUMMARY = ("role", "name", "origin", "rows_kept", "requested_revision", "resolve
 
 
 def verify(record: dict[str, Any], lock: Path, progress: Progress) -> None:
-    """DataError if the lock file says otherwise; a line in the log tells whether it says anything."""
+    """Raise DataError if the lock file says otherwise; the log tells whether it has an entry."""
     verified = is_locked(read_lock(lock), record, lock)
     progress.log(f"as locked in {lock}" if verified else f"not verified: {lock} has no entry for it")
 
@@ -32,19 +32,19 @@ def check_sources(paths: Sequence[Path], lock_path: Path, output: Path) -> None:
                 if not is_locked(lock, source, lock_path):
                     unlocked.append(f"{source['role']} {source['name']}")
             except DataError as error:  # the lock was changed since this was fetched
-                raise DataError(f"{error}; delete {path} to fetch again what was fetched before") from None
+                raise DataError(f"{error}; delete {path} to replace what was fetched before") from None
         rows = f"  {source['rows_kept']} problems" if "rows_kept" in source else ""
         progress.log(f"{source['role']}  {source['name']}  {source['origin']}{rows}")
         sources.append({key: source.get(key) for key in SUMMARY})
     if unlocked:
-        line = f"not verified, {lock_path} has no entry: {', '.join(unlocked)}; the target lock_hub records them"
+        line = f"not verified, {lock_path} has no entry: {', '.join(unlocked)}; run the target lock_hub to record them"
         progress.log(line)
         print(f"check  {line}", flush=True)
     write_json(output, sources)
 
 
 def lock_sources(paths: Sequence[Path], lock_path: Path) -> list[str]:
-    """Record in the lock file what was fetched and is not in it yet; the new entries."""
+    """Record in the lock file what was fetched and is not in it yet; returns the new entries."""
     records = [_read(path) for path in paths]
     return add_to_lock(lock_path, [record for record in records if record["origin"] in FETCHED])
 
@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict) or not {"role", "name", "origin"} <= record.keys():
-            raise ValueError("it is no record of a source")
+            raise ValueError("it is not a record of a source")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete it to make it again") from None
     return record

@@ -24,7 +24,7 @@ class Problem:
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Write one JSON object a line, in the order given."""
+    """Write one JSON object per line, in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -33,10 +33,10 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
 def read_problems(path: Path) -> list[Problem]:
     """The problems of a file written by `write_problems`; DataError names file and line."""
     try:
-        # Not splitlines: a question may hold the other characters that it takes for the end of a line.
+        # Not splitlines: a question may hold other characters that it takes for the end of a line.
         lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text ({error.reason}); delete the file to make it anew") from None
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason}); delete the file to make it again") from None
     problems = []
     for number, line in enumerate(lines, start=1) if lines != [""] else ():
         try:
@@ -45,9 +45,9 @@ def read_problems(path: Path) -> list[Problem]:
                 raise TypeError("id, question and answer must be text")
         except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
-                f"{path}, line {number}: not a problem ({error}); delete the file to make it anew"
+                f"{path}, line {number}: not a problem ({error}); delete the file to make it again"
             ) from None
         problems.append(problem)
     if not problems:
-        raise DataError(f"{path}: holds no problem; delete the file to make it anew")
+        raise DataError(f"{path}: holds no problem; delete the file to make it again")
     return problems

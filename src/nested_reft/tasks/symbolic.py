@@ -1,9 +1,9 @@
 """Symbolic equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
 
 math-verify's own time limit is an alarm signal, which works on the main thread only and cannot stop a computation
-inside C code; killing a process can. The limit is one of processor time, which the kernel enforces, so that a busy
-machine grades as an idle one does. The worker starts at the first question, answers one line with one line, serves
-every thread, and is replaced where it dies or hangs. It imports sympy; this module does not.
+inside C code; killing a process can. The limit is on processor time, which the kernel enforces, so that a busy machine
+grades like an idle one. The worker starts at the first question, answers one line with one line, serves every thread,
+and is replaced if it dies or hangs. It imports sympy; this module does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 # Seconds of processor time for one question. Ordinary answers take milliseconds, and the worker has warmed up when it
 # says it is ready.
 TIME_LIMIT = 1.0
-# Seconds on the clock, for a worker that does not compute but hangs.
+# Wall-clock seconds, for a worker that hangs without computing.
 HANG_LIMIT = 20.0
 # Seconds for importing sympy on a busy machine.
 START_LIMIT = 120.0
@@ -31,7 +31,7 @@ START_LIMIT = 120.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two formulas are equal, None where the worker was cut off, and the seconds of processor time it took."""
+    """Whether two formulas are equal, None if the worker was cut off, and the seconds of processor time it took."""
 
     equal: bool | None
     seconds: float
@@ -88,7 +88,7 @@ class _Worker:
 
     @staticmethod
     def _exchange(process: subprocess.Popen[str], line: str, seconds: float) -> tuple[str, bool]:
-        """The reply, empty where there is none, and whether the time ran out."""
+        """The reply, empty if there is none, and whether the time ran out."""
         assert process.stdin is not None
         assert process.stdout is not None
         late = threading.Event()
@@ -122,7 +122,7 @@ class _Worker:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """The worker and its child, which are a session of their own."""
+    """Kill the worker and its child, which form one session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -143,8 +143,8 @@ atexit.register(lambda: _worker._stop())
 
 @lru_cache(maxsize=8192)  # the completions of one problem repeat a few answers
 def equivalent(found: str, expected: str, places: int | None = None) -> Verdict:
-    """Whether two formulas in LaTeX are equal; not so where either cannot be read.
+    """Whether two formulas in LaTeX are equal; false if either cannot be read.
 
-    With `places`, one of them is a decimal of so many places, which may be the other one rounded or cut off.
+    With `places`, one of them is a decimal of that many places, which may be the other one rounded or truncated.
     """
     return _worker.ask(found, expected, places)

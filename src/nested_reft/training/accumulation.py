@@ -1,4 +1,4 @@
-"""The bookkeeping of a step's updates: micro-batches, what they add up to over all processes, and what is logged.
+"""The bookkeeping of a step's updates: micro-batches, their sums over all processes, and what is logged.
 
 The micro-batches are whole groups. Their gradients add up to the gradient of the batch, whatever their size and
 whichever process computes them.
@@ -32,7 +32,7 @@ class Batch:
 
 
 class NotFiniteError(Exception):
-    """The loss or the gradient of a batch is not a finite number; its update is not to be made."""
+    """The loss or the gradient of a batch is not a finite number; its update must not be made."""
 
     def __init__(self, batch: Batch, loss: float, grad_norm: float) -> None:
         super().__init__(f"loss {loss} and gradient norm {grad_norm}")
@@ -94,7 +94,7 @@ class Accumulation:
         self._means: dict[str, float] = defaultdict(float)
 
     def check(self, logp: Tensor, part: MicroBatch) -> None:
-        """NotFiniteError if log pi or log b is not finite on any process: the model computes no numbers any more."""
+        """Raise NotFiniteError if log pi or log b is not finite on any process: the model no longer gives numbers."""
         if self._world.any(not (logp.isfinite().all() and part.rollout.logp.isfinite().all())):
             raise NotFiniteError(self.batch, math.nan, math.nan)
 
@@ -125,7 +125,7 @@ class Accumulation:
 
 def clip_gradient(model: PreTrainedModel, max_norm: float, world: World) -> float:
     """Add up the gradients of all processes and scale them to a norm of at most `max_norm`; the norm before."""
-    if not is_sharded(model):  # if it is, the backward pass has added them up
+    if not is_sharded(model):  # if it is, the backward pass has added them up already
         world.all_reduce_sum(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     return float(full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)).item())
 

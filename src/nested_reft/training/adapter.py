@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA, Hu et al. 2021) through peft, for models whose optimizer states do not fit.
 
-The adapters stand in the model's own layers, so that a nested view shares them as it shares every other parameter.
+The adapters are part of the model's layers, so that a nested view shares them like every other parameter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AdapterError(UserError, RuntimeError):
 def add_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     """Put adapters into the model's linear layers, in place, and freeze everything else.
 
-    Their first matrices are drawn from `seed`; at first they change nothing. `merge_and_unload` of what is returned
+    Their first matrices are drawn from `seed`; at the start they change nothing. `merge_and_unload` of the result
     makes them part of the weights, in place.
     """
     try:

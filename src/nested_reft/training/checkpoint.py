@@ -1,12 +1,12 @@
 """Rolling checkpoints of a training run: the last two steps that were saved, each with its checksum.
 
 The folder is keyed by the hash of the run's settings, so that a changed setting starts over instead of continuing
-something else, and it is not a declared output, so that Snakemake does not delete it before a rerun. Random draws
-need no saved state: they are seeded by step (`seeding.derive_seed`).
+another run, and it is not a declared output, so that Snakemake does not delete it before a rerun. Random draws need no
+saved state: they are seeded by step (`seeding.derive_seed`).
 
 A checkpoint is two files: `step00000010.safetensors` with weights, optimizer and the metrics so far, and
-`step00000010.json` with its SHA-256, written after it. Each is written beside its place, flushed to the disk and moved
-there, so that a kill at any moment leaves what was complete before.
+`step00000010.json` with its SHA-256, written after it. Each is written to a temporary file, flushed to disk and
+renamed, so that a kill at any moment leaves what was complete before.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TrainingState:
 
 
 class BusyError(UserError):
-    """The run is being trained already; the message is for the user."""
+    """Another process is training the run; the message is for the user."""
 
 
 class _UnusableError(Exception):
@@ -54,14 +54,14 @@ class _UnusableError(Exception):
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the run's folder; BusyError where another process does. The lock ends with the process, even killed."""
+    """Lock the run's folder; BusyError if another process holds it. A killed process releases it too."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(
-                f"{folder}: another process is training this run; wait for it, or stop it and call again"
+                f"{folder}: another process is training this run; wait for it, or stop it and run again"
             ) from None
         for left in folder.glob("*.tmp"):  # of a process that was killed while it wrote
             left.unlink()
@@ -73,7 +73,7 @@ def save_checkpoint(
 ) -> None:
     """Write the state after a step and keep no more than the last two; StorageError names the folder and the space.
 
-    Of a model in shards all ranks must call it, and the first writes.
+    All ranks of a sharded model must call it; the main one writes.
     """
     tensors = _trained_tensors(model) | _optimizer_tensors(model, optimizer)
     if not world.is_main:
@@ -89,7 +89,7 @@ def save_checkpoint(
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
         seal = {"version": VERSION, "key": key, "step": progress.step, "sha256": _sha256(path)}
         replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
-        # Those of later steps could not be continued from, or this step would not have been made again.
+        # Checkpoints of later steps were not usable, or this step would not have been computed again.
         earlier = [old for old in _checkpoints(folder) if old <= path]
         for old in {*_checkpoints(folder)} - {*earlier[:KEPT]}:
             old.with_suffix(".json").unlink(missing_ok=True)
@@ -97,16 +97,16 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"{folder}: the checkpoint of step {progress.step} cannot be written ({error}); it needs "
-            f"{size / 1e6:,.1f} MB. Make room or permit writing and call again: earlier checkpoints stay valid"
+            f"{size / 1e6:,.1f} MB. Make room or permit writing and run again: earlier checkpoints stay valid"
         ) from None
 
 
 def load_checkpoint(
     folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
 ) -> TrainingState | None:
-    """Restore model and optimizer in place from the newest checkpoint that is whole; None where there is none.
+    """Restore model and optimizer in place from the newest intact checkpoint; None if there is none.
 
-    `log` hears why a checkpoint is not used.
+    `log` is told why a checkpoint is not used.
     """
     for path in _checkpoints(folder):
         try:
@@ -121,7 +121,7 @@ def load_checkpoint(
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Delete the run's folder once its final files stand."""
+    """Delete the run's folder once its final files exist."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -134,12 +134,12 @@ def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimiz
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _UnusableError(f"{path.with_suffix('.json').name} is damaged ({error})") from None
     if version != VERSION:
-        raise _UnusableError(f"it has version {version}, and this program reads {VERSION}")
+        raise _UnusableError(f"it has version {version}, but this program reads {VERSION}")
     if owner != key:
         raise _UnusableError("it belongs to other settings")
     try:
         if _sha256(path) != digest:
-            raise _UnusableError("it is damaged (its checksum is another)")
+            raise _UnusableError("it is damaged (its checksum differs)")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -149,7 +149,7 @@ def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimiz
     trained = _trained_tensors(model)
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}
     if shapes != {name: parameter.shape for name, parameter in trained.items()}:
-        raise _UnusableError("it has other parameters than this model")
+        raise _UnusableError("its parameters are not those of this model")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(shard_like(tensors[name], parameter))
@@ -163,7 +163,7 @@ def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: all parameters, or an adapter's alone."""
+    """What training changes: all parameters, or only an adapter's."""
     return {f"model/{name}": value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 def make_optimizer(
     model: PreTrainedModel, learning_rate: float, weight_decay: float, *, fused: bool | None = None
 ) -> torch.optim.AdamW:
-    """AdamW of all parameters that are trained; `fused` as torch has it."""
+    """AdamW over all trainable parameters; `fused` as in torch."""
     return torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=learning_rate,
@@ -20,7 +20,7 @@ def make_optimizer(
 
 
 def warmup_factor(step: int, warmup_steps: int) -> float:
-    """The share of the learning rate that step `step` (from 1) has: it rises linearly, then stays 1."""
+    """The factor of the learning rate at step `step` (from 1): it rises linearly, then stays 1."""
     return min(1.0, step / (warmup_steps + 1))
 
 

@@ -1,8 +1,8 @@
 """Pre-training of the laptop experiment's models: a small Qwen2 that can calculate but often misreads the story.
 
-Deviations from plain pre-training, both to give small models what large ones have by themselves:
+Deviations from plain pre-training, both to give small models what large ones have anyway:
 - stochastic depth (Huang et al. 2016): each layer that a behaviour model may skip is left out of a batch with
-  probability `layer_drop`, so that the model bears the loss of a few layers;
+  probability `layer_drop`, so that the model tolerates the loss of a few layers;
 - a share of the solutions is wrong, so that the model can solve more than it chooses to: room for reinforcement.
 """
 
@@ -27,7 +27,7 @@ from nested_reft.tasks.problems import solved_examples, vocabulary
 from nested_reft.tasks.prompts import encode_prompts
 
 PAD, END = "<pad>", "<end>"
-BUCKET = 50  # batches that are sorted by length together; less padding, and the order stays random beyond
+BUCKET = 50  # batches that are sorted by length together: less padding; the order of all others stays random
 MAX_TOKENS = 256
 
 Example = tuple[list[int], list[int]]  # prompt and solution, as tokens
@@ -74,8 +74,8 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.pretraining_learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    # Warm-up, then a cosine that reaches zero at the last step; beta1 goes from 0.95 to 0.85 and back (Smith 2018). A
-    # warm-up of one step would be a division by zero in it.
+    # Warm-up, then a cosine that reaches zero at the last step; beta1 goes from 0.95 to 0.85 and back (Smith 2018).
+    # With a warm-up of one step it would divide by zero.
     warmup_steps = pretraining.warmup_steps if pretraining.warmup_steps > 1 else 0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -108,7 +108,7 @@ def _encode(pretraining: Pretraining, prompt: Prompt, tokenizer: PreTrainedToken
 
 
 def _batches(examples: Sequence[Example], batch_size: int, rng: random.Random) -> Iterator[list[Example]]:
-    """Endless random batches of examples of like length."""
+    """Endless random batches of examples of similar length."""
     order = list(range(len(examples)))
     while True:
         rng.shuffle(order)
@@ -121,7 +121,7 @@ def _batches(examples: Sequence[Example], batch_size: int, rng: random.Random) -
 
 
 def _collate(batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Right-padded tokens (rows, length), and the next token of each position, -100 where it is not of the solution."""
+    """Right-padded tokens (rows, length), and the next token of each position, -100 if it is not of the solution."""
     length = max(len(prompt) + len(solution) for prompt, solution in batch)
     tokens = torch.zeros((len(batch), length), dtype=torch.long)
     targets = torch.full((len(batch), length), -100)
@@ -132,7 +132,7 @@ def _collate(batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 
 def _solution_loss(model: Qwen2ForCausalLM, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the solution's tokens; padding stands on the right, where causal attention ignores it."""
+    """Mean cross-entropy of the solution's tokens; padding is on the right, where causal attention ignores it."""
     hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
     wanted = targets != -100
     return cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])

@@ -59,10 +59,10 @@ def train(
         policy: what training starts from.
         problems: the data set; each step uses some of them (`batch_indices`).
         checkpoint_folder: of this run and these settings.
-        report: called after each step with its metrics and the seconds that are left at the pace so far.
+        report: called after each step with its metrics and the seconds left at the pace so far.
         log: told whether the run continues or starts over, and of alarms.
         stop: asked before each step; if true, what is not saved yet is saved and StoppedError raised.
-        world: of several processes each calls this with the same arguments, and ends with the same model and metrics.
+        world: if of several processes, each calls this with the same arguments and gets the same model and metrics.
 
     Raises:
         StoppedError, NumericalError, WorldError; StorageError for a checkpoint that cannot be written.
@@ -94,7 +94,7 @@ def train(
             if saved < progress.step:
                 save(progress)
             raise StoppedError(
-                f"{run.path}: stopped after step {progress.step} of {training.steps}; call again to go on"
+                f"{run.path}: stopped after step {progress.step} of {training.steps}; run again to continue"
             )
         indices = batch_indices(step, training.problems_per_step, len(problems), run.seed)
         batch_problems = [problems[i] for i in indices]
@@ -140,7 +140,7 @@ def make_learner(
     reference: PreTrainedModel | None = None,
     world: World = SINGLE_PROCESS,
 ) -> Learner:
-    """What is trained: the policy's model, or shards of it, of which the policy's model becomes a replica."""
+    """What is trained: the policy's model, or a sharded copy, of which the policy's model becomes a replica."""
     if training.gradient_checkpointing:
         enable_activation_checkpointing(policy.model)
     sharded = training.sharding and world.size > 1
@@ -150,7 +150,7 @@ def make_learner(
 
 
 def refresh_replica(learner: Learner) -> None:
-    """Copy the weights of a target in shards to the replica that samples."""
+    """Copy the weights of a sharded target to the replica that samples."""
     if learner.target is not learner.policy.model:
         copy_weights(learner.target, learner.policy.model)
 
@@ -207,11 +207,11 @@ class PhaseClock:
         self._seconds: dict[str, float] = {}
 
     def lap(self, phase: str) -> None:
-        """The phase that began with the last lap ends now."""
+        """End the phase that began at the last lap."""
         before, self._last = self._last, now(self._device)
         self._seconds[phase] = self._last - before
 
     def slowest(self, world: World) -> dict[str, float]:
-        """Seconds of each phase, of the process that took longest."""
+        """Seconds of each phase in the process that took longest."""
         of_ranks = world.all_gather(self._seconds)
         return {phase: max(seconds[phase] for seconds in of_ranks) for phase in self._seconds}

@@ -1,7 +1,7 @@
-"""A model in shards: every process keeps a part of each weight, its gradient and its optimizer state (FSDP2).
+"""A sharded model: every process keeps a part of each weight, its gradient and its optimizer state (FSDP2).
 
-A layer's weights are whole only while it computes. A rollout reads every layer for every token, so that it is written
-by a plain replica in half the bytes, which each update refreshes; a nested view is one of the replica.
+A layer's weights are gathered only while it computes. A rollout reads every layer for every token, so it is sampled
+from a plain replica in half the bytes, which each update refreshes; nested views are views of the replica.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from nested_reft.training.world import World
 
 
 def sharded_copy(model: PreTrainedModel, dtype: str, world: World) -> PreTrainedModel:
-    """The model in shards over the ranks; `model` itself becomes its replica, in `dtype`.
+    """The model sharded over the ranks; `model` itself becomes its replica, in `dtype`.
 
-    Gradients are sums over the ranks, as without shards.
+    Gradients are sums over the ranks, as without sharding.
     """
     sharded = copy.deepcopy(model)
     model.to(getattr(torch, dtype)).requires_grad_(False)
@@ -30,22 +30,22 @@ def sharded_copy(model: PreTrainedModel, dtype: str, world: World) -> PreTrained
     for module in (*decoder_layers(sharded), sharded):
         fully_shard(module, mesh=mesh)
         module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)  # gloo can do no other
+        module.set_force_sum_reduction_for_comms(True)  # gloo supports no other
     return sharded
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
-    """Whether it is in shards."""
+    """Whether it is sharded."""
     return isinstance(model, FSDPModule)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole tensor of this process's shard, on every rank, which all must ask for; any other as it is."""
+    """The full tensor of a sharded one, on every rank (all must call it); any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """A whole tensor as `example` is: on its device, and the shard of it that this rank keeps."""
+    """A full tensor laid out like `example`: on its device, and only this rank's shard if `example` is sharded."""
     tensor = tensor.to(example.device)
     if isinstance(example, DTensor):
         return distribute_tensor(tensor, example.device_mesh, example.placements)
@@ -54,6 +54,6 @@ def shard_like(tensor: Tensor, example: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_weights(sharded: PreTrainedModel, replica: PreTrainedModel) -> None:
-    """Refresh the replica, in its own type; all ranks must."""
+    """Refresh the replica, in its own dtype; all ranks must call it."""
     for source, target in zip(sharded.parameters(), replica.parameters(), strict=True):
         target.copy_(full_tensor(source))

@@ -32,7 +32,7 @@ from nested_reft.training.world import SINGLE_PROCESS, World, gather_batch
 class Learner:
     """What a run trains, and with what; the same for all its steps.
 
-    policy: samples; its model is the target, or a replica of it if the target is in shards. reference: the policy that
+    policy: samples; its model is the target, or a replica of it if the target is sharded. reference: the policy that
     the run started from, if the objective has a KL term.
     """
 
@@ -69,7 +69,7 @@ def reft_step(
     lap: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Batch, dict[str, float]]:
     """Step `step` (from 1) on the tokens of P prompts: its batch and metrics. `reward` grades the rollout of a slice of
-    them, `lap` hears when a phase ends. Raises NotFiniteError before an update whose loss or gradient is not finite.
+    them, `lap` is told when a phase ends. Raises NotFiniteError before an update whose loss or gradient is not finite.
     """
     policy, objective, world = learner.policy, learner.objective, learner.world
     prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)

@@ -1,4 +1,4 @@
-"""A polite stop: SIGTERM (a cluster's pre-emption) and SIGINT (Ctrl-C) let the step in hand finish and be saved."""
+"""A graceful stop: at SIGTERM (a cluster's pre-emption) or SIGINT (Ctrl-C) the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nested_reft.runtime.errors import UserError
 
 
 class StoppedError(UserError, RuntimeError):
-    """The run was asked to stop and saved what it had; calling it again goes on from there."""
+    """The run was asked to stop and saved what it had; running it again continues from there."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: not a failure, to be tried again
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again
 
 
 @dataclass

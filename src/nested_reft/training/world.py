@@ -2,7 +2,7 @@
 
 Every process has the whole model (or, with `sharding`, its shard of it), samples the completions of its share of a
 batch's problems, and computes their part of the gradient; the parts are summed. All see the whole batch, so each step
-is the one that a single process would make, up to rounding.
+is that of a single process, up to rounding.
 """
 
 from __future__ import annotations

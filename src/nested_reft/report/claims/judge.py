@@ -1,20 +1,19 @@
 """The paper's claims, what was measured of each, and a verdict by rule.
 
-A claim is judged cell by cell; a cell is a size, with a data set and a skip where the claim has them.
+A claim is judged cell by cell; a cell is a size, with a data set and a skip if the claim has them. A cell passes if
 
-- C1, C2 pass a cell whose speed-up has its whole 95 % interval above 1. C1 is supported only if, besides, the median
-  rises with the skip at every size.
-- C3 passes a cell whose relative bias of the gradient estimate has its whole 95 % interval within `bias_margin`.
-- C4 passes a cell whose variance ratio (over the on-policy estimate) has its whole 95 % interval at or below
-  `variance_limit`.
-- C5 passes a cell whose difference from the baseline has its whole 95 % interval within ±`parity_margin`.
-- C6 passes a cell whose gain over the pre-trained model is at least 0.10, with its 95 % interval above 0.
+- C1, C2: the whole 95 % interval of the speed-up is above 1. C1 is supported only if the median also rises with the
+  skip at every size.
+- C3: the whole 95 % interval of the gradient estimate's relative bias is within `bias_margin`.
+- C4: the whole 95 % interval of the variance ratio (over the on-policy estimate) is at or below `variance_limit`.
+- C5: the whole 95 % interval of the difference from the baseline is within ±`parity_margin`.
+- C6: the gain over the pre-trained model is at least 0.10, and its whole 95 % interval is above 0.
 
-C3, C4 and C5 have a row for each correction.
+C3, C4 and C5 have one row per correction.
 
 Supported: every cell of the config passes. Partly: some do. Not: none does. A cell that was not run, or that has no
 interval (one seed; a gradient lost in its noise), does not pass; if no cell can be judged, the verdict is "not run".
-The row's `low` and `high` are of the worst cell: the one with the lowest estimate, for C3 and C4 the highest.
+The row's `low` and `high` are those of the worst cell: the one with the lowest estimate, for C3 and C4 the highest.
 """
 
 from __future__ import annotations
@@ -44,16 +43,16 @@ from nested_reft.report.statistics.gradients import bias_verdict, is_controlled
 from nested_reft.report.statistics.intervals import Interval, equivalence
 
 Verdict = Literal["supported", "partly", "not", "not run"]
-Cells: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those of `effects`
+Cells: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those of `comparisons`
 
-# The three variants of bias mitigation that this replication puts forward; each is a row of its own under C5.
+# The three variants of bias mitigation that this replication puts forward; each has its own row under C5.
 HEADLINE_CORRECTIONS = ("base", "unit", "retrace")
 MINIMUM_GAIN = 0.10
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the claims table; `figure` is the name of one, `cells` and `passes` are what it was judged on."""
+    """One row of the claims table; `figure` is a figure's name, `cells` and `passes` are what it was judged on."""
 
     id: str
     claim: str
@@ -76,12 +75,12 @@ def verdict(passes: Sequence[bool | None]) -> Verdict:
 
 
 def is_faster(speedup: Interval) -> bool:
-    """C1, C2: the whole interval of the ratio lies above 1."""
+    """C1, C2: the whole interval of the ratio is above 1."""
     return speedup.low > 1
 
 
 def is_on_par(difference: Interval, margin: float) -> bool:
-    """C5: the whole interval of the difference lies within ±margin."""
+    """C5: the whole interval of the difference is within ±margin."""
     return equivalence(difference.low, difference.high, margin) == "equivalent"
 
 
@@ -130,7 +129,7 @@ def claim_rows(
 
 
 def _bias_claim(name: str, biases: GradientEffects, config: Config) -> Claim:
-    """C3 for one correction; says how many cells are biased for certain, which is more than not shown unbiased."""
+    """C3 for one correction; also counts the cells that are certainly biased: more than not being shown unbiased."""
     margin = config.gradients.bias_margin
     cells = _of_correction(name, biases)
     text = f"The gradient estimate with '{name}' is unbiased: within {100 * margin:g} % of the on-policy gradient"
@@ -149,7 +148,7 @@ def _bias_claim(name: str, biases: GradientEffects, config: Config) -> Claim:
 
 
 def _variance_claim(name: str, variances: GradientEffects, config: Config) -> Claim:
-    """C4 for one correction; says how many cells are above the limit for certain."""
+    """C4 for one correction; also counts the cells that are certainly above the limit."""
     limit = config.gradients.variance_limit
     cells = _of_correction(name, variances)
     text = f"The variance of the gradient estimate with '{name}' is controlled: at most {limit:g}× the on-policy one's"
@@ -171,7 +170,7 @@ def _with_certain(claim: Claim, cells: int, what: str) -> Claim:
 
 
 def _parity_claim(name: str, differences: Differences, config: Config) -> Claim:
-    """C5 for one correction; says how many cells differ for certain, which is more than not being on par."""
+    """C5 for one correction; also counts the cells that are certainly worse: more than not being shown on par."""
     margin = config.evaluation.parity_margin
     cells = {(size, dataset, skip): found for (size, dataset, of, skip), found in differences.items() if of == name}
     text = f"Nested-ReFT with '{name}' is on par with baseline ReFT: {config.evaluation.headline} accuracy, mean over "

@@ -1,4 +1,4 @@
-"""The verdicts in one line a claim: what the pipeline ends with on the terminal, and what the report begins with."""
+"""The verdicts, one line per claim: what the pipeline prints at its end, and what the report begins with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-# Claims with a row for each correction are one line here.
+# Claims with one row per correction are one line here.
 BY_CORRECTION = {
     "C3": "The gradient estimates are unbiased",
     "C4": "The variance of the gradient estimates is controlled",
@@ -15,7 +15,7 @@ BY_CORRECTION = {
 
 
 def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim: id, verdict ("mixed" where corrections differ) and claim, with its corrections by verdict."""
+    """One row per claim: id, verdict ("mixed" if corrections differ) and claim, with its corrections by verdict."""
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in claims.to_dict("records"):
         claim, _, correction = row["id"].partition("-")

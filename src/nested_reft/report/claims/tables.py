@@ -19,9 +19,9 @@ CELLS = ["id", "size", "dataset", "skip", "estimate", "low", "high", "n", "passe
 
 
 def write_claims(root: Path, config: Config, config_file: str | None = None) -> None:
-    """Write `tables/claims` as each of the kinds, `verdicts.csv` and `cells.csv`.
+    """Write `tables/claims` in all formats, `verdicts.csv` and `cells.csv`.
 
-    `config_file` goes into the commands where it is not Snakemake's default.
+    `config_file` goes into the commands; None for Snakemake's default.
     """
     # After the target: Snakemake's --configfile takes every word that follows it.
     option = f" --configfile {config_file}" if config_file else ""
@@ -48,7 +48,7 @@ def write_claims(root: Path, config: Config, config_file: str | None = None) -> 
 
 
 def cells_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row a cell of a claim: what was measured there, and whether it passes; empty where it was not run."""
+    """One row per cell of a claim: what was measured, and whether it passes; empty if it was not run."""
     rows = []
     for claim in claims:
         for (cell, found), passes in zip(claim.cells.items(), claim.passes, strict=True):

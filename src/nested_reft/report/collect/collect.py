@@ -1,7 +1,7 @@
-"""Collects the result files of an experiment into tidy tables, one fact a row, in a fixed order.
+"""Collects the result files of an experiment into tidy tables, one fact per row, in a fixed order.
 
-`collect` derives the expected files from the config's run table and reads those that exist. A run that is not there
-is not in the tables; nothing stands in for it.
+`collect` derives the expected files from the config's run table and reads those that exist. A missing run is missing
+from the tables; nothing is filled in.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ RUNS = ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", 
 TRAINING = ["run", "size", "dataset", "correction", "skip", "seed", *StepRecord.model_fields]
 STRATEGIES = ["size", "dataset", "strategy", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
 
-# What `strategies.csv` has of a training run: a number over its steps.
+# What `strategies.csv` has from a training run, aggregated over its steps.
 TRAINING_METRICS = {"kl_k3": "mean", "ess": "mean", "chi2": "mean", "rollout_tokens_per_s": "median"}
 
 
 def collect(root: Path, config: Config) -> None:
-    """Write the tidy tables (`catalogue.TIDY_TABLES`) to `tables/` under `root`, the experiment's results folder.
+    """Write the tidy tables (`registry.TIDY_TABLES`) to `tables/` under `root`, the experiment's results folder.
 
-    `runs` and `training` are of the grid, `strategies` is of the runs that differ in how layers are chosen. Raises
-    ReportError for a file that is damaged, or that belongs to another run than its path says.
+    `runs` and `training` cover the grid, `strategies` the runs that differ in how layers are chosen. Raises ReportError
+    for a file that is damaged, or that belongs to another run than its path says.
     """
     skips = nested_skips(config)
     runs, strategies = _runs(root, config)
@@ -70,7 +70,7 @@ def _in_table_order(config: Config) -> list[Run]:
 
 
 def _comparison(config: Config) -> list[Run]:
-    """The baseline and the runs that differ in how layers are chosen; none where there is one way to choose."""
+    """The baseline and the runs that differ in how layers are chosen; none if there is only one way to choose."""
     chosen = strategy_table(config)
     baseline = [run for run in run_table(config) if not run.skip] if chosen else []
     sizes, datasets, order = list(config.sizes), list(config.datasets), config.layer_choice.strategies
@@ -86,7 +86,7 @@ def _comparison(config: Config) -> list[Run]:
 
 
 def _runs(root: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The accuracies of the grid with the pre-trained models, and all that is known of the compared strategies."""
+    """The accuracies of the grid and the pre-trained models, and all that is known about the compared strategies."""
     first: dict[str, tuple[Path, list[str]]] = {}
     grid, rows = _in_table_order(config), []
     for size in config.sizes:
@@ -106,7 +106,7 @@ def _runs(root: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _evaluations(
     root: Path, config: Config, folder: str, owner: dict[str, object], first: dict[str, tuple[Path, list[str]]]
 ) -> list[dict[str, object]]:
-    """The accuracies of one model on all benchmarks; `first` keeps which problems each benchmark has."""
+    """The accuracies of one model on all benchmarks; `first` remembers which problems each benchmark has."""
     rows: list[dict[str, object]] = []
     for benchmark in config.benchmarks:
         path = root / "evaluations" / folder / f"{benchmark}.json"
@@ -120,7 +120,7 @@ def _evaluations(
 
 
 def _over_steps(run: Run, training: pd.DataFrame) -> list[dict[str, object]]:
-    """One row a metric of TRAINING_METRICS, over the steps (n) at which it is a number; none where it never is."""
+    """One row per metric of TRAINING_METRICS, over the steps (n) at which it is a number; none if it never is."""
     rows: list[dict[str, object]] = []
     for metric, over in TRAINING_METRICS.items():
         values = training[metric].dropna().astype(float)
@@ -143,7 +143,7 @@ def _check_items(path: Path, record: EvaluationRecord, first: dict[str, tuple[Pa
     ids = [item.id for item in record.items]
     first_path, first_ids = first.setdefault(record.benchmark, (path, ids))
     if ids != first_ids:
-        raise ReportError.damaged(path, f"holds other problems of '{record.benchmark}' than {first_path}")
+        raise ReportError.damaged(path, f"has other problems of '{record.benchmark}' than {first_path}")
 
 
 def _training(root: Path, config: Config, runs: list[Run]) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def _training(root: Path, config: Config, runs: list[Run]) -> pd.DataFrame:
             continue
         records = read_records(path, StepRecord)
         if [record.step for record in records] != list(range(1, config.training.steps + 1)):
-            raise ReportError.damaged(path, f"its steps are not 1 to {config.training.steps}, one a line")
+            raise ReportError.damaged(path, f"its steps are not 1 to {config.training.steps}, one per line")
         for record in records:
             rows.append({"run": run.path, **run.model_dump(), **record.model_dump()})
             rows[-1]["skipped_layers"] = layer_names(record.skipped_layers)

@@ -1,7 +1,7 @@
 """The tidy tables of what is measured apart from training: throughput, gradient estimates and the exact biases.
 
-Each function reads the files that exist and returns tables whose columns are always there, with no rows where nothing
-has been measured.
+Each function reads the files that exist and returns tables whose columns are always there, with no rows if nothing has
+been measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ R = TypeVar("R", ThroughputRecord, GradientRecord)
 
 
 def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a size and skip, and one row a pair; skip 0 pairs the baseline with itself and shows the noise."""
+    """One row per size and skip, and one row per pair; skip 0 pairs the baseline with itself and shows the noise."""
     summary: list[dict[str, object]] = []
     pairs: list[dict[str, object]] = []
     for key, record in _records(root / "throughput", config, (0, *skips), ThroughputRecord):
@@ -64,7 +64,7 @@ def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple
 
 
 def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataFrame:
-    """One row a size, skip and correction, in the config's order; biases and variances as shares of the on-policy."""
+    """One row per size, skip and correction, in the config's order; biases and variances relative to on-policy."""
     rows: list[dict[str, object]] = []
     for key, record in _records(root / "gradients", config, skips, GradientRecord):
         for correction in config.gradients.corrections:
@@ -74,14 +74,14 @@ def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataF
 
 
 def exact_table(root: Path) -> pd.DataFrame:
-    """One row an estimator and draw of layers, as in the record."""
+    """One row per estimator and draw of layers, as in the record."""
     path = root / "exact.json"
     rows = [row.model_dump() for row in read_record(path, ExactRecord).rows] if path.exists() else []
     return pd.DataFrame(rows, columns=EXACT)
 
 
 def layer_names(skipped: Sequence[int]) -> str:
-    """Layer indices as one text: "3 5"."""
+    """Layer indices as one string: "3 5"."""
     return " ".join(str(layer) for layer in skipped)
 
 

@@ -1,4 +1,4 @@
-"""The files that the report reads, as typed records, and the one error for a file that is not what it should be."""
+"""The files that the report reads, as typed records, and the error for a file that is not what it should be."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ReportError(UserError, ValueError):
 
     @classmethod
     def damaged(cls, path: Path, reason: str) -> ReportError:
-        return cls(f"{path}: {reason}; delete this file and run again: its rule makes it anew")
+        return cls(f"{path}: {reason}; delete this file and run again: its rule makes it again")
 
 
 class Record(BaseModel):
-    """Known keys are checked without coercion; keys that the report does not use are let through."""
+    """Known keys are checked without coercion; keys that the report does not use are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -108,7 +108,7 @@ class StepRecord(Record):
     ratio_q95: float | None
     ratio_q99: float | None
     clip_fraction: float | None
-    # Of whole completions, where the others are of tokens.
+    # Of whole completions; those above are of tokens.
     kl_k1_sequence: float | None
     kl_k3_sequence: float | None
     chi2_sequence: float | None
@@ -121,14 +121,14 @@ class StepRecord(Record):
     ratio_q50_sequence: float | None
     ratio_q95_sequence: float | None
     ratio_q99_sequence: float | None
-    # Of the weights that the correction makes of the ratios.
+    # Of the weights that the correction computes from the ratios.
     weight_mean: float | None
     weight_max: float | None
     surrogate_clip_fraction: float | None
 
 
 class ManifestRecord(Record):
-    """What a training run was made with; `commit` and `dirty` are None where the source is no git checkout."""
+    """What a training run was made with; `commit` and `dirty` are None if the source is not a git checkout."""
 
     commit: str | None
     dirty: bool | None
@@ -152,9 +152,9 @@ class Products(Record):
 
 
 class GradientRecord(Record):
-    """Inner products of gradient estimates of one size and skip; `gradient_statistics` says of which.
+    """Inner products of gradient estimates of one size and skip; `statistics.gradients` says which.
 
-    `completions` is the number of completions in a batch. A delete-one jackknife over pairs of batches needs three.
+    `completions` is per batch. A delete-one jackknife over pairs of batches needs three batches.
     """
 
     size: str
@@ -173,7 +173,7 @@ class GradientRecord(Record):
             matrices |= {f"{correction}.own": products.own, f"{correction}.on_policy": products.on_policy}
         for name, matrix in matrices.items():
             if [len(row) for row in matrix] != [self.batches] * self.batches:
-                raise ValueError(f"{name} is not {self.batches} x {self.batches}, one row and column a batch")
+                raise ValueError(f"{name} is not {self.batches} x {self.batches}, one row and column per batch")
         return self
 
 
@@ -198,7 +198,7 @@ class ExactRow(Record):
 
 
 class ExactRecord(Record):
-    """All estimators with all layers that may be left out."""
+    """All estimators, with every choice of layers to leave out."""
 
     rows: list[ExactRow]
 
@@ -218,7 +218,7 @@ def read_records(path: Path, model: type[R]) -> list[R]:
 
 
 def check_owner(path: Path, record: Record, expected: Mapping[str, object]) -> None:
-    """ReportError where a record says that it belongs to another run than its path does."""
+    """Raise ReportError if a record says that it belongs to another run than its path does."""
     for key, value in expected.items():
         if getattr(record, key) != value:
             raise ReportError.damaged(path, f"{key} is {getattr(record, key)!r}, its path says {value!r}")

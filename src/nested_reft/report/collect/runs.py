@@ -1,4 +1,4 @@
-"""The tidy tables of what is kept of each run beside its scores: sample completions, layers left out, and manifest.
+"""The tidy tables of what is kept of each run besides its scores: sample completions, layers left out, and manifest.
 
 Each function reads the files that exist, in the order of the config's runs; the columns are always there.
 """
@@ -23,7 +23,7 @@ MANIFESTS = [
 
 
 def samples_table(root: Path, config: Config) -> pd.DataFrame:
-    """One row a completion that an evaluation kept as text; the pre-trained models have no data set and no seed."""
+    """One row per completion that an evaluation kept as text; the pre-trained models have no data set and no seed."""
     nobody = {"dataset": None, "strategy": "uniform", "correction": PRETRAINED, "skip": 0, "seed": None}
     models = [(f"{size}/{PRETRAINED}", {"size": size, **nobody}) for size in config.sizes]
     models += [(run.path, run.model_dump()) for run in all_runs(config)]
@@ -39,7 +39,7 @@ def samples_table(root: Path, config: Config) -> pd.DataFrame:
 
 
 def layers_table(root: Path, config: Config) -> pd.DataFrame:
-    """One row a step of a nested run: the layers that its rollout left out, however they were chosen."""
+    """One row per step of a nested run: the layers that its rollout left out, however they were chosen."""
     rows = []
     for run in all_runs(config):
         path = root / "runs" / run.path / "metrics.jsonl"
@@ -51,7 +51,7 @@ def layers_table(root: Path, config: Config) -> pd.DataFrame:
 
 
 def manifests_table(root: Path, config: Config) -> pd.DataFrame:
-    """One row a training run: code, versions, machine, seconds, and how many alarms it raised."""
+    """One row per training run: code, versions, machine, seconds, and how many alarms it raised."""
     rows = []
     for run in all_runs(config):
         path = root / "runs" / run.path / "manifest.json"

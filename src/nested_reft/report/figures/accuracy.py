@@ -25,7 +25,7 @@ from nested_reft.report.figures.style import (
 from nested_reft.report.statistics.comparisons import benchmark_means, parity, seed_differences
 from nested_reft.report.statistics.intervals import equivalence
 
-BESIDE = 0.12  # of the distance between skips: seeds stand so far from their mean
+BESIDE = 0.12  # distance of the seeds from their mean; 1 is the distance between skips
 
 
 def accuracy(runs: pd.DataFrame, config: Config) -> Figure:

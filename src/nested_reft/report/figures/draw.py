@@ -16,7 +16,7 @@ NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def draw(name: str, root: Path, config: Config) -> None:
-    """Write `figures/{name}` as each of `FIGURE_KINDS` under `root` from its tables; KeyError for an unknown name."""
+    """Write `figures/{name}` in all `FIGURE_KINDS` under `root` from its tables; KeyError for an unknown name."""
     entry = FIGURES[name]
     with mpl.rc_context(RC):
         figure = entry.load()(*(read_table(root, table) for table in entry.tables), config)
@@ -24,7 +24,7 @@ def draw(name: str, root: Path, config: Config) -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write `stem` as PNG, SVG and PDF; no date inside, so that the same figure is the same file."""
+    """Write `stem` as PNG, SVG and PDF, without a date inside, so that the same figure is the same file."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind in FIGURE_KINDS:
         figure.savefig(stem.with_suffix(f".{kind}"), dpi=DPI, metadata=NO_DATE.get(kind))

@@ -33,12 +33,12 @@ from nested_reft.report.statistics.intervals import Interval
 
 
 def gradients(table: pd.DataFrame, config: Config) -> Figure:
-    """Relative bias (above) and variance ratio (below) with intervals against skip: one column a size."""
+    """Relative bias (above) and variance ratio (below) with intervals against skip: one column per size."""
     margin, limit = config.gradients.bias_margin, config.gradients.variance_limit
     biases, variances = gradient_biases(table, config), gradient_variances(table, config)
     controls = gradient_controls(table, config)
     names, skips = list(config.gradients.corrections), nested_skips(config)
-    # The control stands first of each skip's group, then the corrections in the config's order.
+    # In each skip's group the control comes first, then the corrections in the config's order.
     offsets = dodge(len(names) + 1, 0.84)
     figure, axes = panels(2, len(config.sizes), (3.0, 2.0), sharex=True, sharey="row")
     for (above, below), size in zip(axes.T, config.sizes, strict=True):
@@ -86,7 +86,7 @@ def _draw(axis: Axes, x: float, found: Interval | None, look: Look, filled: bool
 
 
 def _upright(axis: Axes) -> dict[str, Any]:
-    """How a text stands in the place of a value: upright, in the middle of the panel's height."""
+    """How a text is drawn in place of a value: vertical, in the middle of the panel's height."""
     return {
         "transform": axis.get_xaxis_transform(), "rotation": 90, "ha": "center", "va": "center", "fontsize": 7,
         "color": NOISE.color,
@@ -94,12 +94,12 @@ def _upright(axis: Axes) -> dict[str, Any]:
 
 
 def _share_scale(axis: Axes, margin: float, values: list[float]) -> None:
-    """Percent from 0; beyond the margin on a log scale, where the values reach a decade above it."""
+    """Percent from 0; beyond the margin on a log scale, if the values reach a decade above it."""
     top = max([value for value in values if math.isfinite(value)], default=0.0)
     top = max(1.15 * top, 1.5 * margin)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     if top > 10 * margin:
-        # Zero must be there, and a log scale has none.
+        # Zero must be shown, and a log scale has none.
         axis.set_yscale("symlog", linthresh=margin, linscale=0.6)
         decades = range(math.ceil(math.log10(top / margin)) + 1)
         steps = (1, 3) if 2 * len(decades) < MOST_TICKS else (1,)

@@ -14,11 +14,11 @@ from nested_reft.report.figures.style import BASELINE, MARGIN, not_run, panels
 from nested_reft.report.statistics.comparisons import compared_strategies
 
 KEPT_OR_NOT = ListedColormap([MARGIN, BASELINE.color])
-MOST_SHARES = 14  # layers whose shares stand beside the map; more would not be readable
+MOST_SHARES = 14  # layers whose shares are printed beside the map; more would not be readable
 
 
 def layers(table: pd.DataFrame, config: Config) -> Figure:
-    """Layer against step, dark where left out, a run a panel: rows are sizes, columns skips, then other strategies."""
+    """Layer against step, dark if left out, one run per panel: rows are sizes, columns skips, then other strategies."""
     first = config.layer_choice.strategies[0]
     columns: list[tuple[int, str]] = [(skip, first) for skip in nested_skips(config)]
     columns += [(config.layer_choice.skip or 0, name) for name in compared_strategies(config)[1:]]
@@ -33,7 +33,7 @@ def layers(table: pd.DataFrame, config: Config) -> Figure:
             if axis in axes[0]:
                 axis.set_title(f"skip {skip} %" if strategy == first else f"skip {skip} %, {strategy}")
             of = chosen[(chosen["size"] == size) & (chosen["skip"] == skip) & (chosen["strategy"] == strategy)]
-            # One run: the layers do not depend on the correction, but for those that training itself influences.
+            # One run: the layers do not depend on the correction, unless training itself influences them.
             _map(axis, of[of["correction"] == _shown_correction(config, strategy == first)], model.layers)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel(f"training step (seed {seed}, {dataset})", fontsize=8)
@@ -50,7 +50,7 @@ def left_out(table: pd.DataFrame, num_layers: int) -> np.ndarray:
 
 
 def _shown_correction(config: Config, of_grid: bool) -> str:
-    """The grid's runs of the first correction; the compared strategies have runs of one correction alone."""
+    """The first correction of the grid's runs; the runs of the compared strategies have only one."""
     return next(iter(config.corrections)) if of_grid else str(config.layer_choice.correction)
 
 

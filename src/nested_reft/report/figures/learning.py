@@ -16,17 +16,17 @@ from nested_reft.report.figures.style import BASELINE, Look, legend, look_of, no
 SECONDS = ["rollout_seconds", "reward_seconds", "update_seconds"]
 GRID = 100  # moments at which the seeds of a run are compared
 
-# A run's rewards (x, one column a seed), smoothed over that many steps.
+# A run's rewards (x, one column per seed), smoothed over that many steps.
 Curves = Callable[[pd.DataFrame, int], pd.DataFrame]
 
 
 def reward(training: pd.DataFrame, config: Config) -> Figure:
-    """Reward against step: rows are sizes (and data sets), columns skips; mean over seeds, band from least to most."""
+    """Reward against step: rows are sizes (and data sets), columns skips; mean, and band of the seeds' range."""
     return _learning(training, config, rewards_by_step, "training step")
 
 
 def reward_time(training: pd.DataFrame, config: Config) -> Figure:
-    """Reward against the seconds that a run has trained; panels, mean and band as those of `reward`."""
+    """Reward against the seconds that a run has trained; panels, mean and band as in `reward`."""
     return _learning(training, config, rewards_by_time, "seconds of training")
 
 
@@ -50,7 +50,7 @@ def rewards_by_time(runs: pd.DataFrame, window: int) -> pd.DataFrame:
     seconds = runs.assign(seconds=runs[SECONDS].sum(axis=1)).pivot(index="step", columns="seed", values="seconds")
     ends = seconds.cumsum()
     first, last = ends.iloc[0].max(), ends.iloc[-1].min()
-    # None, where one seed was done before another had its first step.
+    # None if one seed finished before another had made its first step.
     moments = np.linspace(first, last, GRID) if first <= last else np.empty(0)
     return pd.DataFrame({seed: np.interp(moments, ends[seed], smooth[seed]) for seed in smooth}, index=moments)
 

@@ -30,7 +30,7 @@ def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
     by_run = training.groupby(["size", "dataset", "correction", "skip", "seed"], as_index=False)[wanted].mean()
     figure, axes = panels(len(cells), 3, (2.2, 1.7), sharex=True, sharey="col")
     for axis, quantity in zip(
-        axes[0], ("KL(b ‖ π), k3, nats a token", "effective sample size", "token ratio π/b"), strict=True
+        axes[0], ("KL(b ‖ π), k3, nats per token", "effective sample size", "token ratio π/b"), strict=True
     ):
         axis.set_title(quantity)
     offsets = dict(zip(config.corrections, dodge(len(config.corrections), 0.6), strict=True))

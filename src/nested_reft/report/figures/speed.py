@@ -15,11 +15,11 @@ from nested_reft.report.statistics.comparisons import step_speedups
 
 # Part of a step -> (colour, hatch): light to dark, so that the order also reads in grey.
 PARTS = {"rollout": ("#56B4E9", ""), "reward": ("#F0E442", "////"), "update": ("#5A5A5A", "")}
-LEAST_SHARE = 0.08  # of a bar that has room for its number
+LEAST_SHARE = 0.08  # of the bar; a smaller rollout has no room for its number
 
 
 def throughput(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Figure:
-    """Rollout speed-up against skip: one panel a size, every pair, the median with its interval, and the ideal."""
+    """Rollout speed-up against skip: one panel per size, every pair, the median with its interval, and the ideal."""
     skips = [0, *nested_skips(config)]
     figure, axes = panels(1, len(config.sizes), (2.6, 2.3), sharey=True, sharex=True)
     for axis, size in zip(axes[0], config.sizes, strict=True):
@@ -58,7 +58,7 @@ def throughput(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Fi
 
 
 def time(training: pd.DataFrame, config: Config) -> Figure:
-    """Mean seconds of a training step by part, stacked per skip; the whole step's speed-up stands above each bar."""
+    """Mean seconds of a training step by part, stacked per skip; above each bar, the whole step's speed-up."""
     skips = [0, *nested_skips(config)]
     speedups = step_speedups(training, config)
     figure, axes = panels(len(config.datasets), len(config.sizes), (2.6, 2.1))
@@ -88,6 +88,6 @@ def time(training: pd.DataFrame, config: Config) -> Figure:
             axis.margins(y=0.12)
     handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=part) for part, (c, h) in PARTS.items()]
     figure.legend(handles=handles[::-1], loc="outside upper center", ncols=3)
-    figure.supylabel("seconds a training step", fontsize=8)
+    figure.supylabel("seconds per training step", fontsize=8)
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure

@@ -27,7 +27,8 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
     found, by_seed = strategy_parity(table, config), strategy_seeds(table, config)
     cells, look = rows(config), look_of(correction)
     figure, axes = panels(len(cells), 3, (2.1, 0.26 * len(names) + 0.5), sharex="col", sharey=True)
-    titles = (f"{metric} accuracy,\nminus baseline (points)", "KL(b ‖ π), k3,\nnats a token", "effective\nsample size")
+    accuracy = f"{metric} accuracy,\nminus baseline (points)"
+    titles = (accuracy, "KL(b ‖ π), k3,\nnats per token", "effective\nsample size")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     for row, (title, size, dataset) in zip(axes, cells, strict=True):
@@ -73,6 +74,6 @@ def _draw(
 
 
 def _not_run(axis: Axes, y: float) -> None:
-    # In the middle of the panel: there is no value to stand at.
+    # In the middle of the panel, since there is no value.
     axis.text(0.5, y, NOT_RUN, transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7,
               color=PRETRAINED.color)  # fmt: skip

@@ -48,13 +48,13 @@ PALETTE = (
 BASELINE = Look("#222222", "D", (0, (6, 2)))
 PRETRAINED = Look("#8A8A8A", "", ":")
 IDEAL = Look("#8A8A8A", "", "--")
-NOISE = Look("#8A8A8A", "*", "")  # what is measured where there is nothing to find
+NOISE = Look("#8A8A8A", "*", "")  # a control, with nothing to find but noise
 MARGIN = "#E8EEF2"  # the band within which a difference counts as none
 
 DPI = 200
-TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, and so none is made smaller with its letters
+TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, so none is scaled down with its letters
 MOST_TICKS = 8  # on a log axis
-MARKERS_A_LINE = 5
+MARKERS_PER_LINE = 5
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
@@ -87,14 +87,14 @@ RC: dict[str, Any] = {
 
 
 def look_of(correction: str) -> Look:
-    """The look of a correction: that of its place in the registry. After as many as the palette has, looks repeat."""
+    """The look of a correction, by its place in the registry. Looks repeat beyond the length of the palette."""
     return PALETTE[list(CORRECTIONS).index(correction) % len(PALETTE)]
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **share: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of rows x columns panels of `size` (width, height) inches each, narrower where the text's width asks it.
+    """A figure of rows x columns panels of `size` (width, height) inches each, narrower if they exceed the text width.
 
-    Axes as (rows, columns).
+    Returns the figure and its axes (rows, columns).
     """
     width, height = columns * size[0] + 0.5, rows * size[1] + 0.6
     figure = Figure(figsize=(min(max(width, 4.2), TEXT_WIDTH), height), layout="constrained")
@@ -119,11 +119,11 @@ def marker_only(look: Look) -> Look:
 
 
 def sparse_markers(count: int, place: int, series: int) -> dict[str, Any]:
-    """How line `place` of `series` with `count` points is marked: a few markers, so that it is told apart in grey.
+    """Markers of line `place` of `series` with `count` points: a few, so that lines are told apart in grey.
 
-    They stand at other points than those of the other lines, which may run on the same values.
+    They are at other points than those of the other lines, which may have the same values.
     """
-    step = max(1, count // MARKERS_A_LINE)
+    step = max(1, count // MARKERS_PER_LINE)
     return {"markevery": (place * step // max(series, 1), step), "markersize": 3.5}
 
 
@@ -144,7 +144,7 @@ def percents(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
 
 
 def seeds_and_mean(axis: Axes, x: float, values: np.ndarray, look: Look, beside: float = 0.0) -> None:
-    """Every seed faint, `beside` the mean's marker, and a bar for the t interval where there is one."""
+    """Every seed faint, `beside` the mean's marker, and a bar for the t interval if there is one."""
     if not len(values):
         return
     axis.scatter(np.full(len(values), x + beside), values, s=5, color=look.color, alpha=0.6, lw=0)
@@ -155,7 +155,7 @@ def seeds_and_mean(axis: Axes, x: float, values: np.ndarray, look: Look, beside:
 
 
 def rows(config: Config) -> list[tuple[str, str, str]]:
-    """(title, size, data set) of each row of panels; the data set is named where there is a choice."""
+    """(title, size, data set) of each row of panels; the data set is named if there are several."""
     several = len(config.datasets) > 1
     return [(f"{s}, {d}" if several else s, s, d) for d in config.datasets for s in config.sizes]
 

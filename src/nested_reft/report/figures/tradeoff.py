@@ -26,7 +26,7 @@ from nested_reft.report.figures.style import (
 from nested_reft.report.statistics.comparisons import benchmark_means, rollout_speedups, step_speedups
 from nested_reft.report.statistics.intervals import Interval
 
-# Of the panel's width: corrections at one skip have one speed-up, and stand side by side around it.
+# Of the panel's width: corrections at one skip have one speed-up, and are drawn side by side around it.
 SIDE_BY_SIDE = 0.07
 LINE = 0.065  # of the panel's height, for the speed-up of one skip
 NAMES = 0.15  # of the panel's width, for the names of these lines
@@ -85,9 +85,9 @@ def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
         if speedup.exists:
             axis.plot([speedup.low, speedup.high], [y, y], color=BASELINE.color, lw=0.8, transform=where)
         axis.plot(speedup.estimate, y, "|", color=BASELINE.color, markersize=4, transform=where)
-        beneath = {"facecolor": "white", "lw": 0, "pad": 0.8}  # where the interval reaches to the edge
+        beneath = {"facecolor": "white", "lw": 0, "pad": 0.8}  # the interval may reach the edge
         axis.text(0.015, y, f"skip {skip} %", transform=axis.transAxes, va="center", fontsize=6, bbox=beneath)
-    # With two seeds an interval may reach to the thousandfold; it is cut off where the points would be lost.
+    # With two seeds an interval may reach a thousandfold; it is cut off before the points would be lost.
     lowest, highest = axis.get_xlim()
     first, last = max(lowest, first - (last - first)), min(highest, last + (last - first))
     axis.set_xlim(first - NAMES * (last - first), last)

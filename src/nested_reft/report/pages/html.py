@@ -1,4 +1,4 @@
-"""Pages for the report: HTML files that hold all they need, and that no text of a model or data set can break.
+"""Pages for the report: self-contained HTML files that no text of a model or data set can break.
 
 Templates escape whatever they show, and forbid the browser to run or fetch anything.
 """

@@ -1,7 +1,7 @@
 """Tables of texts as pages for people: in Markdown, in HTML for the report, and in LaTeX to be \\input into a paper.
 
-All hold the same tables and notes. The LaTeX is one float for each table and needs `booktabs`, `graphicx` and `xcolor`
-with its option `table`, nothing else: whatever is beyond ASCII is written as a command.
+All have the same tables and notes. The LaTeX is one float per table and needs `booktabs`, `graphicx` and `xcolor` with
+its option `table`, nothing else: whatever is not ASCII is written as a command.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import pandas as pd
 from nested_reft.report.pages.html import write_html
 from nested_reft.report.tidy import write_table
 
-# A table with more does not fit on a page with its notes, and goes on in the next float.
+# A table with more does not fit on a page with its notes, and continues in the next float.
 MOST_LINES = 30
 # A column with longer texts is set as paragraphs.
 LONGEST_LINE = 40
-# In pandas's LaTeX dialect of CSS. The colours are the paper's; weight and slant tell them apart in grey.
+# In pandas' LaTeX dialect of CSS. The colours are the paper's; weight and slant tell them apart in grey.
 LARGEST, SMALLEST = "cellcolor:{green!25}; textbf:--rwrap", "cellcolor:{red!25}; textit:--rwrap"
 LEGEND = "Largest value green and bold, smallest red and italic"
 
-# TeX's own characters, and all others that our texts have.
+# TeX's special characters, and the non-ASCII characters in our texts.
 _TEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -41,7 +41,7 @@ _FLOAT = r"""\begin{table}
 \end{minipage}
 \end{table}
 """
-# No wider than the text, and otherwise as it is.
+# Scaled down only if it is wider than the text.
 _TABULAR = r"""\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%%
 %s}
 \par\smallskip
@@ -50,7 +50,7 @@ _TABULAR = r"""\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%%
 
 @dataclass(frozen=True)
 class Page:
-    """Tables of texts under their headings ("" where there is one table), and what holds for all of them.
+    """Tables of texts under their headings ("" if there is one table), and the notes for all of them.
 
     In LaTeX the largest value of a table in the columns `marked` is green and the smallest red.
     """
@@ -84,7 +84,7 @@ def write_markdown(root: Path, name: str, page: Page) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table of texts as Markdown, as it stands: no text is taken for a number and rounded."""
+    """A table of texts as Markdown, unchanged: no text is taken for a number and rounded."""
     return str(table.to_markdown(index=False, disable_numparse=True))
 
 
@@ -95,7 +95,7 @@ def write_latex(root: Path, name: str, page: Page) -> None:
 
 
 def latex(page: Page, name: str) -> str:
-    """The page as floats labelled `tab:{name}`, or `tab:{name}-1`, ...; one where there is no table, for the notes."""
+    """The page as floats labelled `tab:{name}`, or `tab:{name}-1`, ...; if there is no table, one for the notes."""
     legend = LEGEND if page.marked else ""
     floats: list[tuple[tuple[str, ...], str]] = []
     for heading, table in page.tables:
@@ -111,7 +111,7 @@ def latex(page: Page, name: str) -> str:
 
 
 def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The table in parts of at most `MOST_LINES` lines, and what the caption of each says of it."""
+    """The table in parts of at most `MOST_LINES` lines, each with its number for the caption."""
     lines = 1 + table.map(len).max(axis=1) // LONGEST_LINE
     parts = [rows for _, rows in table.groupby((lines.cumsum() - 1) // MOST_LINES)]
     return [
@@ -133,8 +133,8 @@ def tabular(table: pd.DataFrame, styles: pd.DataFrame) -> str:
 def extremes(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
     """The styles of the cells with the largest and the smallest value, as printed, of all `columns` together.
 
-    A value is the number that a text begins with; what was not run has none. Equal values are marked alike, and where
-    all are equal none is.
+    A value is the number that a text begins with; what was not run has none. Equal values are marked alike; if all are
+    equal, none is marked.
     """
     styles = pd.DataFrame("", index=table.index, columns=table.columns)
     if not columns:
@@ -157,6 +157,6 @@ def tex(text: object) -> str:
 
 
 def _header(name: object) -> str:
-    """A column's name, a word a line, so that the column is as narrow as its cells."""
+    """A column's name, one word per line, so that the column is as narrow as its cells."""
     lines = tex(name).replace(" ", r"\\")
     return rf"\shortstack[l]{{{lines}}}"

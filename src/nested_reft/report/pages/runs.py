@@ -14,7 +14,7 @@ from nested_reft.report.pages.html import write_html
 from nested_reft.report.pages.page import Page, write_table_html
 from nested_reft.report.tidy import read_table
 
-# Runs are alike in these, but for a mix of machines or versions, which the page is there to show.
+# Runs differ in these only if machines or versions were mixed, which the page is meant to show.
 MADE_WITH = ["commit", "dirty", "python", "packages", "platform", "processor", "cores", "threads", "gpus"]
 
 
@@ -38,10 +38,10 @@ def write_settings(root: Path, config: Config) -> None:
 
 
 def samples(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One entry a problem, in the table's order: its prompt, gold answer, and by size every model's completions."""
+    """One entry per problem, in the table's order: its prompt, gold answer, and by size every model's completions."""
     problems: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in table.to_dict("records"):
-        # Models of several sizes may have chat templates of their own, and so prompts of their own.
+        # Models of different sizes may have different chat templates, and so different prompts.
         key = row["benchmark"], row["problem"], row["prompt"]
         problem = problems.setdefault(
             key, {"benchmark": key[0], "id": key[1], "prompt": key[2], "gold": row["gold"], "answers": {}}
@@ -55,7 +55,7 @@ def samples(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def environment(table: pd.DataFrame) -> Page:
-    """What the runs were made with, a column for each that differs, and every run's seconds and alarms."""
+    """What the runs were made with, one column per variant, and every run's seconds and alarms."""
     if table.empty:
         return Page("Environment", (), "Not run.")
     texts = table.astype(str).replace({"": "none", "nan": "none", "<NA>": "none"})

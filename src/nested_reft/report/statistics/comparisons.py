@@ -1,7 +1,7 @@
 """The comparisons that the report makes, computed once: tables, claims and figures all read these.
 
-Each function takes a tidy table and returns one entry per cell that the config asks for, in the config's order, with
-None where a cell has not been run.
+Each function takes a tidy table and returns one entry per cell that the config asks for, in the config's order; None
+for a cell that has not been run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 _BySeed: TypeAlias = dict[int, float]
 _RUN = ["size", "dataset", "correction", "skip", "seed"]
 CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
-BASELINE_CHOICE = ("uniform", 0)  # where no layer is left out there is nothing to choose
+BASELINE_CHOICE = ("uniform", 0)  # with no layer left out there is nothing to choose
 
 
 def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Speedups:
@@ -117,7 +117,7 @@ def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str
 
 
 def compared_strategies(config: Config) -> tuple[str, ...]:
-    """The ways to choose layers that are compared; none where there is one."""
+    """The ways to choose layers that are compared; none if there is only one."""
     strategies: tuple[str, ...] = config.layer_choice.strategies
     return strategies if len(strategies) > 1 else ()
 
@@ -159,7 +159,7 @@ def _strategies_against(
     control: tuple[str, int | None],
     statistic: Callable[[Array, Array], T],
 ) -> dict[tuple[str, str, str], T | None]:
-    """`statistic` of every compared strategy and the control, a strategy and skip."""
+    """`statistic` of every compared strategy and the control, which is a strategy and a skip."""
     cells = _by_cell(benchmark_means(strategies, config, config.evaluation.headline, CHOICE).set_index(CHOICE)["value"])
     skip = config.layer_choice.skip
     return {
@@ -204,7 +204,7 @@ def _paired(
     control: tuple[object, ...],
     statistic: Callable[[Array, Array], T],
 ) -> T | None:
-    """`statistic` over the seeds that both cells have; None where they share none."""
+    """`statistic` over the seeds that both cells have; None if they share none."""
     treated, controls = cells.get(treatment, {}), cells.get(control, {})
     seeds = sorted(treated.keys() & controls.keys())
     if not seeds:

@@ -1,14 +1,14 @@
 """Bias and variance of gradient estimates, from the inner products of one estimate per batch of problems.
 
-There are n batches. On batch j stand three estimates of the gradient: a_j on-policy, r_j on-policy again, and o_j from
-the nested model's rollouts, corrected. Batch j has the same problems in all three, and o_j is sampled with the random
-numbers of a_j, so that most of the noise drops out of o_j - a_j; different batches are independent. So a product of two
-different batches is, in expectation, the product of the expectations, and holds no noise: means over j != k
-(U-statistics) are unbiased where the same means over all j, k are not.
+There are n batches. Each batch j has three estimates of the gradient: a_j on-policy, r_j on-policy again, and o_j from
+the nested model's rollouts, corrected. All three are of the same problems, and o_j is sampled with the random numbers
+of a_j, so that most of the noise cancels in o_j - a_j; different batches are independent. So a product of two different
+batches is, in expectation, the product of the expectations, without noise: means over j != k (U-statistics) are
+unbiased, means over all j, k are not.
 
 Intervals are delete-one jackknifes over batches (batch j is left out of all sets at once) with Student's t of n - 1
-degrees of freedom. Where there is no bias at all, the squared bias is a degenerate U-statistic, whose standard error
-the jackknife overstates by about the square root of 2 (Arvesen 1969): "unbiased" is then harder to show, not easier.
+degrees of freedom. If there is no bias at all, the squared bias is a degenerate U-statistic, whose standard error the
+jackknife overstates by about the square root of 2 (Arvesen 1969): "unbiased" is then harder to show, not easier.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Grams:
 
     @property
     def control(self) -> Grams:
-        """The same with the on-policy repeat in the place of the corrected estimate: unbiased by construction.
+        """The same with the on-policy repeat in place of the corrected estimate: unbiased by construction.
 
-        Sampled with random numbers of its own, it is noisier than a corrected estimate.
+        It is sampled with its own random numbers, so it is noisier than a corrected estimate.
         """
         return replace(self, own=self.repeat, cross=self.on_policy_repeat)
 
 
 def plug_in_bias(grams: Grams) -> float:
-    """||mean o - mean a|| / ||mean a||, in which the noise of both means counts as bias; NaN where mean a is 0."""
+    """||mean o - mean a|| / ||mean a||, in which the noise of both means counts as bias; NaN if mean a is 0."""
     squared_norm = float(grams.on_policy.sum())
     if squared_norm <= 0:
         return math.nan
@@ -57,9 +57,9 @@ def plug_in_bias(grams: Grams) -> float:
 def relative_bias(grams: Grams) -> Interval:
     """||E o - E a|| / ||E a|| without the noise: the root of unbiased squared bias over unbiased squared norm.
 
-    The squared norm is taken from a and r pooled, of which there are twice as many. A negative square is 0 after the
-    root, which is taken last, of the estimate and of its bounds. NaN where the squared norm is not positive: the
-    gradient itself is lost in the noise.
+    The squared norm is that of a and r pooled, of which there are twice as many. The root of the estimate and of its
+    bounds is taken last; that of a negative square is 0. NaN if the squared norm is not positive: the gradient itself
+    is lost in the noise.
     """
     squared = _jackknife(_over(_across(_differences(grams)), _across(_pooled(grams))))
     low, estimate, high = np.sqrt(np.maximum([squared.low, squared.estimate, squared.high], 0))
@@ -67,7 +67,7 @@ def relative_bias(grams: Grams) -> Interval:
 
 
 def cosine(grams: Grams) -> Interval:
-    """<E o, E a> / (||E o|| ||E a||) without the noise, in [-1, 1]; NaN where a squared norm is not positive."""
+    """<E o, E a> / (||E o|| ||E a||) without the noise, in [-1, 1]; NaN if a squared norm is not positive."""
     squared_norms = np.stack([_across(grams.own), _across(_pooled(grams))])
     # A product of two negative squares would look positive.
     squared_norms[squared_norms <= 0] = np.nan
@@ -79,7 +79,7 @@ def cosine(grams: Grams) -> Interval:
 def variance_ratio(grams: Grams) -> Interval:
     """Trace of the covariance of one batch's estimate, o over on-policy (mean of a's and r's); jackknife on the log.
 
-    NaN where a trace is not positive.
+    NaN if a trace is not positive.
     """
     on_policy = (_variance(grams.on_policy) + _variance(grams.repeat)) / 2
     log = _jackknife(np.log(_over(_variance(grams.own), on_policy, above=0.0)))
@@ -87,15 +87,15 @@ def variance_ratio(grams: Grams) -> Interval:
 
 
 def bias_verdict(bias: Interval, margin: float) -> BiasVerdict:
-    """Unbiased: the whole interval of the relative bias lies within `margin`. Biased: it lies wholly above."""
-    # A relative bias is never negative, so that "worse" cannot occur.
+    """Unbiased: the whole interval of the relative bias is within `margin`. Biased: all of it is above."""
+    # A relative bias is never negative, so "worse" cannot occur.
     found = equivalence(bias.low, bias.high, margin)
     names: dict[str, BiasVerdict] = {"equivalent": "unbiased", "better": "biased", "no interval": "no interval"}
     return names.get(found, "inconclusive")
 
 
 def is_controlled(variance: Interval, limit: float) -> bool:
-    """Whether the whole interval of a variance ratio lies at or below the limit."""
+    """Whether the whole interval of a variance ratio is at or below the limit."""
     return variance.high <= limit
 
 
@@ -127,7 +127,7 @@ def _over(numerator: Array, denominator: Array, above: float = -np.inf) -> Array
 
 
 def _jackknife(values: Array) -> Interval:
-    """Estimate and interval from the n + 1 values of a statistic; no interval where one of them is NaN."""
+    """Estimate and interval from the n + 1 values of a statistic; no interval if one of them is NaN."""
     left_out = values[1:]
     n = len(left_out)
     error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))

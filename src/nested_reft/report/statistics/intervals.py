@@ -1,8 +1,8 @@
 """Statistics of the report: one pure function each, arrays in, an `Interval` out.
 
 Every interval says what it is (`method`), over how many independent units (`n`) and at which level. With fewer than
-two units there is no interval: `low` and `high` are NaN. The bootstraps are seeded, so a table made twice is the
-same table.
+two units there is no interval: `low` and `high` are NaN. The bootstraps are seeded, so a table made again is the same
+table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval; `low` and `high` are NaN where `n` units allow none."""
+    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none."""
 
     estimate: float
     low: float
@@ -52,7 +52,7 @@ def t_interval(values: Array, level: float = LEVEL) -> Interval:
 
 
 def paired_difference(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
-    """Mean of treatment - control, both (n,) with the same seed at the same place: difference first, then t."""
+    """Mean of treatment - control, both (n,) with the same seed at the same index: difference first, then t."""
     treatment, control = _paired(treatment, control)
     return t_interval(treatment - control, level)
 
@@ -76,7 +76,7 @@ def interquartile_mean(scores: Array, axis: int | None = None) -> Any:
 
 
 def stratified_bootstrap(scores: Array, statistic: Callable[..., Any], level: float = LEVEL) -> Interval:
-    """`statistic` of `scores` (seeds, tasks), seeds resampled within each task by itself (Agarwal et al. 2021).
+    """`statistic` of `scores` (seeds, tasks), seeds resampled separately within each task (Agarwal et al. 2021).
 
     `statistic` takes an array and `axis`, as `np.mean` and `interquartile_mean` do; `n` counts the seeds.
     """
@@ -87,9 +87,9 @@ def stratified_bootstrap(scores: Array, statistic: Callable[..., Any], level: fl
 
 
 def equivalence(low: float, high: float, margin: float) -> Equivalence:
-    """Whether an interval of differences lies within ±margin (two one-sided tests, Schuirmann 1987).
+    """Whether an interval of differences is within ±margin (two one-sided tests, Schuirmann 1987).
 
-    Not lying within is not the same as differing: `worse` and `better` need the whole interval beyond the margin.
+    Not being within is not the same as differing: `worse` and `better` need the whole interval beyond the margin.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"
@@ -101,7 +101,7 @@ def equivalence(low: float, high: float, margin: float) -> Equivalence:
 
 
 def _bootstrap(strata: tuple[Array, ...], statistic: Callable[..., Any], level: float, method: str) -> Interval:
-    """Percentile bootstrap of a statistic of all strata together, each stratum (n,) resampled by itself."""
+    """Percentile bootstrap of a statistic of all strata together, each stratum (n,) resampled separately."""
 
     def of_strata(*samples: Array, axis: int) -> Any:
         return statistic(np.concatenate(samples, axis=axis), axis=axis)
@@ -125,7 +125,7 @@ def _bootstrap(strata: tuple[Array, ...], statistic: Callable[..., Any], level: 
 def _units(values: Array) -> Array:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"need one value a unit, got shape {values.shape}")
+        raise ValueError(f"need one value per unit, got shape {values.shape}")
     return values
 
 

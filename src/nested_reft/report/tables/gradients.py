@@ -1,4 +1,4 @@
-"""The tables of bias and variance that people read: of sampled gradients, and exact ones of a very small model."""
+"""The tables of bias and variance for people: of sampled gradients, and exact ones of a very small model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nested_reft.report.statistics.comparisons import gradient_biases, gradient_
 from nested_reft.report.statistics.gradients import bias_verdict
 
 ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
-# What double precision leaves of a bias that is zero.
+# In double precision, a bias of zero is below this.
 ZERO = 1e-10
 
 
@@ -76,7 +76,7 @@ def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(ESTIMATOR, map(str, estimator), strict=True))
         row["std"] = "yes" if group["std"].iloc[0] else "no"
         row |= {name: _exact(group.loc[rows.loc[group.index], column]) for name, (column, rows) in columns.items()}
-        # Weights are 1 on-policy, so that this is measured with one correction for all.
+        # On-policy all weights are 1, so this is computed for one correction only.
         row["bias, on-policy"] = row["bias, on-policy"].replace(NOT_RUN, "")
         table.append(row)
     return pd.DataFrame(table, columns=[*ESTIMATOR, *columns])

@@ -1,4 +1,4 @@
-"""The table that people read of the ways to choose the skipped layers."""
+"""The table for people of the ways to choose the skipped layers."""
 
 from __future__ import annotations
 

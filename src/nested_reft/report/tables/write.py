@@ -1,6 +1,6 @@
-"""The tables that people read, as CSV, Markdown and LaTeX; here those of accuracy, speed and parity with the baseline.
+"""The tables for people, as CSV, Markdown and LaTeX; here those of accuracy, speed and parity with the baseline.
 
-A cell that was not run says so. What varies and what the interval is stands under each table.
+A cell that was not run says so. The notes under each table say what varies and what the interval is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METRICS = ("sampled", "greedy")
 
 
 def write_tables(root: Path, config: Config) -> None:
-    """Write the presentation tables (`catalogue.PRESENTATION_TABLES`) from those of `collect`."""
+    """Write the presentation tables (`registry.PRESENTATION_TABLES`) from those of `collect`."""
     runs, training, throughput = (read_table(root, name) for name in ("runs", "training", "throughput"))
     gradients, strategies, exact = (read_table(root, name) for name in ("gradients", "strategies", "exact"))
     for metric in METRICS:
