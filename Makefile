@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 # More options for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_ARGS ?=
-# Why a job runs is said by `snakemake -n`: for the job that reads all results it is thousands of words.
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --quiet reason
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
 .PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint format lock config-docs clean
 
@@ -84,23 +83,24 @@ audit: env  ## known vulnerabilities of the locked dependencies, from pypi.org
 		|| { grep '^Found' $(AUDIT)/log || echo "make: nothing was audited: $$(tail -n 1 $(AUDIT)/log)"; exit 1; }
 	@echo "No known vulnerability in requirements.lock"
 
-lint: env  ## ruff, snakefmt, snakemake --lint, hadolint, mypy
+lint: env  ## ruff, snakefmt, snakemake --lint, hadolint, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: env  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-lock:  ## requirements.lock anew, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
+lock:  ## requirements.lock and environment.yml, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
 	$(PYTHON) tools/lock.py $(PIP_ARGS)
 
-config-docs: env  ## config/README.md anew, from the classes in src/nested_reft/config/; the plan in docs/scale.md
+config-docs: env  ## config/README.md from the classes in src/nested_reft/config/; the plan in docs/scale.md
 	$(BIN)/python tools/config_docs.py
 	$(BIN)/python tools/scale_docs.py
 

@@ -27,8 +27,10 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from nested_reft.config import Config, GeneratedProblems, Pretraining, ScratchModel, Training, load_config
+from nested_reft.config.experiment import Config, load_config
+from nested_reft.config.sources import GeneratedProblems, Pretraining, ScratchModel
 from nested_reft.config.strict import settings_hash
+from nested_reft.config.training import Training
 from nested_reft.runtime.manifest import processor_name
 from nested_reft.runtime.timing import now
 from nested_reft.tasks.policy import Policy, load_policy, save_policy

@@ -39,40 +39,43 @@ from common import (
     print_result,
     require_bench_extra,
 )
-from nested_reft.training.update import update_policy
 
-from nested_reft.config import BASELINE_CORRECTION, Config, Run, Training
+from nested_reft.config.experiment import Config
+from nested_reft.config.run import BASELINE_CORRECTION, Run
+from nested_reft.config.training import Training
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
-from nested_reft.training.optimizer import make_optimizer, set_learning_rate
-from nested_reft.training.run import batch_indices, make_objective, nested_rollout
+from nested_reft.training.optimizer import set_learning_rate
+from nested_reft.training.run import batch_indices, make_learner, make_objective, make_step_settings
+from nested_reft.training.step import reft_step
 
 WARMUP_STEPS, LAST_STEPS = 2, 10
 
 
 class OurSteps:
-    """The step of `nested_reft.training.run.train` at skip 0, one call a step, without log and checkpoint."""
+    """The step of `nested_reft.training.run.train` at skip 0, one call per step, without log and checkpoint."""
 
     def __init__(self, config: Config, policy: Policy, problems: Sequence[Problem], run: Run) -> None:
         self._training, self._policy, self._problems, self._run = config.training, policy, problems, run
-        self._objective = make_objective(run, config.corrections[run.correction], config.training)
-        self._optimizer = make_optimizer(policy.model, config.training)
+        objective = make_objective(run, config.corrections[run.correction], config.training)
+        self._learner = make_learner(policy, config.training, objective)
+        self._settings = make_step_settings(run, config.training)
         questions = [problem.question for problem in problems]
         self._prompts = encode_prompts(questions, config.prompt, policy.tokenizer, config.training.max_prompt_tokens)
 
     def __call__(self, step: int) -> float:
         """One step (from 1); its mean reward."""
-        training, policy = self._training, self._policy
+        training = self._training
         indices = batch_indices(step, training.problems_per_step, len(self._problems), self._run.seed)
-        _, rollout = nested_rollout(policy, [self._prompts[i] for i in indices], training, self._run, step)
-        rewards = rollout_rewards(policy, rollout, [self._problems[i] for i in indices])
-        set_learning_rate(self._optimizer, training, step)
-        update = update_policy(policy.model, self._optimizer, rollout, rewards, training, self._objective, None)
-        if not math.isfinite(update.loss):
-            raise RuntimeError(f"step {step}: the loss is {update.loss}")
-        return rewards.mean().item()
+        problems = [self._problems[i] for i in indices]
+        set_learning_rate(self._learner.optimizer, training.learning_rate, training.warmup_steps, step)
+        batch, _ = reft_step(
+            self._learner, self._settings, step, [self._prompts[i] for i in indices],
+            lambda rollout, share: rollout_rewards(self._policy, rollout, problems[share]),
+        )  # fmt: skip
+        return batch.rewards.mean().item()
 
 
 def compare(

@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from nested_reft.config import Training
+from nested_reft.config.training import Training
 from nested_reft.runtime.timing import now
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
@@ -132,8 +132,8 @@ def run_interleaved(
 
     # TRL's own AdamW (transformers' default, `adamw_torch_fused`) with our betas; the schedule is ours because
     # transformers' warm-up starts at a learning rate of 0, a step that would teach it nothing.
-    optimizer = make_optimizer(model, training, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warmup_factor(training, done + 1))
+    optimizer = make_optimizer(model, training.learning_rate, training.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warmup_factor(done + 1, training.warmup_steps))
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=model,

@@ -4,7 +4,7 @@
 
 P prompts of S tokens (mean), G completions each, B = P G, T new tokens each; no end token, so that the work is known.
 
-- prefill: `sample_completions` of 1 token; decode: of T tokens less that, in pairs; update: `update_policy`, once.
+- prefill: `sample_completions` of 1 token; decode: of T tokens less that, in pairs; update: that of `reft_step`.
 - peaks, same threads and type: a matrix product of size N (2 N^3 FLOPs) and a copy of a large array (read and written).
 
 The work is the least that the phase needs: a prompt is read once for its group, and nothing is padded.
@@ -43,11 +43,11 @@ from common import (
     random_prompts,
     timed_pairs,
 )  # fmt: skip
-from nested_reft.training.update import update_policy
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config import Training
+from nested_reft.config.run import BASELINE_CORRECTION, Run
+from nested_reft.config.training import Training
 from nested_reft.core.layers import nested_view
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
@@ -55,7 +55,9 @@ from nested_reft.engine.sampling import sample_completions
 from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
 from nested_reft.planning.shapes import Shape
 from nested_reft.runtime.timing import now
-from nested_reft.training.optimizer import make_optimizer
+from nested_reft.tasks.policy import Policy
+from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
+from nested_reft.training.step import reft_step
 
 
 def forward_work(
@@ -120,14 +122,18 @@ def phase_seconds(
     done = timed_pairs(
         lambda pair: sample(1, pair + 1), lambda pair: sample(training.max_new_tokens, pair + 1), pairs, model.device
     )
-    rollout: Rollout = done[-1].results[1]
     rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
-    optimizer = make_optimizer(model, training)
+    policy = Policy(model, None, end_ids=(), pad_id=0)  # type: ignore[arg-type]  # no text is read or written
+    learner = make_learner(policy, training, Objective())
+    run = Run(size="", dataset="", correction=BASELINE_CORRECTION, skip=0, seed=0)
+    settings = make_step_settings(run, training)
+    prompts = [ids[real].tolist() for ids, real in zip(prompt_ids, prompt_mask.bool(), strict=True)]
     updates = []
-    for _ in range(pairs + 1):
-        started = now(model.device)
-        update_policy(model, optimizer, rollout, rewards, training, Objective(), None)
-        updates.append(now(model.device) - started)
+    for step in range(1, pairs + 2):
+        clock = PhaseClock(model.device)
+        reft_step(learner, settings, step, prompts, lambda *_: rewards, clock.lap)
+        clock.lap("update")
+        updates.append(clock.slowest(learner.world)["update"])
     prefill = statistics.median(pair.seconds[0] for pair in done)
     decode = statistics.median(pair.seconds[1] - pair.seconds[0] for pair in done)
     return {"prefill": prefill, "decode": decode, "update": statistics.median(updates[1:])}

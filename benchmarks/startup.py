@@ -29,9 +29,7 @@ from common import ROOT, Spread, parse_options, print_result
 IMPORTS = """
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2ForCausalLM
-import nested_reft.cli, nested_reft.commands
-from nested_reft.tasks import policy, records
-from nested_reft.training import checkpoint, stopping, trainer
+import nested_reft.cli, nested_reft.commands.train
 """
 
 
@@ -49,7 +47,7 @@ def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
 def copy_pipeline(folder: Path) -> None:
     """What a dry run reads, without results."""
     shutil.copy2(ROOT / "Snakefile", folder)
-    for name in ("workflow", "config", "src"):
+    for name in ("workflow", "profiles", "config", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
 
 

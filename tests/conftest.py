@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nested_reft.tasks.hub import MIRROR_VARIABLE
+from nested_reft.tasks.mirror import MIRROR_VARIABLE
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""What the pages promise: every command of the README can be called, every change of its table is a config, and the
-trainer in `docs/own_trainer.md` trains.
+"""What the pages promise: every command of the README can be called, every change of its table is a config, the steps
+of `docs/method.md` are those of the code, and the trainer in `docs/own_trainer.md` trains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from nested_reft.config import load_config, parse_config, read_settings
+from nested_reft.config.experiment import load_config, parse_config
+from nested_reft.config.reading import read_settings
 from nested_reft.core.corrections import CORRECTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,17 @@ def test_a_change_that_the_readme_names_is_a_config_and_changes_it(purpose: str,
     path = ROOT / "config/config.yaml"
     assert change
     assert parse_config(merged(read_settings(path), change)) != load_config(path)
+
+
+def test_the_steps_of_the_page_are_those_of_the_code() -> None:
+    """Each step of the page begins, in bold, with the words that the comment of that number begins with."""
+    code = (ROOT / "src/nested_reft/training/step.py").read_text(encoding="utf-8").partition("def reft_step(")[2]
+    page = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    comments = re.findall(r"^ +# (\d)\. (.*)$", code, re.MULTILINE)
+    steps = re.findall(r"^(\d)\. \*\*(.+?)\*\*", page, re.MULTILINE)
+    assert [number for number, _ in comments] == [number for number, _ in steps] == list("12345678")
+    for (number, comment), (_, words) in zip(comments, steps, strict=True):
+        assert comment.startswith(words.replace("π", "pi")), f"step {number}: '{words}' and '{comment}'"
 
 
 def test_the_page_of_the_method_has_every_correction() -> None:

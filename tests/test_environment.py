@@ -8,21 +8,15 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from lock import conda_text, direct_requirements
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 
 
-def direct_requirements() -> list[Requirement]:
-    """Those of the package and of its extra `dev`, with the extras of our own that it names."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: [Requirement(text) for text in found] for name, found in project["optional-dependencies"].items()}
-    found = [Requirement(text) for text in project["dependencies"]]
-    for requirement in extras["dev"]:
-        own = requirement.name == project["name"]
-        found += [inner for name in requirement.extras for inner in extras[name]] if own else [requirement]
-    return found
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DIRECT = direct_requirements(PROJECT)
 
 
 def locked() -> dict[str, str]:
@@ -41,7 +35,7 @@ def conda() -> tuple[list[str], dict[str, str]]:
 
 def test_the_lock_satisfies_every_direct_requirement() -> None:
     versions = locked()
-    for requirement in direct_requirements():
+    for requirement in DIRECT:
         version = versions.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock; run `make lock`"
         assert requirement.specifier.contains(version), f"{requirement} does not allow the locked {version}"
@@ -54,15 +48,20 @@ def test_every_lock_entry_is_one_exact_version() -> None:
 
 def test_conda_names_the_same_packages_at_the_same_versions() -> None:
     versions, (_, pip) = locked(), conda()
-    assert set(pip) == {canonicalize_name(requirement.name) for requirement in direct_requirements()}
+    assert set(pip) == {canonicalize_name(requirement.name) for requirement in DIRECT}
     assert pip == {name: versions[name] for name in pip}
+
+
+def test_the_conda_file_is_what_make_lock_writes() -> None:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    expected = conda_text(DIRECT, [line for line in lines if not line.startswith("#")])
+    assert (ROOT / "environment.yml").read_text(encoding="utf-8") == expected
 
 
 def test_conda_python_is_one_that_the_project_allows() -> None:
     packages, _ = conda()
     python = next(entry.split("=")[1] for entry in packages if entry.startswith("python="))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert Requirement(f"python{project['requires-python']}").specifier.contains(f"{python}.0")
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(f"{python}.0")
 
 
 def test_every_imported_package_is_a_direct_requirement() -> None:
@@ -73,6 +72,6 @@ def test_every_imported_package_is_a_direct_requirement() -> None:
             re.findall(r"^\s*(?:from|import) ([a-zA-Z_0-9]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         )
     names = {"yaml": "pyyaml"}
-    known = {canonicalize_name(requirement.name) for requirement in direct_requirements()}
+    known = {canonicalize_name(requirement.name) for requirement in DIRECT}
     third_party = imported - set(sys.stdlib_module_names) - {"nested_reft"}
     assert {canonicalize_name(names.get(name, name)) for name in third_party} <= known

@@ -97,7 +97,8 @@ def test_the_workflow_catalogue_finds_what_it_promises() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", text) + re.findall(r'<img src="([^"]+)"', text)
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
@@ -110,3 +111,11 @@ def test_contributors_are_sent_to_files_and_targets_that_exist() -> None:
     assert {"env", "test", "lint", "config-docs"} <= targets
     known = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
     assert targets <= set(known)
+
+
+def test_the_map_has_every_room_of_the_package_once() -> None:
+    package = ROOT / "src/nested_reft"
+    rooms = [f"{path.parent.relative_to(package).as_posix()}/" for path in package.rglob("*/__init__.py")]
+    modules = [path.name for path in package.glob("*.py")]
+    section = read("CONTRIBUTING.md").partition("## Map of `src/nested_reft`\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)) == sorted(rooms + modules)

@@ -1,7 +1,7 @@
 """Writes config/README.md: every key of the configuration, from the classes of `nested_reft.config`.
 
 The explanations are the texts under the keys there; types, ranges and defaults come from the JSON schema that pydantic
-makes of the same classes.
+makes of the same classes. Corrections and layer selections are those of their registries in `nested_reft.core`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.layer_selection import SELECTIONS
 
 TARGET = Path(__file__).parents[1] / "config/README.md"
 HEADER = """\
@@ -40,9 +41,9 @@ def render(schema: dict[str, Any]) -> str:
         text += _table(definition, f"{paths[0]}.")
         if len(paths) > 1:
             text += f"\nThe same keys stand under {_names(paths[1:])}.\n"
-        if name == "CorrectionParams":
-            text += _corrections()
-    return text
+        if name == "LayerChoice":
+            text += "\n" + _selections()
+    return text + "\n" + _corrections()
 
 
 def _sections(schema: dict[str, Any]) -> dict[str, list[str]]:
@@ -124,10 +125,24 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def _corrections() -> str:
-    rows = ["| correction | its parameters and their defaults |", "|---|---|"]
-    for name, parameters in CORRECTIONS.items():
-        rows.append(f"| `{name}` | {', '.join(f'`{key}: {value:g}`' for key, value in parameters.items()) or 'none'} |")
-    return "\n" + "\n".join(rows) + "\n"
+    rows = ["| correction | weight of token t | source | its parameters |", "|---|---|---|---|"]
+    for entry in CORRECTIONS.values():
+        parameters = "<br>".join(
+            f"`{key}`: {parameter.range}, default `{parameter.default:g}`. {parameter.meaning}"
+            for key, parameter in entry.parameters.items()
+        )
+        rows.append(f"| `{entry.name}` | ${entry.formula}$ | {entry.source} | {parameters or 'none'} |")
+    return (
+        "## `corrections.<correction>`\n\nThe parameters of a correction; one that is left out, or null, has its "
+        "default. `gradients.corrections` takes the same. $\\rho_t$ is the ratio of target to behaviour policy, $A$ "
+        "the advantage.\n\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _selections() -> str:
+    rows = ["| strategy | the layers that it leaves out | source |", "|---|---|---|"]
+    rows += [f"| `{entry.name}` | {entry.layers} | {entry.source} |" for entry in SELECTIONS.values()]
+    return "\n".join(rows) + "\n"
 
 
 def _names(values: list[str]) -> str:

@@ -1,6 +1,6 @@
 """`nested-reft`: one sub-command for each rule of the pipeline.
 
-Settings come as one JSON text (the classes of `config.jobs`), files as options. Every line of progress goes to
+Settings come as one JSON text (the classes `...Settings` of `config`), files as options. Every line of progress goes to
 standard error, which the rules write to their log; standard output, which reaches the terminal, gets a short line now
 and then, and the error if there is one. A sub-command is the function `run` of the module of its name in `commands`,
 which is imported when it runs: `--help` loads nothing.
@@ -40,7 +40,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     def add(name: str, help_text: str, settings: str, files: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_text, description=help_text)
         if settings:
-            command.add_argument("--settings", required=True, metavar="JSON", help=f"config.jobs.{settings}, as JSON")
+            command.add_argument("--settings", required=True, metavar="JSON", help=f"config class {settings}, as JSON")
         for file in files:
             command.add_argument(f"--{file}", required=True, type=Path, metavar="PATH")
         return command

@@ -9,7 +9,9 @@ import yaml
 from config_docs import TARGET, render
 from valid_config import CONFIGS
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
+from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.layer_selection import SELECTIONS
 
 
 @pytest.fixture
@@ -54,11 +56,25 @@ def test_a_section_without_an_explanation_is_an_error(schema: dict[str, Any]) ->
         ("sizes", ["sections by name", "required", "1 entry or more"]),
         ("pretraining", ["section or null", "`null`", ""]),
         ("evaluation.headline", ["one of `greedy`, `sampled`", '`"sampled"`', ""]),
-        ("corrections.<correction>.lambda", ["number or null", "`null`", "> 0, ≤ 1"]),
     ],
 )
 def test_type_default_and_range_are_those_of_the_class(key: str, cells: list[str]) -> None:
     assert row(key)[1:4] == cells
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_correction_and_its_parameters_are_those_of_the_registry(name: str) -> None:
+    formula, source, parameters = row(name)[1:]
+    assert (formula, source) == (f"${CORRECTIONS[name].formula}$", CORRECTIONS[name].source)
+    known = CORRECTIONS[name].parameters
+    assert parameters == "none" if not known else len(parameters.split("<br>")) == len(known)
+    for key, parameter in known.items():
+        assert f"`{key}`: {parameter.range}, default `{parameter.default:g}`. {parameter.meaning}" in parameters
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_a_layer_selection_is_that_of_the_registry(name: str) -> None:
+    assert row(name)[1:] == [SELECTIONS[name].layers, SELECTIONS[name].source]
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "smoke.yaml", "paper.yaml"])

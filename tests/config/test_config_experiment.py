@@ -9,7 +9,8 @@ import pytest
 import yaml
 from valid_config import COMPARED, CONFIGS, REMOVE, VALID, changed
 
-from nested_reft.config import ConfigError, load_config, parse_config
+from nested_reft.config.experiment import load_config, parse_config
+from nested_reft.config.strict import ConfigError
 
 # (what is changed, its value, everything that the one line must say)
 REFUSED = [

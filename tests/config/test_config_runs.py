@@ -7,9 +7,7 @@ from typing import Any, get_args
 import pytest
 from valid_config import COMPARED, CONFIGS, PROBLEMS, REMOVE, VALID, changed
 
-from nested_reft.config import (
-    ConfigError,
-    Training,
+from nested_reft.config.experiment import (
     all_runs,
     benchmark_batches,
     load_config,
@@ -18,6 +16,8 @@ from nested_reft.config import (
     strategy_table,
 )
 from nested_reft.config.jobs import data_settings, evaluate_settings, gradient_settings, train_settings
+from nested_reft.config.strict import ConfigError
+from nested_reft.config.training import Training
 from nested_reft.core.advantages import BASELINES
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import num_skipped

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
 
-from nested_reft.config.jobs import EvaluateSettings
+from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.evaluation import evaluate as module
 from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.tasks.records import DataError

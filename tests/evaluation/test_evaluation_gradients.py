@@ -10,10 +10,11 @@ import torch
 from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
 from torch import Tensor
 
-from nested_reft.config.jobs import GradientSettings
+from nested_reft.config.gradients import GradientSettings
 from nested_reft.core.loss import Objective
 from nested_reft.evaluation.gradients import UNBIASED, choose_coordinates, estimate_gradients, measure_gradients
 from nested_reft.tasks import rewards
+from nested_reft.tasks.rollouts import sample_rollout
 
 CORRECTIONS: dict[str, dict[str, float]] = {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}, "is_sequence": {}}
 
@@ -66,7 +67,9 @@ def test_an_estimate_is_the_trainer_s_gradient_at_the_coordinates() -> None:
     """Against a plain backward of the leave-one-out policy gradient, written out."""
     policy, configured = tiny_policy(), settings()
     ids, mask = policy.batch([[4, 5, 6], [7, 8]])
-    rollout = policy.sample(policy.model, ids, mask, configured.sampling, group_size=4, max_new_tokens=5, seed=3)
+    rollout = sample_rollout(
+        policy, policy.model, ids, mask, configured.sampling, group_size=4, max_new_tokens=5, seed=3
+    )
     given = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0]])
     coordinates = choose_coordinates(policy.model, 300, 0)
     objectives = [Objective(correction=name, **UNBIASED) for name in ("unit", "is_sequence")]

@@ -10,10 +10,10 @@ import torch
 from tiny_evaluation import PROMPT, tiny_policy, tiny_problems
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nested_reft.config.jobs import ThroughputSettings
+from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation import throughput as module
 from nested_reft.evaluation.throughput import decode_costs, ideal_speedup, measure_throughput
-from nested_reft.tasks import policy as sampler
+from nested_reft.tasks import rollouts as sampler
 
 # Attention of the tiny model (width 16, 2 heads of 8, 1 key-value head): q and o are 16 x 16, k and v 16 x 8;
 # the feed-forward has three matrices of 16 x 32. Biases and norms are vectors and not counted.

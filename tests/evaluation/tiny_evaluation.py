@@ -6,7 +6,8 @@ import zlib
 
 import torch
 
-from nested_reft.config import GeneratedProblems, Prompt, ScratchModel
+from nested_reft.config.sampling import Prompt
+from nested_reft.config.sources import GeneratedProblems, ScratchModel
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.problems import generate_problems
 from nested_reft.tasks.records import Problem

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nested_reft.cli import main
-from nested_reft.config.jobs import TrainSettings
+from nested_reft.config.training import TrainSettings
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import save_policy
 from nested_reft.tasks.records import write_problems

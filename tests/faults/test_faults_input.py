@@ -13,7 +13,9 @@ import datasets
 import pytest
 import yaml
 
-from nested_reft.config import Config, ConfigError, HubProblems, all_runs, load_config, parse_config
+from nested_reft.config.experiment import Config, all_runs, load_config, parse_config
+from nested_reft.config.sources import HubProblems
+from nested_reft.config.strict import ConfigError
 from nested_reft.tasks.hub import load_problems
 from nested_reft.tasks.hub_lock import add_to_lock, is_locked, read_lock
 from nested_reft.tasks.records import DataError, Problem, read_problems, write_problems

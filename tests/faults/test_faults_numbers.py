@@ -15,12 +15,13 @@ from faults_harness import Run, at_call, one_line
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nested_reft.config import Sampling
+from nested_reft.config.sampling import Sampling
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import load_policy
 from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rollouts import sample_rollout
 from nested_reft.training import step
 
 
@@ -134,7 +135,9 @@ def test_a_completion_cut_at_the_limit_is_graded_as_it_stands_and_all_its_tokens
     monkeypatch.setattr(rewards, "grade", grade)
     policy = load_policy(run.folder / "model", device=torch.device("cpu"))
     ids, mask = policy.batch([[4, 5, 6]])
-    cut = policy.sample(policy.model, ids, mask, Sampling(), group_size=2, max_new_tokens=4, seed=0, stop_at_end=False)
+    cut = sample_rollout(
+        policy, policy.model, ids, mask, Sampling(), group_size=2, max_new_tokens=4, seed=0, stop_at_end=False
+    )
     assert cut.mask.all()
     first = policy.responses(cut)[0]
     found = rewards.rollout_rewards(policy, cut, [Problem("1", "?", first)])

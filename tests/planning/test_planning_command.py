@@ -11,7 +11,8 @@ import yaml
 from workflow_harness import ROOT, Pipeline, read_config
 
 from nested_reft.cli import main
-from nested_reft.config import GeneratedProblems, HubProblems, load_config
+from nested_reft.config.experiment import load_config
+from nested_reft.config.sources import GeneratedProblems, HubProblems
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, problem_count
 from nested_reft.planning.shapes import model_shape
@@ -99,7 +100,7 @@ def test_jobs_that_ask_for_too_little_time_are_named(
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "--config", "my.yaml"]) == 0
-    assert "Too short: resources.7b.train.runtime: 30 minutes are asked for" in capsys.readouterr().out
+    assert "Too short: resources.7b.train.runtime: 30 minutes are requested" in capsys.readouterr().out
 
 
 def test_the_paper_asks_for_enough_time() -> None:
@@ -127,7 +128,7 @@ def test_the_page_shows_what_the_command_prints() -> None:
         (["--gpus", "8x"], "'8x' is not of the form 8x80"),
         (["--gpus", "0x80"], "'0x80' is not of the form 8x80"),
         (["--teraflops", "0"], "'0' is not above 0"),
-        (["--layer-us", "fast"], "'fast' is negative, or no number"),
+        (["--layer-us", "fast"], "'fast' is negative, or not a number"),
         (["--length", "1.5"], "'1.5' is above 1"),
     ],
 )

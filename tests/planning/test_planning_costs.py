@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from workflow_harness import ROOT
 
-from nested_reft.config import Training, load_config
-from nested_reft.config.method import Lora
+from nested_reft.config.experiment import load_config
+from nested_reft.config.training import Lora, Training
 from nested_reft.planning.costs import Batch, Costs, Machine
 from nested_reft.planning.shapes import Shape, model_shape
 

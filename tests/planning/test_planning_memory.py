@@ -10,7 +10,7 @@ import torch
 from tiny_training import tiny_policy
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from nested_reft.config import Training
+from nested_reft.config.training import Training
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine import logp
 from nested_reft.engine.logp import completion_logp

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.collect.collect import collect
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nested_reft.config import PRETRAINED, Config, all_runs, parse_config
+from nested_reft.config.experiment import Config, all_runs, parse_config
+from nested_reft.config.run import PRETRAINED
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.report.collect.records import StepRecord
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import Effects, gradient_record, make_config, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import has_learned, is_faster, is_on_par, judge, rises, verdict
 from nested_reft.report.claims.summary import summary
 from nested_reft.report.claims.tables import COLUMNS, write_claims

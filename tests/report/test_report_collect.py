@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic import Effects, make_config, write, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.collect.records import ReportError
 from nested_reft.report.registry import TIDY_TABLES

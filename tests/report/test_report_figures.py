@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.accuracy import accuracy, parity_plot

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from synthetic import make_config, write_results
 
-from nested_reft.config import Config, parse_config
+from nested_reft.config.experiment import Config, parse_config
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.pages.html import LONGEST_ANSWER, shortened, visible
 from nested_reft.report.pages.page import Page, write_table_html

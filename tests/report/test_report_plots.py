@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.image import AxesImage
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.layers import layers, left_out
 from nested_reft.report.figures.learning import reward_time, rewards_by_time

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.claims.judge import HEADLINE_CORRECTIONS
 from nested_reft.report.collect.collect import collect

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic import Effects, make_config, write_results
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.claims.tables import write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.pages.page import markdown

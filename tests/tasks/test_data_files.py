@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import pytest
 
-from nested_reft.config import HubProblems
+from nested_reft.config.sources import HubProblems
 from nested_reft.tasks import hub
 from nested_reft.tasks.data_files import read_rows
 from nested_reft.tasks.records import DataError

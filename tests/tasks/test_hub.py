@@ -9,8 +9,10 @@ from typing import Any
 import datasets
 import pytest
 
-from nested_reft.config import HubProblems, load_config
+from nested_reft.config.experiment import load_config
+from nested_reft.config.sources import HubProblems
 from nested_reft.tasks import hub
+from nested_reft.tasks.mirror import MIRROR_VARIABLE, mirror_from_environment
 from nested_reft.tasks.records import DataError
 
 
@@ -197,10 +199,10 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, name: str, content: b
 
 
 def test_mirror_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(hub.MIRROR_VARIABLE, raising=False)
-    assert hub.mirror_from_environment() is None
-    monkeypatch.setenv(hub.MIRROR_VARIABLE, str(tmp_path))
-    assert hub.mirror_from_environment() == tmp_path
-    monkeypatch.setenv(hub.MIRROR_VARIABLE, str(tmp_path / "absent"))
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    assert mirror_from_environment() is None
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path))
+    assert mirror_from_environment() == tmp_path
+    monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(DataError, match=r"NESTED_REFT_DATA_MIRROR=.*absent: no such folder"):
-        hub.mirror_from_environment()
+        mirror_from_environment()

@@ -11,9 +11,10 @@ import pytest
 from fake_hub import FakeHub
 from huggingface_hub import constants
 
-from nested_reft.config import HubModel, HubProblems
+from nested_reft.config.sources import HubModel, HubProblems
 from nested_reft.tasks import hub
 from nested_reft.tasks.hub_client import hub_error
+from nested_reft.tasks.hub_models import fetch_model
 from nested_reft.tasks.records import DataError
 
 ONE, TWO = ({"question": "1 + 1 =", "answer": "2"}, {"question": "2 + 2 =", "answer": "4"})
@@ -114,7 +115,7 @@ def test_a_moved_branch_is_not_followed_where_a_commit_is_given(fake_hub: FakeHu
 
 def test_no_network_ends_at_once_with_a_remedy(fake_hub: FakeHub, tmp_path: Path) -> None:
     fake_hub.close()
-    for call in (lambda: hub.load_problems(source(), None), lambda: hub.fetch_model(model(), None, tmp_path / "m")):
+    for call in (lambda: hub.load_problems(source(), None), lambda: fetch_model(model(), None, tmp_path / "m")):
         with pytest.raises(DataError, match=r"check the network, or set NESTED_REFT_DATA_MIRROR.*HF_HUB_OFFLINE=1"):
             call()
 
@@ -144,7 +145,7 @@ def test_offline_what_the_cache_lacks_is_named_with_the_command(
     with pytest.raises(DataError, match=f"dataset o/d, revision v1: .*set NESTED_REFT_DATA_MIRROR.*{command}"):
         hub.load_problems(source(revision="v1"), None)
     with pytest.raises(DataError, match=r"model o/m, revision main: .*hf download --repo-type model o/m"):
-        hub.fetch_model(model(), None, tmp_path / "m")
+        fetch_model(model(), None, tmp_path / "m")
 
 
 # --- models
@@ -154,7 +155,7 @@ def test_a_model_is_fetched_without_pickles_and_stays_when_the_cache_goes(
     fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     commit = fake_hub.commit("models", "o/m", MODEL | {"pytorch_model.bin": b"pickle", "code.py": b""})
-    provenance = hub.fetch_model(model(), None, tmp_path / "m")
+    provenance = fetch_model(model(), None, tmp_path / "m")
     assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == MODEL
     assert not any(path.is_symlink() for path in (tmp_path / "m").iterdir())
     assert provenance["files"]["model.safetensors"] == {
@@ -163,13 +164,13 @@ def test_a_model_is_fetched_without_pickles_and_stays_when_the_cache_goes(
     }
     assert (provenance["origin"], provenance["resolved_revision"]) == ("hub", commit)
     go_offline(monkeypatch, fake_hub)
-    assert hub.fetch_model(model(), None, tmp_path / "again") == provenance
+    assert fetch_model(model(), None, tmp_path / "again") == provenance
 
 
 def test_a_model_with_other_layers_stops_before_the_weights(fake_hub: FakeHub, tmp_path: Path) -> None:
     fake_hub.commit("models", "o/m", MODEL)
     with pytest.raises(DataError, match="has 2 layers, but the configuration says `layers: 28`"):
-        hub.fetch_model(model(layers=28), None, tmp_path / "m")
+        fetch_model(model(layers=28), None, tmp_path / "m")
     assert {path.partition("@")[0] for path in fake_hub.downloads} == {"o/m/config.json"}
 
 
@@ -177,7 +178,7 @@ def test_a_gated_model_is_named_with_its_page(fake_hub: FakeHub, tmp_path: Path)
     fake_hub.commit("models", "o/m", MODEL)
     fake_hub.gated.add(("models", "o/m"))
     with pytest.raises(DataError, match=r"model o/m.*accept its terms at https://huggingface.co/o/m and run `hf auth"):
-        hub.fetch_model(model(), None, tmp_path / "m")
+        fetch_model(model(), None, tmp_path / "m")
 
 
 def test_an_error_of_many_lines_is_told_in_one() -> None:

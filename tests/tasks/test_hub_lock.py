@@ -10,9 +10,12 @@ import pytest
 import yaml
 from fake_hub import FakeHub
 
-from nested_reft.config import ConfigError, HubModel, HubProblems, load_config
+from nested_reft.config.experiment import load_config
+from nested_reft.config.sources import HubModel, HubProblems
+from nested_reft.config.strict import ConfigError
 from nested_reft.tasks import hub
 from nested_reft.tasks.hub_lock import add_to_lock, is_locked, locked_commit, read_lock
+from nested_reft.tasks.hub_models import fetch_model
 from nested_reft.tasks.records import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +147,7 @@ def test_the_locked_commit_is_fetched_when_the_branch_has_moved(lock: Path, fake
     row, weights = '{"q": "1 + 1 =", "a": "%d"}\n', {"config.json": b'{"num_hidden_layers": 2}'}
     fake_hub.commit("datasets", "o/d", {"test.jsonl": (row % 2).encode()})
     fake_hub.commit("models", "o/m", weights | {"model.safetensors": b"old"})
-    first = hub.load_problems(problems, None), hub.fetch_model(model, None, tmp_path / "first")
+    first = hub.load_problems(problems, None), fetch_model(model, None, tmp_path / "first")
     assert locked_commit(read_lock(lock), problems) is None
     add_to_lock(lock, [first[0][1], first[1]])
     fake_hub.commit("datasets", "o/d", {"test.jsonl": (row % 3).encode()})
@@ -152,13 +155,13 @@ def test_the_locked_commit_is_fetched_when_the_branch_has_moved(lock: Path, fake
     found = read_lock(lock)
     again = (
         hub.load_problems(problems, None, locked_commit(found, problems)),
-        hub.fetch_model(model, None, tmp_path / "again", locked_commit(found, model)),
+        fetch_model(model, None, tmp_path / "again", locked_commit(found, model)),
     )
     assert again == first
     assert (tmp_path / "again/model.safetensors").read_bytes() == b"old"
     assert is_locked(found, again[0][1], lock)
     with pytest.raises(DataError, match=r"model o/m, revision main: model\.safetensors has changed"):
-        is_locked(found, hub.fetch_model(model, None, tmp_path / "head"), lock)
+        is_locked(found, fetch_model(model, None, tmp_path / "head"), lock)
 
 
 # --- damage

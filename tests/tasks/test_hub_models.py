@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nested_reft.config import HubModel
-from nested_reft.tasks import hub
+from nested_reft.config.sources import HubModel
+from nested_reft.tasks.hub_models import fetch_model
 from nested_reft.tasks.records import DataError
 
 
@@ -29,7 +29,7 @@ def test_model_of_the_mirror_is_copied_without_pickles(tmp_path: Path) -> None:
     put_model(
         tmp_path / "mirror", model__safetensors=b"abc", pytorch_model__bin=b"pickle", tokenizer__json=b"{}", x__py=b""
     )
-    provenance = hub.fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
+    provenance = fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
@@ -43,16 +43,16 @@ def test_model_of_the_mirror_is_copied_without_pickles(tmp_path: Path) -> None:
 def test_wrong_number_of_layers_stops_before_the_weights(tmp_path: Path) -> None:
     put_model(tmp_path / "mirror", model__safetensors=b"abc")
     with pytest.raises(DataError, match="has 2 layers, but the configuration says `layers: 28`"):
-        hub.fetch_model(model(28), tmp_path / "mirror", tmp_path / "out")
+        fetch_model(model(28), tmp_path / "mirror", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_models_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"o/m: no such model folder.*unset NESTED_REFT_DATA_MIRROR"):
-        hub.fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
+        fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
     folder = put_model(tmp_path / "mirror", pytorch_model__bin=b"pickle")
     with pytest.raises(DataError, match=r"no \.safetensors file"):
-        hub.fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
+        fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
     (folder / "config.json").write_text("{}")
     with pytest.raises(DataError, match="does not state num_hidden_layers"):
-        hub.fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")
+        fetch_model(model(2), tmp_path / "mirror", tmp_path / "out")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nested_reft.config import Config, GeneratedProblems, load_config
+from nested_reft.config.experiment import Config, load_config
+from nested_reft.config.sources import GeneratedProblems
 from nested_reft.tasks import problems as generated
 from nested_reft.tasks.problems import (
     MAX_NUMBER,

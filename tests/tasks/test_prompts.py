@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nested_reft.config import Prompt
+from nested_reft.config.sampling import Prompt
 from nested_reft.tasks.prompts import encode_prompts, left_pad, render_prompt
 from nested_reft.tasks.records import DataError
 

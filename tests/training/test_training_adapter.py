@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_training import grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 
-from nested_reft.config.method import Lora
+from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
 from nested_reft.tasks import rewards

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_training import MODEL, PRETRAINING, PROMPT, tiny_policy
 
-from nested_reft.config import Pretraining
+from nested_reft.config.sources import Pretraining
 from nested_reft.tasks.policy import Policy, load_policy, save_policy, select_device
 from nested_reft.tasks.problems import vocabulary
 from nested_reft.tasks.records import DataError

@@ -11,7 +11,7 @@ import torch
 from tiny_training import TIMINGS, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
 
-from nested_reft.config.jobs import TrainSettings
+from nested_reft.config.training import TrainSettings
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import Policy
 from nested_reft.training import step

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config import GeneratedProblems, Pretraining, Prompt, ScratchModel
-from nested_reft.config.jobs import TrainSettings
+from nested_reft.config.sampling import Prompt
+from nested_reft.config.sources import GeneratedProblems, Pretraining, ScratchModel
+from nested_reft.config.training import TrainSettings
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.tasks.policy import Policy
@@ -81,19 +81,6 @@ def rollout_of(
     return batch.skipped, batch.rollout
 
 
-@dataclass(frozen=True)
-class FixedRollout(Policy):
-    """A policy whose rollout is known, so that a step is its update alone."""
-
-    rollout: Rollout
-
-    def batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        return self.rollout.prompt_ids, self.rollout.prompt_mask
-
-    def sample(self, *_: Any, **__: Any) -> Rollout:
-        return self.rollout
-
-
 def step_on(
     policy: Policy,
     rollout: Rollout,
@@ -102,13 +89,13 @@ def step_on(
     optimizer: torch.optim.Optimizer,
     reference: PreTrainedModel | None = None,
 ) -> dict[str, float]:
-    """The metrics of the training step on a rollout with its rewards (P, G)."""
-    fixed = FixedRollout(policy.model, policy.tokenizer, policy.end_ids, policy.pad_id, rollout)
+    """The metrics of the training step if this is the rollout that it samples, with rewards (P, G)."""
     objective = make_objective(settings.run, settings.params, settings.training)
-    learner = Learner(fixed, policy.model, optimizer, objective, reference)
+    learner = Learner(policy, policy.model, optimizer, objective, reference)
     step_settings = make_step_settings(settings.run, settings.training)
-    prompts: list[list[int]] = [[]] * len(rollout.prompt_ids)
-    return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
+    prompts = [ids[real].tolist() for ids, real in zip(rollout.prompt_ids, rollout.prompt_mask.bool(), strict=True)]
+    with mock.patch("nested_reft.training.step.sample_rollout", return_value=rollout):
+        return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
 
 
 def grade_by_checksum(response: str, gold: str) -> bool:

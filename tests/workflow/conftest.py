@@ -18,6 +18,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     pipeline = Pipeline.copied_to(tmp_path_factory.mktemp("finished") / "pipeline")
     config = pipeline.write_config(tiny_config())
-    first = pipeline.call(config=config, timeout=900)
+    imports = pipeline.folder.parent / "imports"
+    first = pipeline.call(config=config, timeout=900, record=imports)
     assert first.code == 0, first.output
-    return Finished(pipeline, config, first)
+    return Finished(pipeline, config, first, imports)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from nested_reft.tasks.hub import MIRROR_VARIABLE
+from nested_reft.tasks.mirror import MIRROR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 REPORT = {"collect", "presentation_tables", "claims", "figure", "page"}  # rules that read results and train nothing
@@ -94,12 +94,19 @@ class Pipeline:
         return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, *options]
 
     def call(
-        self, *arguments: str, config: str | None = None, mirror: Path | None = None, timeout: float = 300
-    ) -> Call:
+        self, *arguments: str, config: str | None = None, mirror: Path | None = None, timeout: float = 300,
+        record: Path | None = None,
+    ) -> Call:  # fmt: skip
+        """Call Snakemake; with `record`, each job leaves there which modules it imported (`recorder/`)."""
+        environment = self.environment(mirror)
+        if record:
+            record.mkdir()
+            environment |= {"NESTED_REFT_RECORD": str(record)}
+            environment["PYTHONPATH"] += f":{Path(__file__).parent / 'recorder'}"
         done = subprocess.run(
             self.command(*arguments, config=config),
             cwd=self.folder,
-            env=self.environment(mirror),
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -120,6 +127,8 @@ class Finished:
     pipeline: Pipeline
     config: str
     first: Call
+    imports: Path
+    """The folder of what each of its jobs imported."""
 
     @property
     def results(self) -> Path:

@@ -5,8 +5,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from nested_reft.config import PRETRAINED, ConfigError, HubModel, HubProblems
-from nested_reft.config import (
+from nested_reft.config.run import PRETRAINED
+from nested_reft.config.sources import HubModel, HubProblems
+from nested_reft.config.strict import ConfigError
+from nested_reft.config.experiment import (
     all_runs,
     benchmark_batches,
     parse_config,

@@ -28,6 +28,7 @@ rule data:
 # One small file that exists once all sources do: no training starts before bad input has been found.
 rule check:
     input:
+        code=sources("check"),
         # A new or changed entry is verified against what was fetched before; no training is repeated for it.
         lock=lock_file(),
         sources=checked_sources(),

@@ -1,5 +1,5 @@
-# What jobs ask for of whoever starts them: GPUs, memory, minutes, cores; and when Snakemake looks for the next job.
-from nested_reft.config import job_resources
+# What jobs ask for of whoever starts them: GPUs, memory, minutes, cores.
+from nested_reft.config.experiment import job_resources
 
 # Where several jobs share the GPUs of one machine, each gets GPUs of its own; a scheduler's jobs have them already.
 ON_GPU = "nested-reft on-gpu {resources.gpu} " if CONFIG.device == "cuda" else ""
@@ -47,16 +47,3 @@ def check_gpu():
             raise WorkflowError(
                 f"{error}; on a cluster, give Snakemake its profile (docs/scale.md)"
             ) from None
-
-
-def look_when_jobs_end():
-    """Have Snakemake look for jobs to start when one has ended, and not all the time.
-
-    To keep to its limit of 100 jobs a second, Snakemake 9 looks again a second after each look, also after those that
-    the end of a job asks for: after n jobs it looks n times a second, which takes ever more processor time from the jobs
-    that run. Another limit (--max-jobs-per-timespan) stays.
-    """
-    scheduler = workflow.scheduler
-    limit = scheduler.job_rate_limiter
-    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-        scheduler.job_rate_limiter = None

@@ -8,5 +8,5 @@ from nested_reft.tasks.provenance import check_sources
 
 
 def run(options: argparse.Namespace) -> None:
-    """Verify all fetched data sets and models against the lock file, and sum them up."""
+    """Verify all fetched data sets and models against the lock file, and write a summary of them."""
     check_sources(options.provenance, options.lock, options.output)

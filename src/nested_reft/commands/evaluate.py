@@ -6,8 +6,8 @@ import argparse
 
 import torch
 
-from nested_reft.config import parse
-from nested_reft.config.jobs import EvaluateSettings
+from nested_reft.config.evaluation import EvaluateSettings
+from nested_reft.config.strict import parse
 from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress

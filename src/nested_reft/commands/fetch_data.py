@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config import ConfigError, HubProblems, parse
-from nested_reft.config.jobs import DataSettings
+from nested_reft.config.sources import DataSettings, HubProblems
+from nested_reft.config.strict import ConfigError, parse
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.hub import load_problems, mirror_from_environment
+from nested_reft.tasks.hub import load_problems
 from nested_reft.tasks.hub_lock import locked_commit, read_lock
+from nested_reft.tasks.mirror import mirror_from_environment
 from nested_reft.tasks.provenance import verify
 from nested_reft.tasks.records import write_problems
 
 
 def run(options: argparse.Namespace) -> None:
-    """Fetch one data set or benchmark, verify it against the lock file, and record where it is from."""
+    """Fetch one data set or benchmark, verify it against the lock file, and record where it came from."""
     settings = parse(DataSettings, options.settings, "--settings")
     if not isinstance(settings.problems, HubProblems):
         raise ConfigError("problems.source: must be 'hub'; `nested-reft generate` makes the others")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config import ConfigError, GeneratedProblems, parse
-from nested_reft.config.jobs import DataSettings
+from nested_reft.config.sources import DataSettings, GeneratedProblems
+from nested_reft.config.strict import ConfigError, parse
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 from nested_reft.tasks.problems import generate_problems

@@ -8,5 +8,5 @@ from nested_reft.runtime.gpus import run_on_gpus
 
 
 def run(options: argparse.Namespace) -> None:
-    """Become the command."""
+    """Replace this process by the command."""
     run_on_gpus(options.count, options.job, each=options.each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nested_reft.config import load_config
+from nested_reft.config.experiment import load_config
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.memory import Gpus, Way, plan_memory
 from nested_reft.planning.options import DEFAULTS
@@ -15,9 +15,9 @@ from nested_reft.planning.shapes import model_shape
 from nested_reft.tasks.hub_lock import read_lock
 
 LOCK = Path("config/hub.lock")
-# What is worth a row: on one GPU there are no shards, and on several nothing else is as small.
-ALONE: tuple[Way, ...] = ("all weights", "adapters")
-TOGETHER: tuple[Way, ...] = ("shards",)
+# Which ways get a row: one GPU has no shards, and on several nothing else is as small.
+ONE_GPU: tuple[Way, ...] = ("all weights", "adapters")
+SEVERAL_GPUS: tuple[Way, ...] = ("shards",)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     jobs = list(plan_jobs(config, shapes, assumed, results, read_lock(LOCK)))
 
     print(f"## Experiment '{config.experiment}'\n\n{assumptions_text(assumed, config.device)}\n")
-    print("**Jobs.** Their numbers are exact, hours are estimates.\n\n" + jobs_table(jobs, config))
+    print("**Jobs.** Their number is exact; hours are estimates.\n\n" + jobs_table(jobs, config))
     for line in short_jobs(jobs, config):
         print(f"\nToo short: {line}.")
     for size in shapes:
@@ -39,20 +39,20 @@ def run(options: argparse.Namespace) -> None:
             print(f"\nUnknown: the shape of '{size}'. Fetch it ({fetch}), or write it under sizes.{size}.shape.")
     disks = [plan_disk(config, size, shape) for size, shape in known.items()]
     parameters = {size: shape.parameters for size, shape in known.items()}
-    print("\n**Disk.** Weights alone; exact, of models of the hub if they are stored in bfloat16.\n")
+    print("\n**Disk.** Only weights; exact, for models of the hub if they are stored in bfloat16.\n")
     print(disk_table(disks, parameters))
     if config.device == "cuda":
         memories = [
             (size, gpus, way, plan_memory(shape, config.training, assumed.prompt_tokens, gpus, way))
             for size, shape in known.items()
             for gpus in (Gpus(*pair) for pair in options.gpus)
-            for way in (ALONE if gpus.count == 1 else TOGETHER)
+            for way in (ONE_GPU if gpus.count == 1 else SEVERAL_GPUS)
         ]
         print("\n**Memory** of a training step on each GPU, in GB; estimates.\n\n" + memory_table(memories))
 
 
 def _assumptions(options: argparse.Namespace, device: str) -> Assumptions:
-    """What the options say, and the defaults of the device where they say nothing."""
+    """What the options say, and the defaults of the device for those not given."""
     given = {key: getattr(options, key) for key in DEFAULTS[device]}
     found = DEFAULTS[device] | {key: value for key, value in given.items() if value is not None}
     machine = Machine(found["teraflops"] * 1e12, found["gigabytes_per_s"] * 1e9, found["layer_us"] * 1e-6)

@@ -8,8 +8,8 @@ import time
 
 import torch
 
-from nested_reft.config import ConfigError, ScratchModel, parse, settings_hash
-from nested_reft.config.jobs import ModelSettings
+from nested_reft.config.sources import ModelSettings, ScratchModel
+from nested_reft.config.strict import ConfigError, parse, settings_hash
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     if settings.pretraining is None:
         raise ConfigError("pretraining: is missing, and the model has 'source: scratch'")
     torch.set_num_threads(options.threads)
-    shutil.rmtree(options.output, ignore_errors=True)  # of an attempt that was cut off
+    shutil.rmtree(options.output, ignore_errors=True)  # left by an interrupted attempt
     progress = Progress(f"pretrain {settings.size}")
     started, last = time.perf_counter(), settings.model.pretraining_steps
 

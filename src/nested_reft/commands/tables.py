@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config import Config, parse
+from nested_reft.config.experiment import Config
+from nested_reft.config.strict import parse
 from nested_reft.report.tables.write import write_tables
 
 

@@ -6,8 +6,8 @@ import argparse
 
 import torch
 
-from nested_reft.config import parse
-from nested_reft.config.jobs import ThroughputSettings
+from nested_reft.config.strict import parse
+from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation.throughput import measure_throughput
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress

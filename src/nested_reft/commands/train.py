@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from nested_reft.config import parse, settings_hash
-from nested_reft.config.jobs import TrainSettings
+from nested_reft.config.strict import parse, settings_hash
+from nested_reft.config.training import TrainSettings
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
@@ -24,7 +24,7 @@ from nested_reft.training.world import init_distributed
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write final policy, metrics of every step and manifest; the checkpoints go once all of them exist."""
+    """Write final policy, metrics of every step and manifest; checkpoints are deleted once all of these exist."""
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     folder = options.checkpoints / settings.key

@@ -10,25 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from nested_reft.config.errors import nearest
-from nested_reft.config.measurement import Evaluation, Gradients, Throughput
-from nested_reft.config.method import (
-    BASELINE_CORRECTION,
-    Correction,
-    Corrections,
-    LayerChoice,
-    Name,
-    Percent,
-    Prompt,
-    Strategy,
-    Training,
-)
+from nested_reft.config.evaluation import Evaluation
+from nested_reft.config.gradients import Gradients
+from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy
+from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
+from nested_reft.config.run import BASELINE_CORRECTION, Run
+from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import Model, Pretraining, Problems, ScratchModel
-from nested_reft.config.strict import ConfigError, Positive, Strict, parse
+from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
+from nested_reft.config.throughput import Throughput
+from nested_reft.config.training import Training
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 
 
@@ -142,26 +137,6 @@ def nested_skips(config: Config) -> list[int]:
     return sorted(skip for skip in config.skips if skip)
 
 
-class Run(Strict):
-    """One row of the run table; `path` is its folder under `runs/`. At skip 0 there is nothing to choose."""
-
-    size: str
-    dataset: str
-    correction: Correction
-    skip: int
-    strategy: Strategy = "uniform"
-    seed: int
-
-    @property
-    def rollout(self) -> str:
-        """How the rollouts are made, as a part of the path: `skip25` (uniform, as in the paper), `skip25-static`."""
-        return f"skip{self.skip}" if self.strategy == "uniform" else f"skip{self.skip}-{self.strategy}"
-
-    @property
-    def path(self) -> str:
-        return f"{self.size}/{self.dataset}/{self.correction}/{self.rollout}/seed{self.seed}"
-
-
 def run_table(config: Config) -> list[Run]:
     """The grid: one baseline (skip 0) and every correction at every other skip, per size, data and seed."""
     strategy = config.layer_choice.strategies[0]
@@ -212,37 +187,3 @@ def parse_config(settings: Mapping[str, Any], where: str = "config") -> Config:
 def load_config(path: str | Path) -> Config:
     """The experiment in a YAML file, or a ConfigError that names the file."""
     return parse_config(read_settings(path), str(path))
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError where there is none, or where a key stands twice."""
-    try:
-        settings = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; config/ has config.yaml, smoke.yaml and paper.yaml") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except _RepeatedKeyError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    # A ValueError is of a scalar that looks like a date and is none.
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: must hold keys and values, got {type(settings).__name__}")
-    return settings
-
-
-class _RepeatedKeyError(Exception):
-    """A mapping has a key twice, of which YAML would silently take the second."""
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.value in lines and isinstance(key.value, str):
-                raise _RepeatedKeyError(f"the key '{key.value}' stands twice, in lines {lines[key.value]} and {line}")
-            if isinstance(key.value, str):
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)

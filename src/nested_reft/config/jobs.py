@@ -8,90 +8,17 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-from nested_reft.config.experiment import Config, Run
-from nested_reft.config.measurement import Evaluation, GradientMeasurement, Throughput
-from nested_reft.config.method import Prompt, Sampling, Strategy, Training
-from nested_reft.config.sources import Model, Pretraining, Problems
-from nested_reft.config.strict import Strict, settings_hash
+from nested_reft.config.evaluation import EvaluateSettings
+from nested_reft.config.experiment import Config
+from nested_reft.config.gradients import GradientMeasurement, GradientSettings
+from nested_reft.config.run import Run
+from nested_reft.config.sampling import Sampling
+from nested_reft.config.sources import DataSettings, ModelSettings
+from nested_reft.config.strict import Strict
+from nested_reft.config.throughput import ThroughputSettings
+from nested_reft.config.training import TrainSettings
 
 T = TypeVar("T", bound=Strict)
-
-
-class DataSettings(Strict):
-    """One set of problems; generated ones depend on the role, so that train and test share no numbers."""
-
-    name: str
-    role: Literal["train", "test"]
-    problems: Problems
-
-
-class ModelSettings(Strict):
-    """One pre-trained model: made here, or fetched."""
-
-    size: str
-    model: Model
-    pretraining: Pretraining | None
-    prompt: Prompt
-    device: str
-
-
-class TrainSettings(Strict):
-    """One run of the run table."""
-
-    run: Run
-    training: Training
-    params: dict[str, float]
-    prompt: Prompt
-    device: str
-
-    @property
-    def key(self) -> str:
-        """Hash of everything that the run depends on; checkpoints of other settings are not continued."""
-        return settings_hash(self.canonical_json())
-
-
-class EvaluateSettings(Strict):
-    """One policy on some benchmarks; `run` is None for a pre-trained model."""
-
-    size: str
-    run: Run | None
-    benchmarks: tuple[str, ...]
-    evaluation: Evaluation
-    prompt: Prompt
-    dtype: str
-    device: str
-
-
-class ThroughputSettings(Strict):
-    """Rollout speed of one size at one skip setting, against the same model at skip 0."""
-
-    size: str
-    skip: int
-    throughput: Throughput
-    prompt: Prompt
-    sampling: Sampling
-    border: int
-    max_prompt_tokens: int
-    dtype: str
-    device: str
-
-
-class GradientSettings(Strict):
-    """Bias and variance of the gradient estimates of one pre-trained model at one skip setting."""
-
-    size: str
-    skip: int
-    gradients: GradientMeasurement
-    prompt: Prompt
-    sampling: Sampling
-    strategy: Strategy
-    border: int
-    max_new_tokens: int
-    max_prompt_tokens: int
-    problems_per_micro_batch: int | None
-    gradient_checkpointing: bool
-    dtype: str
-    device: str
 
 
 def data_settings(config: Config, role: Literal["train", "test"], name: str) -> DataSettings:

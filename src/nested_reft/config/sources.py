@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from nested_reft.config.sampling import Prompt
 from nested_reft.config.strict import Positive, Strict
 
 # --- where problems come from -----------------------------------------------------------------------------------
@@ -162,3 +163,24 @@ class Pretraining(Strict):
     """So many layers at either end are never left out."""
     seed: int = 0
     """Of initial weights, problems and batches."""
+
+
+# --- what a job is handed ---------------------------------------------------------------------------------------
+
+
+class DataSettings(Strict):
+    """One set of problems; generated ones depend on the role, so that train and test share no numbers."""
+
+    name: str
+    role: Literal["train", "test"]
+    problems: Problems
+
+
+class ModelSettings(Strict):
+    """One pre-trained model: made here, or fetched."""
+
+    size: str
+    model: Model
+    pretraining: Pretraining | None
+    prompt: Prompt
+    device: str

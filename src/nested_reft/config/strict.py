@@ -13,6 +13,8 @@ from nested_reft.config.errors import explain
 from nested_reft.runtime.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]*$")]
+Percent = Annotated[int, Field(ge=0, lt=100)]
 
 
 class ConfigError(UserError, ValueError):

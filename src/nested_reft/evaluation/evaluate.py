@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nested_reft.config import PRETRAINED, Evaluation, Sampling
-from nested_reft.config.jobs import EvaluateSettings
+from nested_reft.config.evaluation import EvaluateSettings, Evaluation
+from nested_reft.config.run import PRETRAINED
+from nested_reft.config.sampling import Sampling
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rollouts import sample_rollout
 
 EXAMPLES = 3  # problems whose first completions are kept as text, for people to read
 
@@ -77,7 +79,8 @@ def _responses(
     seed: int,
 ) -> list[list[str]]:
     """The texts of `group_size` completions per prompt; greedy if `sampling` is None."""
-    rollout = policy.sample(
+    rollout = sample_rollout(
+        policy,
         policy.model,
         *policy.batch(prompts),
         sampling,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config.jobs import GradientSettings
+from nested_reft.config.gradients import GradientSettings
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
@@ -31,6 +31,7 @@ from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.tasks.rollouts import sample_rollout
 
 UNBIASED: dict[str, Any] = {
     "normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False,
@@ -127,7 +128,8 @@ def measure_gradients(
         )
         for name, gradients in sets.items():
             with compute_dtype(model, settings.dtype):
-                rollout = policy.sample(
+                rollout = sample_rollout(
+                    policy,
                     nested_view(model, skipped if name == "nested" else ()).eval(),
                     prompt_ids,
                     prompt_mask,

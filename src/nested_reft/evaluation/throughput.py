@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from nested_reft.config.jobs import ThroughputSettings
+from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.runtime.seeding import derive_seed
@@ -21,6 +21,7 @@ from nested_reft.runtime.timing import now
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rollouts import sample_rollout
 
 
 def decode_costs(model: PreTrainedModel, context: float) -> tuple[float, float]:
@@ -55,7 +56,8 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
 
     def tokens_per_s(skipped: Sequence[int], pair: int) -> float:
         started = now(model.device)
-        rollout = policy.sample(
+        rollout = sample_rollout(
+            policy,
             nested_view(model, skipped),
             prompt_ids,
             prompt_mask,

@@ -1,17 +1,17 @@
 """What the phases of an experiment cost, from the model's shape: the least work, at a rate that the user states.
 
-A phase takes max(FLOPs / F, bytes / W, o L), with F and W what the machine reaches, not what its data sheet says, o the
-time that starting the operations of a layer takes whatever their size, and L the layers of all passes.
+A phase takes max(FLOPs / F, bytes / W, o L): F and W are what the machine reaches, not what its data sheet says, o is
+the time to launch the operations of a layer, whatever their size, and L counts the layers of all passes.
 
 - FLOPs of n tokens at a mean context c: 2 n per entry of each layer's matrices, 4 n heads head_width c of attention in
   each layer, 2 r per entry of the head for r rows of logits (`evaluation.throughput.decode_costs`).
 - Bytes: in each pass the matrices of the layers that are left, and the head; the keys and values that a token attends
-  to, those of a prompt once a group. What else is read and written is in the rate W.
+  to, those of a prompt once per group. All other reads and writes are included in the rate W.
 - Rollout of P prompts of S tokens, G completions each, of M tokens on average and T at most: prefill P S tokens in one
-  pass, decode P G (M - 1) tokens in T - 1 passes, since some completion of a batch goes on to the end.
+  pass, decode P G (M - 1) tokens in T - 1 passes, since some completion of a batch runs to the end.
 - Update: forward over P S + P G M tokens, twice that backward (once with adapters, as frozen weights have no gradient),
-  once more forward where activations are computed twice, and once where a copy of the policy is asked for KL; the
-  weights in each of these passes of a micro-batch; 10 float32 values a trained parameter for gradient norm and AdamW.
+  one more forward with activation checkpointing, and one with a reference policy for KL; the weights in each of these
+  passes of a micro-batch; 10 float32 values per trained parameter for gradient norm and AdamW.
 
 Not counted: grading, tokenizing, Python between the operations, waiting for other GPUs.
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from nested_reft.config import Training
+from nested_reft.config.training import Training
 from nested_reft.planning.shapes import Shape
 
 # A trained parameter: norm reads g; clipping reads and writes g; AdamW reads p, g, m, v and writes p, m, v.
@@ -34,16 +34,16 @@ class Machine:
     """What one GPU (or the CPU threads of a job) reaches."""
 
     flops: float
-    """FLOP a second, of a large matrix product in the dtype of the training."""
+    """FLOP per second, of a large matrix product in the dtype of the training."""
     bandwidth: float
-    """Bytes a second, of reading weights and cache."""
+    """Bytes per second, when reading weights and cache."""
     layer_seconds: float
-    """What starting the operations of one layer takes, in one pass."""
+    """Time to launch the operations of one layer in one pass."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of some phases that follow each other, with the seconds that each takes added up."""
+    """The work of consecutive phases, and the sum of their seconds."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -69,7 +69,7 @@ class Batch:
     prompt_tokens: float
     """Mean, S."""
     group: int
-    """Completions a prompt, G."""
+    """Completions per prompt, G."""
     new_tokens: float
     """Mean, M."""
     most_new_tokens: int
@@ -134,12 +134,12 @@ class Costs:
         return (gradient + step).times(training.updates_per_rollout) + forward.times(reference)
 
     def pretraining_step(self, batch: Batch) -> Work:
-        """One batch: forward and twice that backward, and the optimizer."""
+        """One batch: forward, twice that backward, and the optimizer."""
         step = self._phase(0, OPTIMIZER_BYTES * self.shape.parameters, 0)
         return self.forward(batch).times(3) + step
 
     def gradients(self, batch: Batch, skipped: int, corrections: int, training: Training) -> Work:
-        """One batch of the measurement of bias and variance: two on-policy sets, one nested, each correction's."""
+        """One batch of the bias and variance measurement: two on-policy sets, and a nested one for all corrections."""
         forward = self.forward(batch)
         backward = forward.times(2 + int(training.gradient_checkpointing))
         rollouts = self.rollout(batch).times(2) + self.rollout(batch, skipped)

@@ -1,19 +1,19 @@
 """GPU memory of one training step, part by part: an estimate from the model's shape, for one GPU or several.
 
-Three ways to train: all weights, on one GPU or with all states on each; their shards on several (`training.sharding`),
-beside a replica in the dtype of the products that samples, and the layer and the outer matrices that are gathered while
-they compute; adapters alone (`training.lora`), on frozen weights in that dtype.
+Three ways to train: all weights, on one GPU or with all states on each; shards of them on several GPUs
+(`training.sharding`), plus a replica in the dtype of the products, which samples, and the layer and the outer matrices
+that are gathered while they compute; only adapters (`training.lora`), on frozen weights in that dtype.
 
-Activations that autograd keeps, a token and layer, D the width, Q the queries', K the keys', F the feed-forward's, w
-bytes a value of the products, and c the mean number of tokens that a completion's attention sees, of its own M:
+Activations that autograd keeps per token and layer; D is the width, Q the queries', K the keys', F the feed-forward's,
+w bytes per value of the products, c the mean number of tokens that a completion's attention sees, M its own tokens:
 
     norms      2 (12 D + w D if that is a copy)   residual, what the norm keeps of it, its result in w bytes
     attention  3 w Q + 2 w K c / M                queries, output, output in the order of the next product; keys, values
     MLP        4 w F                              gate, silu, up, and their product
 
-Computed twice (`training.gradient_checkpointing`), one residual stream (4 D) a layer is kept, and one layer's
-activations exist at a time. The logits of a micro-batch, V entries a token, are there three times in float32 when the
-loss goes backward.
+With activation checkpointing (`training.gradient_checkpointing`), one residual stream (4 D) per layer is kept, and only
+one layer's activations exist at a time. The logits of a micro-batch, V entries per token, exist three times in float32
+in the loss's backward pass.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from nested_reft.config import Training
-from nested_reft.config.method import Lora
+from nested_reft.config.training import Lora, Training
 from nested_reft.engine.grouped_decoder import MAX_WIDTH
 from nested_reft.planning.plan import ADAMW_STATES, FLOAT32, VALUE_BYTES
 from nested_reft.planning.shapes import Shape
 
-USABLE = 0.9  # of a GPU's memory: the rest is torch's context and what fragments
+USABLE = 0.9  # of a GPU's memory: the rest is torch's context and fragmentation
 LOGIT_COPIES = 3
 Way = Literal["all weights", "shards", "adapters"]
 
@@ -52,11 +51,11 @@ class Memory:
     gradients: float
     optimizer: float
     copies: float
-    """Of weights, in the dtype of the products, and what is gathered of shards."""
+    """Of weights, in the dtype of the products, and of gathered shards."""
     activations: float
     """Of one micro-batch, all kept."""
     checkpointed: float
-    """The same, where activations are computed twice."""
+    """The same, with activation checkpointing."""
     logits: float
     """Of one micro-batch."""
     rollout: float
@@ -77,7 +76,7 @@ def layer_activations(shape: Shape, value_bytes: int, completion_keys: float) ->
 
 
 def plan_memory(shape: Shape, training: Training, prompt_tokens: int, gpus: Gpus, way: Way) -> Memory:
-    """The memory of a step whose completions are all as long as they may be; adapters have the rank of the config."""
+    """The memory of a step whose completions all have the maximal length; adapters have the rank of the config."""
     size = VALUE_BYTES[training.dtype]
     lora = training.lora or Lora()
     states = {

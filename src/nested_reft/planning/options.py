@@ -1,13 +1,13 @@
-"""The options of `nested-reft plan`, and what it assumes without them. Imports nothing, for `--help` to be quick."""
+"""The options of `nested-reft plan`, and what it assumes without them. Imports little, so that `--help` is quick."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-# What is assumed where no option says otherwise. cuda: 40 % of the 989 TFLOP/s in bfloat16 and 60 % of the 3,350 GB/s
-# that an H100 SXM has on its data sheet, and 30 small operations a layer of 8 microseconds each. cpu: what one thread
-# reached in docs/benchmarks.md, where starting operations is in the rates.
+# Assumed unless an option says otherwise. cuda: 40 % of the 989 TFLOP/s in bfloat16 and 60 % of the 3,350 GB/s that an
+# H100 SXM has on its data sheet, and 30 small operations per layer of 8 microseconds each. cpu: what one thread reached
+# in docs/benchmarks.md, where launching operations is included in the rates.
 DEFAULTS = {
     "cuda": {"teraflops": 400.0, "gigabytes_per_s": 2000.0, "layer_us": 240.0, "prompt_tokens": 200, "startup": 60.0},
     "cpu": {"teraflops": 0.03, "gigabytes_per_s": 1.3, "layer_us": 0.0, "prompt_tokens": 25, "startup": 6.0},
@@ -30,7 +30,7 @@ def not_negative(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is negative, or no number")
+        raise argparse.ArgumentTypeError(f"{text!r} is negative, or not a number")
     return value
 
 
@@ -49,16 +49,16 @@ def share(text: str) -> float:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `plan`; what is not given depends on the device."""
+    """The options of `plan`; the defaults of most depend on the device."""
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"), metavar="FILE")
-    parser.add_argument("--teraflops", type=positive, help="what a GPU, or a job's CPU threads, reach: 10^12 FLOP/s")
-    parser.add_argument("--gigabytes-per-s", type=positive, help="at which it reads weights and cache")
-    parser.add_argument("--layer-us", type=not_negative, help="microseconds that a layer's operations need to start")
+    parser.add_argument("--teraflops", type=positive, help="10^12 FLOP/s that a GPU, or a job's CPU threads, reach")
+    parser.add_argument("--gigabytes-per-s", type=positive, help="speed of reading weights and cache")
+    parser.add_argument("--layer-us", type=not_negative, help="microseconds to launch a layer's operations")
     parser.add_argument("--prompt-tokens", type=positive, help="mean length of a prompt")
     parser.add_argument(
-        "--length", type=share, default=1.0, help="mean length of a completion, as a share of what is allowed"
+        "--length", type=share, default=1.0, help="mean length of a completion, as a share of the maximum"
     )
-    parser.add_argument("--startup", type=not_negative, help="seconds until a job computes")
+    parser.add_argument("--startup", type=not_negative, help="seconds before a job starts to compute")
     parser.add_argument(
         "--gpus", type=gpus, nargs="+", default=GPUS, metavar="NxGB", help="of the memory plan; default 1x80 1x141 8x80"
     )

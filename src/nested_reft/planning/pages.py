@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from nested_reft.config import Config, job_resources
+from nested_reft.config.experiment import Config, job_resources
 from nested_reft.planning.memory import USABLE, Gpus, Memory
 from nested_reft.planning.plan import Assumptions, Disk, Jobs, other_jobs
 
@@ -27,28 +27,28 @@ def _hours(value: float) -> str:
 
 
 def assumptions_text(assumed: Assumptions, device: str) -> str:
-    """What the estimates rest on, with the options that change it."""
+    """The assumptions behind the estimates, with the options that change them."""
     machine, what = assumed.machine, "a GPU" if device == "cuda" else "the CPU threads of a job"
     return "\n".join(
         [
-            f"Assumed of {what}, and to be replaced by what yours reaches:",
+            f"Assumptions about {what}; replace them by what yours reaches:",
             "",
             f"- `--teraflops {machine.flops / 1e12:g}`, in matrix products;",
             f"- `--gigabytes-per-s {machine.bandwidth / GB:g}`, reading weights and cache;",
-            f"- `--layer-us {machine.layer_seconds * 1e6:g}`, until all operations of a layer are started;",
+            f"- `--layer-us {machine.layer_seconds * 1e6:g}`, to launch all operations of a layer;",
             f"- `--prompt-tokens {assumed.prompt_tokens}` on average;",
-            f"- `--length {assumed.length:g}`, the mean completion's share of what is allowed;",
-            f"- `--startup {assumed.startup:g}` seconds of a job until it computes.",
+            f"- `--length {assumed.length:g}`, the mean completion's share of the maximal length;",
+            f"- `--startup {assumed.startup:g}` seconds before a job starts to compute.",
             "",
-            "n GPUs are taken to be n times as fast as one. Grading and waiting in a queue are not counted.",
+            "n GPUs are assumed to be n times as fast as one. Grading and waiting in a queue are not counted.",
         ]
     )
 
 
 def jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
-    """The jobs by size and kind, and what the longest asks for."""
+    """The jobs by size and kind, and the run time that they request."""
     unit = "GPU-hours" if config.device == "cuda" else "hours"
-    header = ["size", "job", "jobs", "GPUs each", f"{unit}, all", "hours, longest", "hours asked for"]
+    header = ["size", "job", "jobs", "GPUs each", f"{unit}, all", "hours, longest", "hours requested"]
     rows = []
     for job in jobs:
         asked = job_resources(config, job.size, job.kind).runtime / 60
@@ -57,7 +57,7 @@ def jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
             hours, longest = _hours(job.device_hours), _hours(job.longest / 3600)
         rows.append([job.size, job.kind, f"{job.count:,}", str(job.gpus), hours, longest, _hours(asked)])
     known = [job.device_hours for job in jobs if job.device_hours is not None]
-    total = _hours(sum(known)) if len(known) == len(jobs) else f"{_hours(sum(known))} and what is unknown"
+    total = _hours(sum(known)) if len(known) == len(jobs) else f"{_hours(sum(known))} plus the unknown"
     others = other_jobs(config)
     rows.append(["", "data and report", str(others), "0", "", "", ""])
     rows.append(["all", "", f"{sum(job.count for job in jobs) + others:,}", "", total, "", ""])
@@ -65,20 +65,20 @@ def jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
 
 
 def short_jobs(jobs: Sequence[Jobs], config: Config) -> list[str]:
-    """A line for each kind of job that is estimated to take longer than it asks for."""
+    """One line per kind of job that is estimated to take longer than it requests."""
     lines = []
     for job in jobs:
         asked = job_resources(config, job.size, job.kind).runtime
         if job.longest / 60 > asked:
             lines.append(
-                f"resources.{job.size}.{job.kind}.runtime: {asked} minutes are asked for, and the longest job is "
+                f"resources.{job.size}.{job.kind}.runtime: {asked} minutes are requested, but the longest job is "
                 f"estimated at {job.longest / 60:,.0f}"
             )
     return lines
 
 
 def disk_table(disks: Sequence[Disk], parameters: Mapping[str, int]) -> str:
-    """Weights on the disk."""
+    """Weights on disk."""
     header = [
         "size",
         "parameters",
@@ -98,7 +98,7 @@ def disk_table(disks: Sequence[Disk], parameters: Mapping[str, int]) -> str:
 
 
 def memory_table(memories: Sequence[tuple[str, Gpus, str, Memory]]) -> str:
-    """A row for each size and set of GPUs; the peak without and with activations that are computed twice."""
+    """One row per size and set of GPUs; the peak without and with activation checkpointing."""
     header = [
         "size", "GPUs", "trained", "weights", "gradients", "AdamW", "copies", "logits", "rollout",
         "activations: all", "peak", "checkpointed", "peak",

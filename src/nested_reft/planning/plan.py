@@ -1,4 +1,4 @@
-"""The jobs of an experiment, what each costs, and what it leaves on the disk."""
+"""The jobs of an experiment, what each costs, and what it leaves on disk."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from nested_reft.config import (
-    Config,
-    GeneratedProblems,
-    HubModel,
-    HubProblems,
-    JobKind,
-    ScratchModel,
-    all_runs,
-    benchmark_batches,
-    job_resources,
-)
+from nested_reft.config.experiment import Config, all_runs, benchmark_batches, job_resources
+from nested_reft.config.resources import JobKind
+from nested_reft.config.sources import GeneratedProblems, HubModel, HubProblems, ScratchModel
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.planning.costs import Batch, Costs, Machine, Work, trained_parameters
 from nested_reft.planning.shapes import Shape
@@ -40,14 +32,14 @@ class Assumptions:
     prompt_tokens: int
     """Mean length of a prompt."""
     length: float
-    """Mean length of a completion, as a share of the most that is allowed."""
+    """Mean length of a completion, as a share of the maximum."""
     startup: float
     """Seconds of a job before its first computation: imports, loading the model."""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """The jobs of one size and kind. `work` is None where the model's shape or a benchmark's size is not known."""
+    """The jobs of one size and kind. `work` is None if the model's shape or a benchmark's size is not known."""
 
     size: str
     kind: JobKind
@@ -69,7 +61,7 @@ def other_jobs(config: Config) -> int:
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
-    """How many problems a benchmark has: made here, as fetched, or as locked; None where none of these says it."""
+    """How many problems a benchmark has: made here, as fetched, or as locked; None if none of these says."""
     if isinstance(source, GeneratedProblems):
         return source.problems
     try:
@@ -82,7 +74,7 @@ def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, loc
 
 @dataclass(frozen=True)
 class Planner:
-    """Costs of one size's jobs."""
+    """The costs of one size's jobs."""
 
     config: Config
     size: str
@@ -101,7 +93,7 @@ class Planner:
         )
 
     def train(self) -> list[Work]:
-        """Of each run."""
+        """The work of each run."""
         training, costs = self.config.training, self._costs
         batch = self._batch(
             training.problems_per_step, training.completions_per_problem, training.max_new_tokens,
@@ -113,7 +105,7 @@ class Planner:
         return [(costs.rollout(batch, skipped) + update).times(training.steps) for skipped in skips]
 
     def evaluate(self) -> list[Work] | None:
-        """Of each policy and batch of benchmarks; None where the size of a benchmark is not known."""
+        """The work of each policy and batch of benchmarks; None if the size of a benchmark is not known."""
         counts = {
             name: problem_count(source, self.results / f"data/test/{name}.json", self.lock)
             for name, source in self.config.benchmarks.items()
@@ -137,7 +129,7 @@ class Planner:
         return answered
 
     def throughput(self) -> list[Work]:
-        """Of each skip; the lengths are known."""
+        """The work of each skip; completions have a fixed length."""
         options, costs = self.config.throughput, self._costs
         most = self.config.training.max_prompt_tokens
         batch = Batch(
@@ -149,7 +141,7 @@ class Planner:
         return [(costs.rollout(batch) + costs.rollout(batch, skipped)).times(pairs) for skipped in skips]
 
     def gradients(self) -> list[Work]:
-        """Of each skip but 0."""
+        """The work of each skip but 0."""
         options, training = self.config.gradients, self.config.training
         batch = self._batch(
             options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
@@ -162,7 +154,7 @@ class Planner:
         ]
 
     def model(self) -> list[Work]:
-        """Pre-training, in float32 (3 forward passes a batch); a model of the hub is fetched."""
+        """The work of pre-training, in float32 (3 forward passes per batch); a model of the hub is only fetched."""
         model, pretraining = self.config.sizes[self.size], self.config.pretraining
         if isinstance(model, HubModel) or pretraining is None:
             return [Work()]
@@ -196,7 +188,7 @@ def plan_jobs(
             start = 0.0 if fetched else assumed.startup
             total = None
             if works is not None:
-                # With several GPUs a job computes for so much shorter: the best case.
+                # The best case: with n GPUs a job computes for an nth of the time.
                 total = sum(works, Work()) + Work(seconds=devices * start * len(works))
             longest = max((work.seconds / devices + start for work in works or ()), default=0.0)
             yield Jobs(size, kind, counts[kind], gpus, total, longest)
@@ -204,7 +196,7 @@ def plan_jobs(
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a size leaves, of weights alone; exact."""
+    """Bytes of weights that a size leaves on disk; exact."""
 
     size: str
     model: int
@@ -220,12 +212,12 @@ class Disk:
 
     @property
     def total(self) -> int:
-        """Without checkpoints, which go when a run ends."""
+        """Without checkpoints, which are deleted when a run ends."""
         return self.model + self.policies * self.policy
 
 
 def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
-    """What one size needs; a model of the hub is taken to be stored in two bytes a parameter, as Qwen's are."""
+    """What one size needs; a model of the hub is assumed to be stored in two bytes per parameter, like Qwen's."""
     dtype = VALUE_BYTES[config.training.dtype]
     stored = FLOAT32 if isinstance(config.sizes[size], ScratchModel) else VALUE_BYTES["bfloat16"]
     return Disk(

@@ -1,4 +1,4 @@
-"""The models of an experiment without their weights: what the plan counts parameters and work of."""
+"""The models of an experiment without their weights, from which the plan counts parameters and work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from nested_reft.config import Config, HubModel, ScratchModel
+from nested_reft.config.experiment import Config
+from nested_reft.config.sources import HubModel, ScratchModel
 from nested_reft.core.layers import decoder_layers
 from nested_reft.evaluation.throughput import decode_costs
 from nested_reft.training.pretrain import build_model, build_tokenizer
@@ -19,7 +20,7 @@ from nested_reft.training.pretrain import build_model, build_tokenizer
 
 @dataclass(frozen=True)
 class Shape:
-    """A model on torch's meta device, and what is derived from it. Numbers of entries, not bytes."""
+    """A model on torch's meta device, and what is derived from it. Counts are of entries, not bytes."""
 
     model: PreTrainedModel
 
@@ -30,13 +31,13 @@ class Shape:
 
     @cached_property
     def adapter_sides(self) -> int:
-        """Rows and columns of all matrices in the layers: what an adapter of rank 1 in each of them has."""
+        """Rows plus columns of all matrices in the layers: the size of an adapter of rank 1 in each of them."""
         modules = decoder_layers(self.model).modules()
         return sum(sum(module.weight.shape) for module in modules if isinstance(module, nn.Linear))
 
     @cached_property
     def outside(self) -> int:
-        """Parameters that are in no layer: embedding, head and the last norm."""
+        """Parameters outside the layers: embedding, head and the last norm."""
         return self.parameters - sum(parameter.numel() for parameter in decoder_layers(self.model).parameters())
 
     @property
@@ -55,12 +56,12 @@ class Shape:
 
     @property
     def query_width(self) -> int:
-        """Heads times the width of one."""
+        """Heads times head width."""
         return self._projection("q_proj")
 
     @property
     def key_value_width(self) -> int:
-        """Entries of the keys of a token in one layer; as many of the values."""
+        """Entries of a token's keys in one layer; its values have as many."""
         return self._projection("k_proj")
 
     def _projection(self, name: str) -> int:
@@ -76,7 +77,7 @@ class Shape:
         return int(self.model.config.vocab_size)
 
     def flops(self, tokens: float, context: float, rows: float, skipped: int = 0) -> float:
-        """Of a forward pass over `tokens` at a mean `context`, with `rows` of logits, without `skipped` layers."""
+        """FLOPs of a forward pass over `tokens` at mean `context`, with `rows` of logits, without `skipped` layers."""
         layer, head = decode_costs(self.model, context)
         return tokens * (self.layers - skipped) * layer + rows * head
 
@@ -86,7 +87,7 @@ class Shape:
 
 
 def model_shape(config: Config, size: str, results: Path) -> Shape | None:
-    """The shape of a size: made here, or fetched to `results`/models, or as the config says; None where unknown."""
+    """The shape of a size: made here, or fetched to `results`/models, or as the config says; None if unknown."""
     model, fetched = config.sizes[size], results / "models" / size
     with torch.device("meta"):
         if isinstance(model, ScratchModel):

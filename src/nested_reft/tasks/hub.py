@@ -13,15 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nested_reft.config import HubProblems
 from nested_reft.config.errors import nearest
+from nested_reft.config.sources import HubProblems
 from nested_reft.tasks.data_files import DATA_FILES, FORMATS, fingerprints, named_files, read_rows, repository_files
 from nested_reft.tasks.hub_client import snapshot
-from nested_reft.tasks.hub_models import fetch_model
-from nested_reft.tasks.mirror import MIRROR_VARIABLE, mirror_from_environment, mirrored_commit
+from nested_reft.tasks.mirror import MIRROR_VARIABLE, mirrored_commit
 from nested_reft.tasks.records import DataError, Problem
-
-__all__ = ["MIRROR_VARIABLE", "fetch_model", "load_problems", "mirror_from_environment"]
 
 
 def load_problems(

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from nested_reft.config import HubModel, HubProblems, Strict, parse, read_settings
+from nested_reft.config.reading import read_settings
+from nested_reft.config.sources import HubModel, HubProblems
+from nested_reft.config.strict import Strict, parse
 from nested_reft.runtime.files import replace_file
 from nested_reft.tasks.mirror import COMMIT
 from nested_reft.tasks.records import DataError

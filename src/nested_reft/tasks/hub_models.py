@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from nested_reft.config import HubModel
+from nested_reft.config.sources import HubModel
 from nested_reft.tasks.data_files import fingerprints
 from nested_reft.tasks.hub_client import snapshot
 from nested_reft.tasks.mirror import MIRROR_VARIABLE, mirrored_commit

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nested_reft.config import Sampling
-from nested_reft.core.rollout import Rollout
-from nested_reft.engine.sampling import sample_completions
 from nested_reft.runtime.files import check_space
 from nested_reft.tasks.prompts import left_pad
 from nested_reft.tasks.records import DataError
+
+if TYPE_CHECKING:
+    from nested_reft.core.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -31,38 +32,6 @@ class Policy:
         """Prompts as left-padded ids and mask (P, S), on the model's device."""
         ids, mask = left_pad(prompts, self.pad_id)
         return ids.to(self.model.device), mask.to(self.model.device)
-
-    def sample(
-        self,
-        model: PreTrainedModel,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        sampling: Sampling | None,
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        seed: int,
-        stop_at_end: bool = True,
-        part: tuple[int, int] | None = None,
-    ) -> Rollout:
-        """Completions of prompts (P, S) by `model`: the policy's own, or a view of it; `sampling` None is greedy.
-
-        `part` is as in `sample_completions`.
-        """
-        return sample_completions(
-            model,
-            prompt_ids,
-            prompt_mask,
-            group_size=group_size,
-            max_new_tokens=max_new_tokens,
-            temperature=sampling.temperature if sampling else 0.0,
-            top_k=sampling.top_k if sampling else None,
-            top_p=sampling.top_p if sampling else None,
-            end_ids=self.end_ids if stop_at_end else (),
-            pad_id=self.pad_id,
-            generator=torch.Generator(self.model.device).manual_seed(seed),
-            part=part,
-        )
 
     def responses(self, rollout: Rollout) -> list[str]:
         """The text of each completion, without special tokens."""

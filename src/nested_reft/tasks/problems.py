@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nested_reft.config import GeneratedProblems
+from nested_reft.config.sources import GeneratedProblems
 from nested_reft.tasks.records import DataError, Problem
 
 MAX_NUMBER = 99

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nested_reft.config import Prompt
+from nested_reft.config.sampling import Prompt
 from nested_reft.tasks.records import DataError
 
 

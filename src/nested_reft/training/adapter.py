@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from nested_reft.config.method import Lora
+from nested_reft.config.training import Lora
 from nested_reft.runtime.errors import UserError
 
 if TYPE_CHECKING:

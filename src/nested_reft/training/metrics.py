@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from nested_reft.config.method import Alarms
+from nested_reft.config.training import Alarms
 from nested_reft.core.diagnostics import alarms
 from nested_reft.training.accumulation import Batch
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from nested_reft.config import Pretraining, Prompt, ScratchModel
+from nested_reft.config.sampling import Prompt
+from nested_reft.config.sources import Pretraining, ScratchModel
 from nested_reft.core.layers import nested_view
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy

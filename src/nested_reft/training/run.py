@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config import Run, Training
-from nested_reft.config.jobs import TrainSettings
+from nested_reft.config.run import Run
+from nested_reft.config.training import Training, TrainSettings
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import enable_activation_checkpointing

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config import Sampling
+from nested_reft.config.sampling import Sampling
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
@@ -24,6 +24,7 @@ from nested_reft.engine.influence import layer_influence
 from nested_reft.engine.logp import completion_logp
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
+from nested_reft.tasks.rollouts import sample_rollout
 from nested_reft.training.accumulation import Accumulation, Batch, clip_gradient, micro_batches, reference_logp
 from nested_reft.training.world import SINGLE_PROCESS, World, gather_batch
 
@@ -83,8 +84,8 @@ def reft_step(
     # 2. The behaviour policy b: a view of the target without them.
     behavior = nested_view(policy.model, skipped).eval()
     # 3. Rollout: b writes G completions per problem; log b of each token is kept as it was sampled.
-    rollout = policy.sample(
-        behavior, prompt_ids[share], prompt_mask[share], settings.sampling, group_size=settings.group_size,
+    rollout = sample_rollout(
+        policy, behavior, prompt_ids[share], prompt_mask[share], settings.sampling, group_size=settings.group_size,
         max_new_tokens=settings.max_new_tokens, seed=derive_seed("rollout", settings.seed, step),
         part=(share.start, len(prompts)),
     )  # fmt: skip

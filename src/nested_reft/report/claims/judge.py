@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
-from nested_reft.config import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.statistics.comparisons import (
     Differences,

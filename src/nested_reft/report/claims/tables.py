@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import Claim, claim_rows
 from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.pages.page import Page, write_latex, write_markdown, write_table_html

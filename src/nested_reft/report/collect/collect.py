@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nested_reft.config import PRETRAINED, Config, Run, nested_skips, run_table, strategy_table
+from nested_reft.config.experiment import Config, nested_skips, run_table, strategy_table
+from nested_reft.config.run import PRETRAINED, Run
 from nested_reft.report.collect.measurements import exact_table, gradient_table, layer_names, throughput_tables
 from nested_reft.report.collect.records import (
     EvaluationRecord,

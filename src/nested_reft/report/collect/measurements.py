@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.collect.records import (
     ExactRecord,
     ExactRow,

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nested_reft.config import BASELINE_CORRECTION, Config, nested_skips
-from nested_reft.config import PRETRAINED as PRETRAINED_MODEL
+from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.run import BASELINE_CORRECTION
+from nested_reft.config.run import PRETRAINED as PRETRAINED_MODEL
 from nested_reft.report.figures.style import (
     BASELINE,
     MARGIN,

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.figures.style import DPI, RC
 from nested_reft.report.registry import FIGURE_KINDS, FIGURES
 from nested_reft.report.tidy import read_table

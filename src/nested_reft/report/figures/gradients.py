@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nested_reft.config import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.figures.style import (
     BASELINE,
     IDEAL,

@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nested_reft.config import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.figures.style import BASELINE, MARGIN, not_run, panels
 from nested_reft.report.statistics.comparisons import compared_strategies
 

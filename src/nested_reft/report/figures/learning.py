@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nested_reft.config import BASELINE_CORRECTION, Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.report.figures.style import BASELINE, Look, legend, look_of, not_run, panels, rows, sparse_markers
 
 SECONDS = ["rollout_seconds", "reward_seconds", "update_seconds"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nested_reft.config import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.figures.style import (
     BASELINE,
     dodge,

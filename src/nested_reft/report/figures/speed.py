@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from nested_reft.config import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.figures.style import BASELINE, IDEAL, dodge, look_of, not_run, panels
 from nested_reft.report.statistics.comparisons import step_speedups
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.figures.style import BASELINE, MARGIN, PRETRAINED, Look, look_of, not_run, panels, rows
 from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity, strategy_seeds

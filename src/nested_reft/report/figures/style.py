@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.statistics.intervals import t_interval
 

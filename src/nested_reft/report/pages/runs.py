@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from nested_reft.config import PRETRAINED, Config
+from nested_reft.config.experiment import Config
+from nested_reft.config.run import PRETRAINED
 from nested_reft.report.pages.html import write_html
 from nested_reft.report.pages.page import Page, write_table_html
 from nested_reft.report.tidy import read_table

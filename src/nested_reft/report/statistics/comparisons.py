@@ -12,7 +12,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
-from nested_reft.config import BASELINE_CORRECTION, PRETRAINED, Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, paired_difference, paired_ratio
 

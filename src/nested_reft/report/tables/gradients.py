@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, ratio, with_interval
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import gradient_biases, gradient_variances

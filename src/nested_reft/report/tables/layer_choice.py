@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from nested_reft.config import Config
+from nested_reft.config.experiment import Config
 from nested_reft.report.formatting import NOT_RUN, points, with_interval
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import (

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nested_reft.config import BASELINE_CORRECTION, PRETRAINED, Config, nested_skips
+from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED
 from nested_reft.report.formatting import NOT_RUN, ratio
 from nested_reft.report.pages.page import Page, write_page
 from nested_reft.report.statistics.comparisons import parity, rollout_speedups, step_speedups

@@ -1,0 +1,59 @@
+"""The settings of how bias and variance are measured and judged, and what one measurement hands to its job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nested_reft.config.method import Corrections, Strategy
+from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.strict import Positive, Strict
+
+
+class GradientMeasurement(Strict):
+    """Bias and variance of the gradient estimates of a pre-trained model, against on-policy ones."""
+
+    corrections: Corrections
+    """The corrections to measure, each with its parameters or `{}`; they need not be those of the runs."""
+    batches: Annotated[int, Field(ge=4)]
+    """Batches of problems; the interval is over them. Layers are chosen as in a run, with the first of
+    `layer_choice.strategies`."""
+    problems_per_batch: Positive
+    """Problems of the first data set in a batch."""
+    completions_per_problem: Annotated[int, Field(ge=2)]
+    """The group that advantages are relative to."""
+    coordinates: Positive = 250_000
+    """Gradients are compared at so many parameters, drawn once; at all where the model has no more."""
+    seed: int = 0
+    """Of parameters, problems, layers and completions."""
+
+
+class Gradients(GradientMeasurement):
+    """Bias and variance of the gradient estimates of the pre-trained models, and how they are judged.
+
+    Another judgement (`bias_margin`, `variance_limit`) measures nothing again.
+    """
+
+    bias_margin: Annotated[float, Field(gt=0)] = 0.1
+    """Unbiased is a relative bias whose whole 95 % interval is within this."""
+    variance_limit: Annotated[float, Field(ge=1)] = 2.0
+    """Controlled is a variance, over the on-policy estimate's, whose whole 95 % interval is at or below this."""
+
+
+class GradientSettings(Strict):
+    """Bias and variance of the gradient estimates of one pre-trained model at one skip setting."""
+
+    size: str
+    skip: int
+    gradients: GradientMeasurement
+    prompt: Prompt
+    sampling: Sampling
+    strategy: Strategy
+    border: int
+    max_new_tokens: int
+    max_prompt_tokens: int
+    problems_per_micro_batch: int | None
+    gradient_checkpointing: bool
+    dtype: str
+    device: str

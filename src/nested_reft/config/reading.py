@@ -1,0 +1,44 @@
+"""Reads YAML files strictly: a mapping at the top, and no key twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nested_reft.config.strict import ConfigError
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError where there is none, or where a key stands twice."""
+    try:
+        settings = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; config/ has config.yaml, smoke.yaml and paper.yaml") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except _RepeatedKeyError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    # A ValueError is of a scalar that looks like a date and is none.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: must hold keys and values, got {type(settings).__name__}")
+    return settings
+
+
+class _RepeatedKeyError(Exception):
+    """A mapping has a key twice, of which YAML would silently take the second."""
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines and isinstance(key.value, str):
+                raise _RepeatedKeyError(f"the key '{key.value}' stands twice, in lines {lines[key.value]} and {line}")
+            if isinstance(key.value, str):
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)

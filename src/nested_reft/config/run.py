@@ -1,0 +1,29 @@
+"""One row of the run table: a training run, and the folder of its results."""
+
+from __future__ import annotations
+
+from nested_reft.config.strict import Strict
+
+# The baseline is not a trainer of its own: it is this correction at skip 0, where the ratio is 1.
+BASELINE_CORRECTION = "base"
+PRETRAINED = "pretrained"
+
+
+class Run(Strict):
+    """One row of the run table; `path` is its folder under `runs/`. At skip 0 there is nothing to choose."""
+
+    size: str
+    dataset: str
+    correction: str
+    skip: int
+    strategy: str = "uniform"
+    seed: int
+
+    @property
+    def rollout(self) -> str:
+        """How the rollouts are made, as a part of the path: `skip25` (uniform, as in the paper), `skip25-static`."""
+        return f"skip{self.skip}" if self.strategy == "uniform" else f"skip{self.skip}-{self.strategy}"
+
+    @property
+    def path(self) -> str:
+        return f"{self.size}/{self.dataset}/{self.correction}/{self.rollout}/seed{self.seed}"

@@ -1,0 +1,41 @@
+"""The settings of how the speed of rollouts is measured, and what one measurement hands to its job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.strict import Positive, Strict
+
+
+class Throughput(Strict):
+    """Paired, interleaved timing of rollouts, nested against full model."""
+
+    problems: Positive
+    """Problems of the first data set in a rollout."""
+    completions_per_problem: Positive
+    """Completions of each."""
+    new_tokens: Positive
+    """Every completion has exactly so many tokens; none ends before."""
+    pairs: Annotated[int, Field(ge=3)] = 9
+    """Pairs that are timed; the interval is over them."""
+    warmup_pairs: Positive = 1
+    """Pairs before them that are not counted."""
+    seed: int = 0
+    """Of layers, drawn uniformly for each pair, and completions."""
+
+
+class ThroughputSettings(Strict):
+    """Rollout speed of one size at one skip setting, against the same model at skip 0."""
+
+    size: str
+    skip: int
+    throughput: Throughput
+    prompt: Prompt
+    sampling: Sampling
+    border: int
+    max_prompt_tokens: int
+    dtype: str
+    device: str

@@ -1,0 +1,110 @@
+"""The settings of reinforced fine-tuning, and what one run hands to its job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nested_reft.config.run import Run
+from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.strict import Positive, Strict, settings_hash
+
+
+class Alarms(Strict):
+    """Where a step's off-policyness leaves the sane range; log and manifest then say so."""
+
+    ess_below: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Effective sample size of a batch's tokens, as a share of them; null: no alarm."""
+    kl_above: Annotated[float, Field(gt=0)] | None = 0.2
+    """KL of behaviour from target policy in nats a token, k3 estimate; null: no alarm."""
+
+
+class Lora(Strict):
+    """Low-rank adapters in every linear layer of the decoder, which are trained in place of the weights."""
+
+    rank: Positive = 16
+    """Of the two matrices of an adapter."""
+    alpha: Positive = 32
+    """An adapter's product is multiplied by alpha / rank."""
+
+
+class Training(Sampling):
+    """One reinforced fine-tuning run; the same for the baseline and for every nested run.
+
+    Sampling, border, prompt length and dtype hold for throughput and gradients too, completion length, micro-batch
+    and checkpointing for gradients, and dtype for evaluation.
+    """
+
+    steps: Positive
+    """Rollout batches of a run."""
+    problems_per_step: Positive
+    """Problems in a batch."""
+    completions_per_problem: Annotated[int, Field(ge=2)]
+    """The group that advantages are relative to."""
+    max_new_tokens: Positive
+    """A completion is cut here, and graded as it stands."""
+    max_prompt_tokens: Positive = 1024
+    """A longer prompt is an error; none is ever cut."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Of AdamW, constant after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient's norm is clipped here."""
+    advantage_baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
+    """What is subtracted from a reward: the group's mean, or that of the other completions alone."""
+    advantage_std: bool = True
+    """Whether advantages are divided by the group's standard deviation."""
+    normalisation: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = "grpo"
+    """How tokens are averaged: over each completion, then completions (`grpo`); by a constant (`dr_grpo`); over all
+    tokens of the batch (`dapo`), or of each micro-batch (`bnpo`)."""
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a k3 penalty on KL from the policy that the run started from; 0: none, and no copy is kept."""
+    updates_per_rollout: Positive = 1
+    """Optimiser steps on one batch."""
+    update_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """PPO clip of the ratio to the policy before the first of several updates: below 1 − this. `base` has the clip
+    of its own parameters alone."""
+    update_clip_high: Annotated[float, Field(gt=0)] = 0.2
+    """The same above 1 + this."""
+    border: Annotated[int, Field(ge=0)] = 1
+    """So many layers at either end are never skipped."""
+    problems_per_micro_batch: Positive | None = None
+    """Problems in one backward pass, for memory; null: all of a step."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
+    gradient_checkpointing: bool = False
+    """Whether the backward pass computes the inside of each layer again: less memory, a third more work."""
+    lora: Lora | None = None
+    """Train adapters alone (needs the extra `lora`); null: all weights. The final policy has them merged."""
+    sharding: bool = False
+    """Whether the processes of a run, where there are several, share out weights, gradients and optimizer states
+    (FSDP2); not with `lora`."""
+    checkpoint_every: Positive = 10
+    """Steps between checkpoints; an interrupted run loses at most so many."""
+    alarms: Alarms = Alarms()
+    """When off-policyness is reported."""
+
+    @model_validator(mode="after")
+    def _adapters_are_whole(self) -> Training:
+        if self.sharding and self.lora:
+            raise ValueError("sharding: adapters are small; set it to false, or lora to null")
+        return self
+
+
+class TrainSettings(Strict):
+    """One run of the run table."""
+
+    run: Run
+    training: Training
+    params: dict[str, float]
+    prompt: Prompt
+    device: str
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the run depends on; checkpoints of other settings are not continued."""
+        return settings_hash(self.canonical_json())

@@ -1,0 +1,45 @@
+"""Rollouts of a policy: its sampling settings, end tokens and seed, handed to the engine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nested_reft.config.sampling import Sampling
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.sampling import sample_completions
+from nested_reft.tasks.policy import Policy
+
+
+def sample_rollout(
+    policy: Policy,
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    sampling: Sampling | None,
+    *,
+    group_size: int,
+    max_new_tokens: int,
+    seed: int,
+    stop_at_end: bool = True,
+    part: tuple[int, int] | None = None,
+) -> Rollout:
+    """Completions of prompts (P, S) by `model`, the policy's own or a view of it; greedy if `sampling` is None.
+
+    `part` is that of `sample_completions`.
+    """
+    return sample_completions(
+        model,
+        prompt_ids,
+        prompt_mask,
+        group_size=group_size,
+        max_new_tokens=max_new_tokens,
+        temperature=sampling.temperature if sampling else 0.0,
+        top_k=sampling.top_k if sampling else None,
+        top_p=sampling.top_p if sampling else None,
+        end_ids=policy.end_ids if stop_at_end else (),
+        pad_id=policy.pad_id,
+        generator=torch.Generator(policy.model.device).manual_seed(seed),
+        part=part,
+    )

@@ -1,0 +1,50 @@
+"""The README's lines that use the library run, and its table of claims is that of the reference run."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+import nested_reft
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_library_lines_give_a_gradient() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=10, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval()
+
+    def reward(rollout: nested_reft.Rollout) -> torch.Tensor:
+        return (rollout.tokens[:, 0] % 2).float().view(-1, 8)
+
+    names = {
+        "model": model, "prompt_ids": torch.arange(2, 10).view(2, 4), "prompt_mask": torch.ones(2, 4, dtype=torch.long),
+        "end_id": 0, "pad_id": 1, "reward": reward,
+    }  # fmt: skip
+    exec(compile(code.replace("max_new_tokens=256", "max_new_tokens=6"), "README.md", "exec"), names)
+    assert len(names["layers"]) == 1  # 10 % of 10 layers
+    assert names["rollout"].tokens.shape == names["logp"].shape == (16, 6)
+    names["loss"].backward()
+    assert model.model.layers[0].mlp.up_proj.weight.grad.norm() > 0
+    assert 0 < names["metrics"]["weight_mean"] <= 1  # of retrace
+
+
+def test_the_table_of_claims_is_that_of_the_reference_run() -> None:
+    """Each row: the claim's verdict, and the estimate with the interval of its worst case."""
+    with (ROOT / "docs/reference/tables/claims.csv").open(encoding="utf-8") as file:
+        expected = {
+            row["id"]: (row["verdict"], re.findall(r"[-+]?\d+\.\d+", row["measured"].partition("): ")[2])[:3])
+            for row in csv.DictReader(file)
+        }
+    rows = re.findall(r"^\| (C\d\S*) \| .* \| ([^|]*) \| (\w+) \|$", README.replace("−", "-"), re.MULTILINE)
+    assert {name: (verdict, re.findall(r"[-+]?\d+\.\d+", value)) for name, value, verdict in rows} == expected

@@ -1,0 +1,121 @@
+"""A rule's inputs name the source files that its result depends on: what its job really imports, and no drawing code
+where nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from workflow_harness import ROOT, Finished
+
+from nested_reft.report.registry import FIGURES, PAGES
+from nested_reft.runtime.sources import SCRIPTS, imported_modules, source_files
+
+PACKAGE = ROOT / "src/nested_reft"
+# The sub-commands of the smallest experiment, and the rules whose jobs they are.
+RULES = {
+    "generate": "data", "check": "check", "pretrain": "model", "train": "train", "evaluate": "evaluate",
+    "throughput": "throughput", "gradients": "gradients", "exact": "exact", "collect": "collect",
+    "tables": "presentation_tables", "claims": "claims", "figure": "figure", "page": "page",
+}  # fmt: skip
+MAKE_RESULTS = ("data", "check", "model", "train", "evaluate", "throughput", "gradients", "exact")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process of the experiment: its sub-command (with the name of a figure or page), and its modules of ours."""
+
+    command: str
+    name: str | None
+    modules: frozenset[str]
+
+
+def jobs(finished: Finished) -> Iterator[Job]:
+    for path in finished.imports.glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        command, *rest = record["arguments"]
+        if command in RULES:
+            yield Job(command, rest[0] if command in ("figure", "page") else None, frozenset(record["modules"]))
+
+
+def inputs(finished: Finished) -> dict[tuple[str, str], set[str]]:
+    """The source files among the inputs of each output, by rule and output, as Snakemake lists them."""
+    listed = finished.pipeline.call("--detailed-summary", config=finished.config).output
+    table = csv.DictReader(listed[listed.index("output_file\t") :].splitlines(), delimiter="\t")
+    return {
+        (row["rule"].split("_bench")[0], row["output_file"]): {
+            name.removeprefix("src/nested_reft/")
+            for name in row["input-file(s)"].split(",")
+            if name.startswith("src/nested_reft/")
+        }
+        for row in table
+        if row["rule"] and row["rule"] != "-"
+    }
+
+
+def file_of(module: str) -> str:
+    path = module.replace(".", "/").partition("nested_reft")[2].lstrip("/")
+    return f"{path}/__init__.py".lstrip("/") if (PACKAGE / path).is_dir() else f"{path}.py"
+
+
+@pytest.mark.slow
+def test_every_module_that_a_job_imports_is_an_input_of_its_rule(finished: Finished) -> None:
+    listed, seen = inputs(finished), set()
+    for job in jobs(finished):
+        rule = RULES[job.command]
+        outputs = [out for of, out in listed if of == rule and (job.name is None or Path(out).stem == job.name)]
+        assert outputs, f"no output of {job}"
+        for output in outputs:
+            missing = {file_of(module) for module in job.modules} - listed[rule, output]
+            assert missing == set(), f"{rule}: {output}"
+        seen.add(job.command)
+    assert seen == RULES.keys(), "some kind of job left no record"
+
+
+@pytest.mark.slow
+def test_no_job_that_makes_results_depends_on_drawing_code(finished: Finished) -> None:
+    for (rule, output), files in inputs(finished).items():
+        if rule in MAKE_RESULTS:
+            assert files, output
+            assert [name for name in files if name.startswith(("report/", "planning/"))] == [], output
+
+
+def test_training_depends_on_the_method_and_what_runs_it() -> None:
+    files = {path.relative_to(PACKAGE).as_posix() for path in source_files("nested_reft.commands.train")}
+    assert {"core/loss.py", "engine/llama.py", "training/step.py", "tasks/grading_worker.py", "runtime/seeding.py",
+            "cli.py", "__init__.py", "core/__init__.py"} <= files  # fmt: skip
+    assert not {"core/__main__.py", "training/pretrain.py", "evaluation/exact.py", "tasks/hub.py"} & files
+
+
+def test_a_figure_depends_on_its_own_module_and_a_page_on_its_templates() -> None:
+    speed, learning = (
+        {path.name for path in source_files("nested_reft.commands.figure", FIGURES[name].module)}
+        for name in ("throughput", "reward")
+    )
+    assert "speed.py" in speed - learning
+    assert "learning.py" in learning - speed
+    page = {path.name for path in source_files("nested_reft.commands.page", PAGES["samples"].module)}
+    assert {"runs.py", "html.py", "samples.html", "base.html"} <= page
+
+
+def test_modules_that_run_as_scripts_are_known() -> None:
+    """They are imported by nobody, so that the graph of imports alone would leave them out."""
+    scripts = {
+        f"nested_reft.{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}"
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r'^if __name__ == "__main__":', path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert scripts == set(SCRIPTS.values())
+    for runner, script in SCRIPTS.items():
+        assert script in imported_modules(runner)
+
+
+def test_a_module_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match=r"there is no module nested_reft\.commands\.tain"):
+        source_files("nested_reft.commands.tain")
