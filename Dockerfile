@@ -10,7 +10,7 @@ LABEL org.opencontainers.image.title="nested-reft" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# git tells the manifests of runs which commit a mounted clone is at; rsync is how pods of Kubernetes reach their volume.
+# git tells the manifests of runs which commit a mounted clone is at; with rsync, Kubernetes pods reach their volume.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git make rsync \
@@ -20,7 +20,7 @@ RUN apt-get update \
     # Caches go here, whatever user the container is run as.
     && chmod 777 /home/nested
 
-# Made by the Makefile: one way to the environment.
+# Made by the Makefile, so that there is only one way to make the environment.
 WORKDIR /opt/nested-reft
 COPY Makefile requirements.lock pyproject.toml README.md LICENSE ./
 COPY src src
@@ -30,8 +30,8 @@ RUN case "$TORCH" in \
       *) echo "TORCH is '$TORCH'; it must be cpu or cuda" && exit 1 ;; \
     esac
 
-# A clone is what runs, its workflow and its package before the one in the image: mounted at /repo, or in a pod of
-# Kubernetes the copy that Snakemake makes at /workdir.
+# What runs is a clone: its workflow and its package take precedence over the one in the image. It is mounted at /repo,
+# or, in a Kubernetes pod, copied by Snakemake to /workdir.
 ENV PATH=/opt/nested-reft/.venv/bin:$PATH \
     PYTHONPATH=/repo/src:/workdir/src \
     HOME=/home/nested \

@@ -7,7 +7,7 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
-.PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint format lock config-docs clean
+.PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,7 @@ paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
 
 REFERENCE := docs/reference
 
-# What people read and LaTeX needs, and of the tidy tables those that are small.
+# The tables for people and LaTeX, and the small ones of the tidy tables.
 REFERENCE_CSV := claims cells verdicts runs throughput gradients strategies
 
 reference: results  ## keep the figures and tables of this run in docs/reference, for the README and `make compare`
@@ -47,7 +47,7 @@ reference: results  ## keep the figures and tables of this run in docs/reference
 compare: results  ## whether this run found what the reference run found: verdicts, and values beyond their intervals
 	$(BIN)/nested-reft compare --root results/laptop --reference $(REFERENCE)
 
-env-report: env  ## what the tests of the report in a browser need, beside Chromium
+env-report: env  ## what the tests of the report in a browser need, besides Chromium
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[report-test]'
 
 test: env  ## the fast tests
@@ -59,14 +59,14 @@ test-slow: env  ## whole DAGs
 test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all of docs/reliability.md
 	$(BIN)/python -m pytest -n auto tests/faults
 
-test-slurm: env  ## the cluster profiles: through the Slurm that answers, or, as root, through one of a single node
+test-slurm: env  ## the cluster profiles, on an existing Slurm or, as root, on one of a single node
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[kubernetes,slurm]'
 	tests/slurm/single-node.sh run $(BIN)/python -m pytest -n 3 tests/slurm tests/workflow/test_workflow_profiles.py
 
 BENCH_ARGS ?= --threads 1
 BENCH_LOG := results/benchmarks.jsonl
 
-bench: env  ## all benchmarks, for a quiet machine: docs/benchmarks.md; BENCH_ARGS="--quick" for a try
+bench: env  ## all benchmarks, on a quiet machine: docs/benchmarks.md; BENCH_ARGS="--quick" for a trial
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[bench]'
 	@rm -f $(BENCH_LOG)
 	@for name in nested_view grading startup rollout grpo_step limit; do \
@@ -78,7 +78,7 @@ AUDIT := $(VENV)/audit
 audit: env  ## known vulnerabilities of the locked dependencies, from pypi.org
 	$(BIN)/python -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --quiet pip-audit
-	@# Strict, or a package that the database does not answer for would pass; a traceback stays in the log.
+	@# Strict, or a package that the database has no answer for would pass; a traceback stays in the log.
 	@$(AUDIT)/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip 2> $(AUDIT)/log \
 		|| { grep '^Found' $(AUDIT)/log || echo "make: nothing was audited: $$(tail -n 1 $(AUDIT)/log)"; exit 1; }
 	@echo "No known vulnerability in requirements.lock"
@@ -91,6 +91,13 @@ lint: env  ## ruff, snakefmt, snakemake --lint, hadolint, mypy, import contracts
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: env  ## the pages of docs/ with the API reference as a site: site/index.html
+	@# The variable turns off an advertisement of the theme.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
+
+notebook: env  ## run examples/nested_reft.ipynb again and keep its outputs
+	$(BIN)/python tools/run_notebook.py
 
 format: env  ## rewrite the sources in the house's format
 	$(BIN)/ruff check --fix .

@@ -1,9 +1,9 @@
 """What the benchmarks share: options, models, prompts, interleaved pairs, and the JSON line.
 
 Two sides are timed in pairs, one right after the other, and the order alternates from pair to pair (A B, B A, ...): a
-machine whose speed drifts favours neither. A ratio is the median over pairs of the pair's own ratio; its spread is the
-quartiles. The first pair warms up and is not counted. Times are the wall clock's; beside a ratio of them stands one of
-the processor's, which other programs on the machine do not lengthen.
+drift of the machine's speed favours neither. A ratio is the median over pairs of the pair's own ratio; its spread is
+the quartiles. The first pair warms up and is not counted. Times are wall-clock times; each ratio of them comes with one
+of processor times, which other programs on the machine do not lengthen.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
     },
 }  # fmt: skip
-# The same layers, so that a skip means the same; everything else as small as it goes.
+# The same number of layers, so that a skip means the same; everything else as small as possible.
 QUICK = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64,
          "vocab_size": 128}  # fmt: skip
 
@@ -85,9 +85,9 @@ class Spread:
 def parse_options(
     description: str | None, add: Callable[[argparse.ArgumentParser], object] | None = None
 ) -> argparse.Namespace:
-    """The options that every benchmark has; a GPU that was asked for and is not there ends the program.
+    """The options that every benchmark has, and its own ones, by `add`.
 
-    `add` adds a benchmark's own.
+    Ends the program if a GPU was asked for and there is none.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
     parser.add_argument("--quick", action="store_true", help="tiny shapes, in seconds; the numbers mean nothing")
@@ -115,7 +115,7 @@ def fail(text: str, code: int = 1) -> None:
 
 
 def require_bench_extra(*modules: str) -> None:
-    """End the program with exit code 2 where a package that we compare with is not installed."""
+    """End the program with exit code 2 if a package that we compare with is not installed."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         fail(f"{' and '.join(missing)} not installed; run: pip install -e '.[bench]'", 2)
@@ -123,7 +123,7 @@ def require_bench_extra(*modules: str) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """Seconds of the clock and of the processor, and results, of (first, second)."""
+    """Wall-clock seconds, processor seconds and results of (first, second)."""
 
     seconds: tuple[float, float]
     processor: tuple[float, float]
@@ -131,14 +131,14 @@ class Pair:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, float, Any]:
-    """Seconds of the clock and of the processor, and the result."""
+    """Wall-clock seconds, processor seconds, and the result."""
     started, started_processor = now(device), time.process_time()
     result = work()
     return now(device) - started, time.process_time() - started_processor, result
 
 
 def timed_pairs(first: Work, second: Work, pairs: int, device: torch.device) -> list[Pair]:
-    """Run both sides in pairs; the counted pairs."""
+    """Run both sides in pairs; returns the counted pairs."""
     done = []
     for pair in range(-1, pairs):
         order = (0, 1) if pair % 2 == 0 else (1, 0)
@@ -152,7 +152,7 @@ def timed_pairs(first: Work, second: Work, pairs: int, device: torch.device) -> 
 def laptop_config(quick: bool) -> Config:
     """The default experiment; `quick` makes its models tiny and its problems easy.
 
-    They are trained just long enough to write solutions of the right form: grading anything else is slow.
+    The models are trained just long enough to write solutions of the right form: grading anything else is slow.
     """
     config = load_config(ROOT / "config/config.yaml")
     if not quick:
@@ -178,14 +178,14 @@ def laptop_config(quick: bool) -> Config:
 
 
 def of(value: Any, kind: type) -> Any:
-    """The value, which config.yaml is known to hold in this kind; TypeError where somebody changed that."""
+    """The value, which config.yaml is known to hold in this kind; TypeError if that has changed."""
     if not isinstance(value, kind):
         raise TypeError(f"config/config.yaml holds a {type(value).__name__}, but the benchmarks need a {kind.__name__}")
     return value
 
 
 def laptop_policy(config: Config, size: str, options: argparse.Namespace) -> Policy:
-    """The experiment's pre-trained model of a size: made by the experiment's own code once, then kept in the cache."""
+    """The experiment's pre-trained model of a size: made once by the experiment's own code, then kept in the cache."""
     settings, pretraining = of(config.sizes[size], ScratchModel), of(config.pretraining, Pretraining)
     if options.pretraining_steps:
         settings = settings.model_copy(update={"pretraining_steps": options.pretraining_steps})
@@ -229,12 +229,12 @@ def half_dtype(device: str) -> torch.dtype:
 
 
 def random_model(name: str, options: argparse.Namespace) -> PreTrainedModel:
-    """A Qwen2 of the named shape with random weights in `half_dtype`, which no token ends."""
+    """A Qwen2 of the named shape with random weights in `half_dtype`, and no end token."""
     shape = SHAPES[name] | (QUICK if options.quick else {})
     ends = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
     torch.manual_seed(0)
     default = torch.get_default_dtype()
-    torch.set_default_dtype(half_dtype(options.device))  # built in its own type: 7 B in float32 would not fit
+    torch.set_default_dtype(half_dtype(options.device))  # built in its final type: 7 B in float32 would not fit
     try:
         with torch.device(options.device):
             return Qwen2ForCausalLM(Qwen2Config(**shape, **ends)).eval()
@@ -243,14 +243,14 @@ def random_model(name: str, options: argparse.Namespace) -> PreTrainedModel:
 
 
 def random_prompts(model: PreTrainedModel, prompts: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Random prompt ids and a mask that lets all through, (P, S) each."""
+    """Random prompt ids and a mask that is true everywhere, (P, S) each."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (prompts, tokens), generator=generator).to(model.device)
     return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
 def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """The JSON line: the result, and where it was measured."""
+    """Print the JSON line: the result, and where it was measured."""
     machine = {
         "cpu": processor_name(), "threads": options.threads, "device": options.device, "quick": options.quick,
         "pretraining_steps": options.pretraining_steps,

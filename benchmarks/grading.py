@@ -1,4 +1,4 @@
-"""The grader: answers per second on one core, its worker process included, the start of which is not.
+"""The grader: answers per second on one core, including its worker process but not the start of it.
 
     python benchmarks/grading.py [--quick]
 
@@ -6,8 +6,8 @@ As in a rollout, each problem has eight completions, of a few hundred characters
 of them right, one of these in another spelling, and the wrong ones repeat three answers. Kinds of answers: whole
 numbers; fractions and decimals; tuples; formulas, which need algebra. `mixed` has the shares of MIXED, an assumption.
 
-Keys: `answers_per_s` of each kind and of `mixed`, medians over rounds with new problems; `wanted_per_s`, what is wanted
-of `mixed`.
+Keys: `answers_per_s` of each kind and of `mixed`, medians over rounds with new problems; `wanted_per_s`, the goal for
+`mixed`.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def batch(kinds: list[str], rng: random.Random) -> list[tuple[str, str, bool]]:
 
 
 def answers_per_s(cases: list[tuple[str, str, bool]]) -> float:
-    """Graded answers a second of the clock; ends the program where a grade is wrong."""
+    """Graded answers per wall-clock second; ends the program if a grade is wrong."""
     started = time.perf_counter()
     grades = [grade(text, gold) for text, gold, _ in cases]
     seconds = time.perf_counter() - started
     for (text, gold, right), graded in zip(cases, grades, strict=True):
         if graded is not right:
-            fail(f"the grader says {graded} of {text[-60:]!r}, and the gold answer is {gold!r}")
+            fail(f"the grader says {graded} of {text[-60:]!r}, but the gold answer is {gold!r}")
     return len(cases) / seconds
 
 

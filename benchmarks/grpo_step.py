@@ -4,15 +4,15 @@
 
 The pre-trained models of the default experiment, its problems in the same order, its group size, temperature, limit,
 learning rate with warm-up, clipping of the gradient, and grading of answers. Steps take turns, TRL ours ours TRL, in
-one process: a callback of TRL's runs ours, and a step of TRL is the time from one `on_step_end` to the next. The first
-two steps warm up. Both sides learn as they go, each on its own copy, so the lengths of completions stay alike only as
-long as the rewards do: these are compared too.
+one process: a TRL callback runs ours, and a TRL step is the time from one `on_step_end` to the next. The first two
+steps warm up. Both sides learn as they go, each on its own copy, so completions have similar lengths only as long as
+the rewards are similar: these are compared too.
 
 TRL's settings (`grpo_trl.py`), so that a step is one rollout and one update of all completions and nothing else:
 per_device_train_batch_size = problems x completions, gradient_accumulation_steps = steps_per_generation =
 num_iterations = 1; loss_type `grpo` with scale_rewards `group`, beta 0 (no reference model), epsilon 0.2 on both sides,
-no masking of truncated completions; top_k 0, top_p 1; bf16 off and gradient_checkpointing off (TRL's defaults have both
-on); AdamW fused as transformers has it, with our betas; no logging, saving, evaluation, reporting, progress bar or
+no masking of truncated completions; top_k 0, top_p 1; bf16 off and gradient_checkpointing off (by default TRL has both
+on); AdamW fused as in transformers, with our betas; no logging, saving, evaluation, reporting, progress bar or
 dataloader workers; the dataset in our order, not shuffled. TRL's `generate` has its natural settings.
 
 Keys: `ratio` per model, TRL's seconds over ours, median over pairs of steps; `rewards` per model: the mean reward of
@@ -81,7 +81,7 @@ class OurSteps:
 def compare(
     config: Config, size: str, policy: Policy, problems: Sequence[Problem], seeds: int, steps: int
 ) -> dict[str, Any]:
-    """Ratio of times and comparison of rewards of one model."""
+    """The ratio of times and the comparison of rewards of one model."""
     from grpo_trl import run_interleaved  # needs the extra
 
     training: Training = config.training
@@ -106,7 +106,7 @@ def compare(
             processor[side].extend(done.processor[WARMUP_STEPS:])
             rewards[side].append(done.rewards)
         print(
-            f"{size}, seed {seed}: {statistics.median(sides[0].seconds):.3f} s a step with TRL, "
+            f"{size}, seed {seed}: {statistics.median(sides[0].seconds):.3f} s per step with TRL, "
             f"{statistics.median(sides[1].seconds):.3f} s with ours",
             flush=True,
         )
@@ -114,7 +114,7 @@ def compare(
     of_processor = Spread.of([theirs / mine for theirs, mine in zip(*processor, strict=True)])
     medians = [statistics.median(side) for side in seconds]
     print(
-        f"{size}: TRL {medians[0]:.3f} s, ours {medians[1]:.3f} s: ratio {ratio}, of the processor's time "
+        f"{size}: TRL {medians[0]:.3f} s, ours {medians[1]:.3f} s: ratio {ratio}, of processor time "
         f"{of_processor}, {len(seconds[0])} pairs of steps"
     )
     return {
@@ -127,14 +127,14 @@ def compare(
 
 
 def compare_rewards(size: str, theirs: list[list[float]], mine: list[list[float]]) -> dict[str, Any]:
-    """From the rewards (seeds, steps) of both sides, which saw the same problems in each step."""
+    """The comparison of the rewards (seeds, steps) of both sides, which saw the same problems in each step."""
     last = [
         [b - a for a, b in zip(first, second, strict=True)][-LAST_STEPS:]
         for first, second in zip(theirs, mine, strict=True)
     ]
     of_seeds = [statistics.fmean(seed) for seed in last]
     difference = statistics.fmean(of_seeds)
-    # Steps of one seed are not independent, and three seeds tell little about their own spread: the larger counts.
+    # Steps of one seed are not independent, and three seeds say little about their spread: the larger error counts.
     errors = [standard_error([value for seed in last for value in seed]), standard_error(of_seeds)]
     error = max(errors)
     by_step = {
@@ -153,15 +153,15 @@ def compare_rewards(size: str, theirs: list[list[float]], mine: list[list[float]
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean; 0 where there is one value."""
+    """The standard error of the mean; 0 for one value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """This benchmark's own options."""
     parser.add_argument("--sizes", nargs="+", choices=("small", "large"), default=["small", "large"])
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of either side (default 3)")
-    parser.add_argument("--steps", type=int, default=30, metavar="N", help="steps a run (default 30)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each side (default 3)")
+    parser.add_argument("--steps", type=int, default=30, metavar="N", help="steps per run (default 30)")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer on the work of `grpo_step.py`, step by step in turn with ours."""
+"""TRL's GRPOTrainer on the work of `grpo_step.py`, whose steps take turns with ours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nested_reft.training.optimizer import make_optimizer, warmup_factor
 
 @dataclass
 class Steps:
-    """Seconds (of the clock, of the processor) and mean reward of each step so far."""
+    """Wall-clock seconds, processor seconds and mean reward of each step so far."""
 
     seconds: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
@@ -35,8 +35,8 @@ class Steps:
 class Interleave(TrainerCallback):
     """Times TRL's steps, and between them runs and times ours: T1 O1 O2 T2 T3 O3 O4 T4 ...
 
-    A step of TRL is all that its loop does from one call of `on_step_end` to the next: loading the batch, rollout,
-    reward, loss, update and its callbacks.
+    A TRL step is all that its loop does from one call of `on_step_end` to the next: loading the batch, rollout, reward,
+    loss, update and its callbacks.
     """
 
     def __init__(self, our_step: Callable[[int], float], steps: int, device: torch.device) -> None:
@@ -65,7 +65,7 @@ class Interleave(TrainerCallback):
 
 
 def trl_config(training: Training, steps: int, seed: int, device: str, folder: str) -> GRPOConfig:
-    """GRPOConfig of the same step as ours, and nothing else that takes time; see `grpo_step.py` for the list."""
+    """The GRPOConfig of the same step as ours and nothing else that takes time; `grpo_step.py` has the list."""
     rows = training.problems_per_step * training.completions_per_problem
     return GRPOConfig(
         output_dir=folder,
@@ -90,13 +90,13 @@ def trl_config(training: Training, steps: int, seed: int, device: str, folder: s
         mask_truncated_completions=False,
         max_grad_norm=training.max_grad_norm,
         learning_rate=training.learning_rate,
-        # float32 as ours, and no second forward pass to save memory (both are TRL's defaults the other way round)
+        # float32 like ours, and no second forward pass to save memory (TRL's defaults are the opposite)
         bf16=False,
         gradient_checkpointing=False,
         # the same problems in the same order
         shuffle_dataset=False,
         seed=seed,
-        # nothing beside the work
+        # nothing besides the work
         use_cpu=device == "cpu",
         logging_strategy="no",
         save_strategy="no",
@@ -117,9 +117,9 @@ def run_interleaved(
     steps: int,
     seed: int,
 ) -> tuple[Steps, Steps]:
-    """Train a copy of the policy's model with TRL, in turn with `our_step`: TRL's steps and ours.
+    """Train a copy of the policy's model with TRL, taking turns with `our_step`; returns TRL's steps and ours.
 
-    problems, prompts: of all steps, in the order in which they are used.
+    problems, prompts: those of all steps, in the order in which they are used.
     """
     model = deepcopy(policy.model)
     device, threads = model.device, torch.get_num_threads()
@@ -131,7 +131,7 @@ def run_interleaved(
         return grades
 
     # TRL's own AdamW (transformers' default, `adamw_torch_fused`) with our betas; the schedule is ours because
-    # transformers' warm-up starts at a learning rate of 0, a step that would teach it nothing.
+    # transformers' warm-up starts at a learning rate of 0, at which a step learns nothing.
     optimizer = make_optimizer(model, training.learning_rate, training.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warmup_factor(done + 1, training.warmup_steps))
     with tempfile.TemporaryDirectory() as folder:

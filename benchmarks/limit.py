@@ -1,10 +1,10 @@
-"""Where we stand against the machine: the FLOP/s and bytes/s of each phase over what plain operations reach here.
+"""How close we are to the machine's limit: FLOP/s and bytes/s of each phase over what plain operations reach here.
 
     python benchmarks/limit.py [--quick] [--device cpu|cuda] [--threads N] [--markdown]
 
 P prompts of S tokens (mean), G completions each, B = P G, T new tokens each; no end token, so that the work is known.
 
-- prefill: `sample_completions` of 1 token; decode: of T tokens less that, in pairs; update: that of `reft_step`.
+- prefill: `sample_completions` of 1 token; decode: of T tokens, minus prefill, in pairs; update: that of `reft_step`.
 - peaks, same threads and type: a matrix product of size N (2 N^3 FLOPs) and a copy of a large array (read and written).
 
 The work is the least that the phase needs: a prompt is read once for its group, and nothing is padded.
@@ -15,14 +15,14 @@ The work is the least that the phase needs: a prompt is read once for its group,
     decode   n = B (T - 1), c = S + T / 2, r = n
     update   prefill's and decode's in one forward
 - bytes: every operand of every matrix product once: per pass the weights, per token each matrix's input and output; the
-  keys and values of the context, the prompt's once a group. prefill and update: 1 pass; decode: T - 1. Update: three
-  times the forward (backward makes two products of each), and 10 values a parameter for AdamW and the gradient's norm.
-  Norms, residuals, activations and softmax count nothing: they could be fused.
+  keys and values of the context, the prompt's once per group. prefill and update: 1 pass; decode: T - 1. Update: three
+  times the forward (backward has two products for each), and 10 values per parameter for AdamW and the gradient's norm.
+  Norms, residuals, activations and softmax are not counted: they could be fused.
 
 With the peaks F and W, a phase takes at least max(FLOPs / F, bytes / W). Keys per case and phase: `seconds`,
 `flops_per_s`, `bytes_per_s`, `flops_share`, `bytes_share` (of the peaks), `overhead` = 1 - the larger of the two, and
-`bound`: compute or memory where that share is at least a half, otherwise overhead: dispatch, small operations, what is
-not fused. A model that fits the caches can move more bytes a second than the copy, whose array does not.
+`bound`: compute or memory if that share is at least a half, otherwise overhead: dispatch, small operations, what is not
+fused. A model that fits the caches can move more bytes per second than the copy, whose array does not.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def phase_seconds(
     return {"prefill": prefill, "decode": decode, "update": statistics.median(updates[1:])}
 
 
-def stand(work: Work, peak: Work, seconds: float) -> dict[str, Any]:
+def rates(work: Work, peak: Work, seconds: float) -> dict[str, Any]:
     """The rates of a phase, their shares of the peaks, and what bounds it."""
     flops_share, bytes_share = work.flops / seconds / peak.flops, work.bytes / seconds / peak.bytes
     larger = max(flops_share, bytes_share)
@@ -194,7 +194,7 @@ def main() -> None:
         print(f"{name}: peaks {peak.flops / 1e9:.3g} GFLOP/s, {peak.bytes / 1e9:.3g} GB/s, {dtype}", flush=True)
         work = phase_work(model, prompt_mask, training.completions_per_problem, training.max_new_tokens)
         seconds = phase_seconds(model, prompt_ids, prompt_mask, training, pairs)
-        rows = {phase: stand(work[phase], peak, seconds[phase]) for phase in work}
+        rows = {phase: rates(work[phase], peak, seconds[phase]) for phase in work}
         for phase, row in rows.items():
             print(
                 f"{name}, {phase}: {row['seconds']:.3g} s, {row['flops_share']:.1%} of the matrix product, "

@@ -2,15 +2,15 @@
 
     python benchmarks/rollout.py [--quick] [--device cpu|cuda] [--threads N] [--cases NAME ...]
 
-Both sides have the same weights, prompts, group size, temperature, limit and end token. Counted are real tokens a
-second: up to and including the end token, not the padding after it. Cases on a CPU: the two pre-trained models of the
-default experiment on its own problems (completions end at different lengths), and a model in the shape of Qwen2.5-0.5B
-with random weights, which ends nothing, in bfloat16 (float32 where the CPU has no instructions for it). On a GPU: the
-shapes of Qwen2.5-Math-1.5B and 7B at batches of 64 and 256, and transformers' continuous batching (`generate_batch`) as
-a second peer.
+Both sides have the same weights, prompts, group size, temperature, limit and end token. Only real tokens count: up to
+and including the end token, not the padding after it. Cases on a CPU: the two pre-trained models of the default
+experiment on its own problems (completions end at different lengths), and a model of the shape of Qwen2.5-0.5B with
+random weights and no end token, in bfloat16 (float32 if the CPU has no instructions for it). On a GPU: the shapes of
+Qwen2.5-Math-1.5B and 7B at batches of 64 and 256, and transformers' continuous batching (`generate_batch`) as a second
+peer.
 
-`generate` has its own natural settings: a cache, `num_return_sequences`, left padding, no scores kept; it does not
-keep log-probabilities, ours does. Checked before anything is timed: greedy completions are the same tokens (an error in
+`generate` has its natural settings: a cache, `num_return_sequences`, left padding, no scores kept; it does not keep
+log-probabilities, ours does. Checked before anything is timed: greedy completions are the same tokens (an error in
 float32; reported in bfloat16, where near ties flip), and afterwards: both sides' mean lengths agree within noise.
 
 Keys: `ratio` is ours over generate's tokens/s; `skip_efficiency` how much faster the nested view is than the full one
@@ -44,7 +44,7 @@ from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.evaluation.throughput import ideal_speedup
 
 LAPTOP_SKIPS, LARGE_SKIPS = (12, 25, 38), (5, 10, 15)
-# Of two means of lengths that differ by chance alone, one in 16,000 pairs is further apart, in standard errors.
+# In standard errors; if two mean lengths differ only by chance, one pair in 16,000 is further apart.
 MAX_DEVIATION = 4.0
 MIN_IDENTICAL = 0.9  # of greedy completions in float32: a tie may be broken differently, an error breaks most
 
@@ -57,7 +57,7 @@ def case_names(device: str) -> list[str]:
 
 
 def make_case(name: str, options: argparse.Namespace) -> Case:
-    """A case by name: its model is loaded here, and gone when the caller lets the case go."""
+    """A case by name: its model is loaded here, and freed with the case."""
     if name in ("small", "large"):
         config = laptop_config(options.quick)
         policy, training = laptop_policy(config, name, options), config.training
@@ -77,7 +77,7 @@ def make_case(name: str, options: argparse.Namespace) -> Case:
 
 
 def greedy_identity(case: Case) -> float:
-    """The share of prompts whose greedy completion is the same tokens on both sides."""
+    """The share of prompts whose greedy completion has the same tokens on both sides."""
     rollout = ours(case, case.view(()), 0, temperature=0.0, group_size=1)
     mine = [tokens[mask].tolist() for tokens, mask in zip(rollout.tokens, rollout.mask, strict=True)]
     other = their_tokens(case, theirs(case, 0, greedy=True))
@@ -85,7 +85,7 @@ def greedy_identity(case: Case) -> float:
 
 
 def compare(case: Case, pairs: int) -> dict[str, Any]:
-    """Ratio, tokens per second and mean lengths of both sides; ends the program where the lengths differ."""
+    """Ratio, tokens per second and mean lengths of both sides; ends the program if the lengths differ."""
     records = timed_pairs(
         lambda pair: ours(case, case.view(()), pair + 1), lambda pair: theirs(case, pair + 1), pairs, case.model.device
     )
@@ -106,8 +106,8 @@ def compare(case: Case, pairs: int) -> dict[str, Any]:
     ratio, of_processor = Spread.of(ratios), Spread.of(processor)
     ours_speed, their_speed = Spread.of(speeds[0]).median, Spread.of(speeds[1]).median
     print(
-        f"{case.name}: ours {ours_speed:,.0f} tokens/s, generate {their_speed:,.0f}: ratio {ratio}, of the "
-        f"processor's time {of_processor}, {pairs} pairs; mean length {means[0]:.2f} and {means[1]:.2f}",
+        f"{case.name}: ours {ours_speed:,.0f} tokens/s, generate {their_speed:,.0f}: ratio {ratio}, of "
+        f"processor time {of_processor}, {pairs} pairs; mean length {means[0]:.2f} and {means[1]:.2f}",
         flush=True,
     )
     return {
@@ -119,7 +119,7 @@ def compare(case: Case, pairs: int) -> dict[str, Any]:
 
 
 def check_lengths(name: str, first: list[int], second: list[int]) -> None:
-    """End the program where the mean lengths are further apart than chance would have it: not the same work."""
+    """End the program if the mean lengths differ by more than chance: then it is not the same work."""
     (mean_a, error_a), (mean_b, error_b) = (mean_and_error(side) for side in (first, second))
     if abs(mean_a - mean_b) > MAX_DEVIATION * math.hypot(error_a, error_b):
         fail(f"{name}: mean length is {mean_a:.3f} here and {mean_b:.3f} with generate: not the same distribution")
@@ -133,7 +133,7 @@ def mean_and_error(values: list[int]) -> tuple[float, float]:
 
 
 def skip_speedups(case: Case, pairs: int) -> dict[str, dict[str, Any]]:
-    """For each skip: measured speed-up over skip 0 on equal work, the ideal, and the one over the other."""
+    """For each skip: measured speed-up over skip 0 on equal work, the ideal one, and their ratio."""
     num_layers = case.model.config.num_hidden_layers
     context = case.prompt_mask.sum(-1).double().mean().item() + case.new_tokens / 2
     found = {}
@@ -156,7 +156,7 @@ def skip_speedups(case: Case, pairs: int) -> dict[str, dict[str, Any]]:
         }  # fmt: skip
         print(
             f"{case.name}: skip {skip} % ({len(drawn[0])} of {num_layers} layers): {speedup} times the speed, ideal "
-            f"{ideal:.3f}: efficiency {efficiency:.3f}, of the processor's time {by_processor:.3f}",
+            f"{ideal:.3f}: efficiency {efficiency:.3f}, of processor time {by_processor:.3f}",
             flush=True,
         )
     return found

@@ -83,11 +83,11 @@ def their_tokens(case: Case, generated: Tensor) -> list[list[int]]:
 def continuous_batching(case: Case) -> Iterator[Callable[[], int]]:
     """A function that makes the case's rollout by continuous batching and returns the number of its tokens.
 
-    Its manager (cache, captured graphs) is made by the first call and kept for the others, as a trainer would.
+    Its manager (cache, captured graphs) is made by the first call and kept for the others, as in a trainer.
     """
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     on_gpu = case.model.device.type == "cuda"
-    # By itself its cache takes nearly all memory that is free, and our side needs some too.
+    # By default its cache takes nearly all free memory, and our side needs some too.
     limits = {"max_memory_percent": 0.5} if on_gpu else {"num_blocks": 64, "max_batch_tokens": 256}
     batching = ContinuousBatchingConfig(**limits)
     prompts = [ids[real].tolist() for ids, real in zip(case.prompt_ids, case.prompt_mask, strict=True)]

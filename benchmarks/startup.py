@@ -1,14 +1,14 @@
-"""What one waits for before anything is computed: the command line, a training job's imports, and the dry runs.
+"""The wait before anything is computed: the command line, a training job's imports, and the dry runs.
 
     python benchmarks/startup.py [--quick] [--threads N]
 
-Each is a process of its own, timed from start to end, once to warm the file cache and then `--runs` times; medians.
-`*_processor` is the processor's time of it and its children, which other programs on the machine do not lengthen.
-The dry runs have an empty working directory, so that all jobs are to be done.
+Each is a separate process, timed from start to end, once to warm the file cache and then `--runs` times; medians.
+`*_processor` is the processor time of it and its children, which other programs on the machine do not lengthen. The dry
+runs have no results yet, so all jobs would run.
 
 Keys, in seconds: `help_s` is `nested-reft --help`; `imports_s` a Python that imports what `nested-reft train` does,
-with the model class that loading the policy brings; `dry_run_s` and `paper_dry_run_s` are `snakemake -n` of the default
-and the paper's experiment.
+with the model class that loading the policy imports; `dry_run_s` and `paper_dry_run_s` are `snakemake -n` of the
+default and the paper's experiment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import nested_reft.cli, nested_reft.commands.train
 
 
 def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Seconds of the clock and of the processor that a command takes; RuntimeError with its last words if it fails."""
+    """Wall-clock and processor seconds of a command; RuntimeError with the end of its output if it fails."""
     started, before = time.perf_counter(), os.times()
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     elapsed, after = time.perf_counter() - started, os.times()
@@ -62,7 +62,7 @@ def main() -> None:
     runs = options.runs or (1 if options.quick else 7)
     snakemake = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all"]
     commands = {
-        # what the console script `nested-reft` holds
+        # what the console script `nested-reft` runs
         "help_s": [sys.executable, "-c", "from nested_reft.cli import main; main(['--help'])"],
         "imports_s": [sys.executable, "-c", IMPORTS],
         "dry_run_s": snakemake,
@@ -79,7 +79,7 @@ def main() -> None:
                 Spread.of(times) for times in zip(*(run(command, folder) for _ in range(runs)), strict=True)
             )
             result |= {key: clock.median, f"{key}_spread": clock, f"{key}_processor": processor.median}
-            print(f"{key}: {clock} s, of the processor {processor} s, {runs} runs", flush=True)
+            print(f"{key}: {clock} s, processor {processor} s, {runs} runs", flush=True)
     print_result("startup", options, {**result, "runs": runs})
 
 

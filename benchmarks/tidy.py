@@ -1,9 +1,9 @@
-"""The JSON lines of the benchmarks as one tidy table: a fact a row, with where it was measured.
+"""The JSON lines of the benchmarks as one tidy table: one fact per row, with where it was measured.
 
     python benchmarks/tidy.py results/benchmarks.jsonl > docs/benchmarks.csv
 
 The columns are benchmark, key (such as `skip_efficiency/small/12`; a spread has median, low and high), value, and the
-machine's. Standard library alone.
+machine's. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MACHINE = ("cpu", "gpu", "threads", "device", "python", "torch", "transformers",
 
 
 def facts(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, value) of each entry of a structure; of a list of three numbers in a spread, its median and quartiles."""
+    """(key, value) of each entry of a structure; of a spread's three numbers, as its median and quartiles."""
     if isinstance(value, dict):
         for name, entry in value.items():
             yield from facts(entry, f"{key}/{name}" if key else name)
@@ -33,7 +33,7 @@ def facts(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def rows(lines: list[str]) -> Iterator[dict[str, Any]]:
-    """A row for each fact of each line."""
+    """One row per fact of each line."""
     for line in lines:
         result = json.loads(line)
         machine = {name: result.pop(name, "") for name in MACHINE}

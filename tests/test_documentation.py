@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from page_trainer import check_output, page_code, tiny_code
 
+import nested_reft
 from nested_reft.config.experiment import load_config, parse_config
 from nested_reft.config.reading import read_settings
 from nested_reft.core.corrections import CORRECTIONS
@@ -131,26 +130,13 @@ def test_the_page_of_the_method_has_every_correction() -> None:
 
 
 def test_the_trainer_of_the_page_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/own_trainer.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(code.splitlines()) <= 45
-    words = ["<end>", "<pad>", "[UNK]", *["What", "is", "+", "*", "-", "?", "2", "6", "7", "12", "30", "40", "42"]]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>", unk_token="[UNK]"
-    ).save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=10, num_attention_heads=2,
-        num_key_value_heads=1,
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    code = code.replace("Qwen/Qwen2.5-0.5B-Instruct", str(tmp_path)).replace("1e-6", "0.05")
-    code = re.sub(r"GROUP, LENGTH = (.*), 8, 256", r"GROUP, LENGTH = \1, 8, 3", code)
-    assert "8, 3" in code
-    exec(compile(code, "docs/own_trainer.md", "exec"), {})
-    lines = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) == 20
-    assert all(re.fullmatch(r"\d+ \(\d,\) reward 0\.\d{3}, mean weight [01]\.\d{3}", line) for line in lines), lines
-    rewards = [float(line.split("reward ")[1].split(",")[0]) for line in lines]
-    assert sum(rewards[-5:]) > sum(rewards[:5]), "it did not learn"
+    exec(compile(tiny_code(tmp_path), "docs/own_trainer.md", "exec"), {})
+    check_output(capsys.readouterr().out)
+
+
+def test_the_trainer_of_the_page_is_short_and_uses_the_public_names_only() -> None:
+    code = page_code()
+    assert len(code.splitlines()) <= 40
+    assert re.findall(r"^.*nested_reft.*$", code, re.MULTILINE) == ["import nested_reft as nr"]
+    used = set(re.findall(r"\bnr\.(\w+)", code))
+    assert used == set(nested_reft.__all__) - {"Rollout", "importance_weights", "off_policy_diagnostics"}

@@ -40,14 +40,14 @@ def render(schema: dict[str, Any]) -> str:
         text += f"\n## {_heading(definition, paths)}\n\n{_explanation(definition, name)}\n\n"
         text += _table(definition, f"{paths[0]}.")
         if len(paths) > 1:
-            text += f"\nThe same keys stand under {_names(paths[1:])}.\n"
+            text += f"\nThe same keys are under {_names(paths[1:])}.\n"
         if name == "LayerChoice":
             text += "\n" + _selections()
     return text + "\n" + _corrections()
 
 
 def _sections(schema: dict[str, Any]) -> dict[str, list[str]]:
-    """Every class that is used, in the order of the keys, and the paths at which it stands."""
+    """Every class that is used, in the order of the keys, and the paths where it is used."""
     found: dict[str, list[str]] = {}
 
     def walk(definition: dict[str, Any], prefix: str) -> None:
@@ -62,7 +62,7 @@ def _sections(schema: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _classes(field: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The classes that a key's value can have, and what the path to them has after the key."""
+    """The classes that a key's value can have, each with the rest of its path after the key."""
     if "$ref" in field:
         yield field["$ref"].rpartition("/")[2], ""
     for choice in (*field.get("oneOf", ()), *field.get("anyOf", ())):
@@ -89,7 +89,7 @@ def _table(definition: dict[str, Any], prefix: str) -> str:
 
 
 def _explanation(part: dict[str, Any], path: str) -> str:
-    """The text under a key or a class, in one line a paragraph."""
+    """The text under a key or a class, one line per paragraph."""
     if "description" not in part:
         raise ValueError(f"{path}: has no explanation; write one under it in src/nested_reft/config/")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in part["description"].split("\n\n"))
@@ -110,7 +110,7 @@ def _type(field: dict[str, Any]) -> str:
 
 
 def _range(field: dict[str, Any]) -> str:
-    """The bounds of a value, of the values of a list, and how many these are at least."""
+    """The bounds of a value or of a list's values, and the minimal number of entries."""
     parts = [text.format(f"{field[bound]:g}") for bound, text in BOUNDS.items() if bound in field]
     parts += [f"`{field['pattern']}`"] if "pattern" in field else []
     inner = [*field.get("anyOf", ()), *([field["items"]] if "items" in field else field.get("prefixItems", [])[:1])]
@@ -120,7 +120,7 @@ def _range(field: dict[str, Any]) -> str:
 
 
 def _default(field: dict[str, Any]) -> str:
-    """As YAML, of which JSON is a part; a section's own defaults stand with its keys."""
+    """As JSON, which is also YAML; a section's own defaults are listed with its keys."""
     return "its keys' defaults" if "$ref" in field else f"`{json.dumps(field['default'])}`"
 
 

@@ -49,7 +49,7 @@ def locked_lines(frozen: str) -> list[str]:
 
 
 def direct_requirements(project: Mapping[str, Any]) -> list[Requirement]:
-    """Those of the package and of its extra `dev`, with the extras of the package's own that it names."""
+    """The requirements of the package and of its extra `dev`, including the package's extras that `dev` names."""
     extras = {name: [Requirement(text) for text in found] for name, found in project["optional-dependencies"].items()}
     found = [Requirement(text) for text in project["dependencies"]]
     for requirement in extras["dev"]:

@@ -1,4 +1,4 @@
-"""Writes the plan of the paper's experiment into docs/scale.md: what `nested-reft plan` prints, between two marks."""
+"""Writes the plan of the paper's experiment into docs/scale.md: the output of `nested-reft plan`, between two marks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEGIN, END = "<!-- plan: written by `make config-docs` -->\n", "<!-- end of plan
 
 
 def plan() -> str:
-    """The output of the command where nothing has been fetched yet."""
+    """The output of the command before anything has been fetched."""
     output, before = io.StringIO(), Path.cwd()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(output):
         (Path(folder) / "config").symlink_to(ROOT / "config")
@@ -29,7 +29,7 @@ def plan() -> str:
 
 
 def render(page: str) -> str:
-    """The page with the plan of today; ValueError where it has no place for it."""
+    """The page with the current plan; ValueError if it has no place for it."""
     start, _, rest = page.partition(BEGIN)
     _, mark, end = rest.partition(END)
     if not mark:

@@ -3,7 +3,7 @@
 Settings come as one JSON text (the classes `...Settings` of `config`), files as options. Every line of progress goes to
 standard error, which the rules write to their log; standard output, which reaches the terminal, gets a short line now
 and then, and the error if there is one. A sub-command is the function `run` of the module of its name in `commands`,
-which is imported when it runs: `--help` loads nothing.
+which is imported when it runs: `--help` loads nothing, and needs no package of the extra `pipeline`.
 """
 
 from __future__ import annotations
@@ -112,6 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{error.filename}: {error.strerror}; make room or permit writing there and call again: what was finished"
         )
         return _fail(options.command, f"{text} stays valid", 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "nested_reft") or package in sys.stdlib_module_names:
+            raise
+        text = f"the package '{package}' is not installed; run: pip install 'nested-reft[pipeline]'"
+        return _fail(options.command, text, 1)
     except KeyboardInterrupt:
         return _fail(options.command, "stopped by Ctrl-C; call again", 130)
     return 0

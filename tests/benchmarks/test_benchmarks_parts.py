@@ -139,7 +139,7 @@ def test_the_work_of_the_phases_adds_up() -> None:
     ("flops", "moved", "bound"), [(80.0, 10.0, "compute"), (10.0, 80.0, "memory"), (40.0, 30.0, "overhead")]
 )
 def test_what_bounds_a_phase(flops: float, moved: float, bound: str) -> None:
-    row = limit.stand(limit.Work(2 * flops, 2 * moved), limit.Work(100.0, 100.0), 2.0)
+    row = limit.rates(limit.Work(2 * flops, 2 * moved), limit.Work(100.0, 100.0), 2.0)
     assert row["bound"] == bound
     assert row["flops_share"] == pytest.approx(flops / 100)
     assert row["overhead"] == pytest.approx(1 - max(flops, moved) / 100)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_reft.core.diagnostics import alarms, effective_sample_size, off_policy_diagnostics
+from nested_reft.core.diagnostics import effective_sample_size, off_policy_diagnostics
 
 LOG2 = math.log(2)
 
@@ -116,28 +115,3 @@ def test_k3_and_chi_square_are_never_negative(pairs: list[tuple[float, float]]) 
     assert actual["kl_k3"] >= -1e-12
     assert actual["chi2"] >= 0
     assert actual["ratio_min"] <= actual["ratio_q50"] <= actual["ratio_max"]
-
-
-# --- alarms
-
-
-@pytest.mark.parametrize(
-    ("ess", "kl", "limits", "expected"),
-    [
-        (0.5, 0.2, (0.5, 0.2), set()),  # the limits themselves are sane
-        (0.49, 0.2, (0.5, 0.2), {"ess"}),
-        (0.5, 0.21, (0.5, 0.2), {"kl_k3"}),
-        (0.1, 5.0, (0.5, 0.2), {"ess", "kl_k3"}),
-        (0.1, 5.0, (None, 0.2), {"kl_k3"}),
-        (0.1, 5.0, (None, None), set()),
-        (math.nan, math.nan, (0.5, 0.2), {"ess", "kl_k3"}),
-        (1.0, math.inf, (0.5, 0.2), {"kl_k3"}),
-    ],
-)
-def test_an_alarm_is_what_leaves_the_sane_range_or_is_no_number(
-    ess: float, kl: float, limits: tuple[Any, Any], expected: set[str]
-) -> None:
-    found = alarms({"ess": ess, "kl_k3": kl, "chi2": 100.0}, ess_below=limits[0], kl_above=limits[1])
-    assert found.keys() == expected
-    values = {"ess": ess, "kl_k3": kl}
-    assert all(found[name] is values[name] for name in found)

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.core.layers import nested_view
-from nested_reft.core.rollout import Rollout, join_rollouts
+from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import completion_logp
 from nested_reft.engine.sampling import sample_completions
+from nested_reft.training.world import join_rollouts
 
 PROMPTS = (3, 6, 1)  # lengths, so that two of three are padded
 

@@ -39,7 +39,7 @@ def remove_the_seal(path: Path) -> None:
 
 
 def damage_the_seal(path: Path) -> None:
-    path.with_suffix(".json").write_text('{"version": 2, "key":', encoding="utf-8")
+    path.with_suffix(".json").write_text('{"version": 3, "key":', encoding="utf-8")
 
 
 def reseal(**change: object) -> Callable[[Path], None]:
@@ -59,7 +59,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "without its checksum": (remove_the_seal, "it was cut off while it was written"),
     "with a damaged checksum": (damage_the_seal, "step00000009.json is damaged"),
     "of other settings": (reseal(key="0123456789abcdef"), "it belongs to other settings"),
-    "of another version": (reseal(version=1), "it has version 1, but this program reads 2"),
+    "of another version": (reseal(version=2), "it has version 2, but this program reads 3"),
+    "of other sources": (reseal(code="0123456789abcdef"), "the source code that training depends on has changed since"),
 }
 
 

@@ -124,7 +124,7 @@ def damage(rng: random.Random, content: bytes) -> bytes:
 def test_a_key_given_twice_is_named(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text(CONFIGS[0].read_text(encoding="utf-8") + "\nskips: [0]\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"twice.yaml: the key 'skips' stands twice, in lines [0-9]+ and [0-9]+"):
+    with pytest.raises(ConfigError, match=r"twice.yaml: the key 'skips' appears twice, in lines [0-9]+ and [0-9]+"):
         load_config(path)
 
 

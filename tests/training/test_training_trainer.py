@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from tiny_training import TIMINGS, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
 
-from nested_reft.config.training import TrainSettings
+from nested_reft.config.training import Alarms, TrainSettings
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import Policy
 from nested_reft.training import step
@@ -224,6 +225,29 @@ def test_a_parameter_that_the_correction_lacks_stops_the_run_at_its_start(tmp_pa
 
 
 # --- alarms
+
+
+@pytest.mark.parametrize(
+    ("ess", "kl", "limits", "expected"),
+    [
+        (0.5, 0.2, (0.5, 0.2), set()),  # the limits themselves are sane
+        (0.49, 0.2, (0.5, 0.2), {"ess"}),
+        (0.5, 0.21, (0.5, 0.2), {"kl_k3"}),
+        (0.1, 5.0, (0.5, 0.2), {"ess", "kl_k3"}),
+        (0.1, 5.0, (None, 0.2), {"kl_k3"}),
+        (0.1, 5.0, (None, None), set()),
+        (math.nan, math.nan, (0.5, 0.2), {"ess", "kl_k3"}),
+        (1.0, math.inf, (0.5, 0.2), {"kl_k3"}),
+    ],
+)
+def test_an_alarm_is_what_leaves_the_sane_range_or_is_no_number(
+    ess: float, kl: float, limits: tuple[Any, Any], expected: set[str]
+) -> None:
+    values = {"ess": ess, "kl_k3": kl}
+    alarms = step_alarms({"step": 1, "chi2": 100.0, **values}, Alarms(ess_below=limits[0], kl_above=limits[1]))
+    found = {alarm["quantity"]: alarm["value"] for alarm in alarms}
+    assert found.keys() == expected
+    assert all(found[name] is values[name] for name in found)
 
 
 def test_an_alarm_stands_in_the_log_and_names_step_value_and_limit(tmp_path: Path) -> None:

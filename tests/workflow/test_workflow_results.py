@@ -116,24 +116,52 @@ def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "samples"),
+    ("source", "samples", "exact"),
     [
-        ("core/loss.py", False),
-        ("core/corrections.py", False),
-        ("engine/logp.py", False),
-        ("core/rollout.py", True),
-        ("engine/decoder.py", True),
-        ("engine/grouped_decoder.py", True),
-        ("engine/llama.py", True),
+        ("core/loss.py", False, True),
+        ("core/advantages.py", False, True),
+        ("engine/logp.py", False, False),
+        ("core/rollout.py", True, False),
+        ("engine/decoder.py", True, False),
+        ("engine/grouped_decoder.py", True, False),
+        ("engine/llama.py", True, False),
     ],
 )
-def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(twin: Pipeline, source: str, samples: bool) -> None:
+def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(
+    twin: Pipeline, source: str, samples: bool, exact: bool
+) -> None:
     twin.edit(source)
     jobs = plan(twin).jobs
     assert jobs.pop("throughput", 0) == (2 if samples else 0)
-    # the pre-trained model is evaluated again only where evaluation uses the edited file
+    assert jobs.pop("exact", 0) == (1 if exact else 0)
+    # the pre-trained model is evaluated again only if evaluation uses the edited file
     assert jobs.pop("evaluate") == (4 if samples else 3)
-    assert jobs == {"train": 3, "gradients": 1, "exact": 1} | REPORTED_ANEW
+    assert jobs == {"train": 3, "gradients": 1} | REPORTED_ANEW
+
+
+def test_editing_the_registry_of_corrections_retrains_and_redraws_all(twin: Pipeline) -> None:
+    """The report reads it too: names, looks and settings."""
+    twin.edit("core/corrections.py")
+    assert plan(twin).jobs == {"train": 3, "evaluate": 3, "gradients": 1, "exact": 1} | REPORTED
+
+
+def test_editing_the_settings_of_evaluation_trains_nothing(twin: Pipeline) -> None:
+    twin.edit("config/evaluation.py")
+    assert plan(twin).jobs == {"evaluate": 4} | REPORTED
+
+
+def test_editing_how_problems_are_generated_makes_everything_again(twin: Pipeline) -> None:
+    twin.edit("tasks/problems.py")
+    jobs = plan(twin).jobs
+    assert jobs.pop("check") == 1
+    everything = {"data": 3, "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "gradients": 1}
+    assert jobs == everything | REPORTED_ANEW
+
+
+@pytest.mark.parametrize("source", ["tasks/hub.py", "tasks/hub_models.py", "commands/fetch_data.py"])
+def test_editing_what_fetches_makes_nothing_again_that_was_made_here(twin: Pipeline, source: str) -> None:
+    twin.edit(source)
+    assert plan(twin).jobs == {}
 
 
 def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
@@ -147,7 +175,7 @@ def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
     assert plan(twin).jobs == {"presentation_tables": 1}
 
 
-@pytest.mark.parametrize("source", ["report/pages/page.py", "report/pages/html.py", "report/templates/base.html"])
+@pytest.mark.parametrize("source", ["report/pages/page.py", "report/pages/html.py", "report/pages/templates/base.html"])
 def test_editing_how_tables_are_written_writes_claims_and_pages_too(twin: Pipeline, source: str) -> None:
     twin.edit(source)
     assert plan(twin).jobs == {"presentation_tables": 1, "claims": 1, "page": len(PAGES)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from workflow_harness import ROOT, Finished
 
 from nested_reft.report.registry import FIGURES, PAGES
-from nested_reft.runtime.sources import SCRIPTS, imported_modules, source_files
+from nested_reft.runtime.sources import SCRIPTS, imported_modules, source_digest, source_files
 
 PACKAGE = ROOT / "src/nested_reft"
 # The sub-commands of the smallest experiment, and the rules whose jobs they are.
@@ -119,3 +120,18 @@ def test_modules_that_run_as_scripts_are_known() -> None:
 def test_a_module_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match=r"there is no module nested_reft\.commands\.tain"):
         source_files("nested_reft.commands.tain")
+
+
+def test_a_changed_source_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is part of a checkpoint: a run that other code began is not continued."""
+    before = source_digest("nested_reft.commands.train")
+    assert source_digest("nested_reft.commands.train") == before != source_digest("nested_reft.commands.evaluate")
+    shutil.copytree(PACKAGE, tmp_path / "nested_reft")
+    monkeypatch.setattr("nested_reft.runtime.sources.ROOT", tmp_path / "nested_reft")
+    assert source_digest("nested_reft.commands.train") == before, "it depends on where the code is"
+    with (tmp_path / "nested_reft/report/figures/style.py").open("a") as other:
+        other.write("# edited\n")
+    assert source_digest("nested_reft.commands.train") == before
+    with (tmp_path / "nested_reft/core/loss.py").open("a") as loss:
+        loss.write("# edited\n")
+    assert source_digest("nested_reft.commands.train") != before

@@ -37,28 +37,28 @@ try:
     for path in workflow.configfiles:
         read_settings(
             path
-        )  # Snakemake has read it already, and takes the second of two equal keys
+        )  # Snakemake has read it already, but silently takes the second of two equal keys
     CONFIG = parse_config(
         config, " and ".join(map(str, workflow.configfiles)) or "--config"
     )
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-# With --software-deployment-method conda the environment that was made from environment.yml, by its name. Without, the
-# file: Snakemake keeps its text beside each result, and for a name it would call conda, which need not be there.
+# With --software-deployment-method conda, the name of the environment that was made from environment.yml. Without it,
+# the file: Snakemake keeps its text beside each result; for a name it would call conda, which may not be installed.
 ENVIRONMENT = (
     "nested-reft"
     if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
     else "../../environment.yml"
 )
-# Which files the hub's data sets and models consist of. No input of the jobs that fetch: they would run again for it.
+# Which files the hub's data sets and models consist of. Not an input of the jobs that fetch, or it would rerun them.
 LOCK = "config/hub.lock"
 RESULTS = f"results/{CONFIG.experiment}"
 RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
 DATASETS = {"train": list(CONFIG.datasets), "test": list(CONFIG.benchmarks)}
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
-# Relative to the working directory, as the source files below: a moved clone stays up to date.
+# Relative to the working directory, like the source files below: a moved clone stays up to date.
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles[-1:]]
 CONFIG_OPTION = "".join(
     f"--config-file {shlex.quote(path)}"
@@ -68,7 +68,7 @@ CONFIG_OPTION = "".join(
 
 
 def one_of(values):
-    """A wildcard constraint that lets through exactly these values."""
+    """A wildcard constraint that matches exactly these values."""
     return "|".join(re.escape(str(value)) for value in values)
 
 
@@ -80,7 +80,7 @@ CONSTRAINTS = dict(
     benchmark=one_of(CONFIG.benchmarks),
     correction=one_of(CORRECTIONS),
     skip=one_of(SKIPS),
-    # Which layers are left out: skip25, or skip25-static where not drawn uniformly for each batch.
+    # Which layers are left out: skip25, or skip25-static if they are not drawn uniformly for each batch.
     rollout=one_of(dict.fromkeys(run.rollout for run in RUNS)),
     seed=one_of(CONFIG.seeds),
     figure=one_of(FIGURES),
@@ -90,14 +90,14 @@ CONSTRAINTS = dict(
 )
 
 
-# Whether jobs see this folder. Where they do not (Kubernetes), no file of the clone can be an input of theirs.
+# Whether jobs see this folder. If they do not (Kubernetes), no file of the clone can be their input.
 SHARED_FOLDER = SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_fs_usage
 
 
 def sources(command, *modules):
     """The source files that a sub-command's results depend on, by the imports of its module (and of other modules).
 
-    Relative to the working directory: a moved clone stays up to date. None where jobs do not see this folder.
+    Relative to the working directory: a moved clone stays up to date. Empty if jobs do not see this folder.
     """
     if not SHARED_FOLDER:
         return []
@@ -125,7 +125,7 @@ def model_command(wildcards):
 
 
 def lock_option(command):
-    """What fetches verifies against the lock file."""
+    """The option of a sub-command that fetches: it verifies against the lock file."""
     return f"--lock {LOCK}" if command.startswith("fetch") else ""
 
 
@@ -161,7 +161,7 @@ def policy_folder(wildcards):
 
 
 def checked_sources():
-    """The provenance of everything that is downloaded or generated: all of it stands before any training starts."""
+    """The provenance of everything that is downloaded or generated: all of it exists before any training starts."""
     data = [
         f"{RESULTS}/data/{role}/{name}.json"
         for role, names in DATASETS.items()
@@ -174,7 +174,7 @@ def checked_sources():
 
 
 def lock_file():
-    """The lock file as an input: where there is one, and something of this experiment comes from the hub."""
+    """The lock file as an input, if it exists and something in this experiment comes from the hub."""
     sources = [
         *CONFIG.sizes.values(),
         *CONFIG.datasets.values(),
@@ -232,7 +232,7 @@ def rules_of_pages():
     return [f"{RESULTS}/pages/{name}.html" for name in PAGES]
 
 
-# The report shows the tables as HTML; the others are outputs of their own.
+# The report shows the tables as HTML; the other kinds are plain outputs.
 PLAIN_TABLE_KINDS = [kind for kind in TABLE_KINDS if kind != "html"]
 
 

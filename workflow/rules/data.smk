@@ -39,12 +39,12 @@ rule check:
     conda:
         ENVIRONMENT
     message:
-        "All data sets and fetched models are there"
+        "All data sets and fetched models are present"
     shell:
         f"nested-reft check --output {{output}} --lock {LOCK} {{input.sources}} 2> {{log}}"
 
 
-# Called by name alone. It edits a file under version control, so it has no output that a run could ask for.
+# Only runs when it is named. It edits a file under version control, so it has no output that other rules could need.
 rule lock_hub:
     input:
         checked_sources(),

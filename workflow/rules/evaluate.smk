@@ -1,5 +1,5 @@
-# Accuracy of the pre-trained models and of every run: a job for each policy and batch of benchmarks
-# (evaluation.benchmarks_per_job: 1 makes it a job for each benchmark).
+# Accuracy of the pre-trained models and of every run: one job per policy and batch of benchmarks
+# (evaluation.benchmarks_per_job: 1 makes it one job per benchmark).
 for number, batch in enumerate(benchmark_batches(CONFIG)):
 
     rule:

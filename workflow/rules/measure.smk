@@ -1,4 +1,4 @@
-# Rollout throughput. The job takes all cores, so that nothing else runs beside it, and computes with its usual threads.
+# Rollout throughput. The job takes all cores, so that no other job runs with it, but computes with its usual threads.
 rule throughput:
     input:
         sources("throughput"),
@@ -63,7 +63,7 @@ rule gradients:
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
-# The same without sampling: sums over all completions of a policy small enough to enumerate. Needs no data, no model.
+# The same without sampling: sums over all completions of a policy small enough to enumerate. Needs no data or model.
 rule exact:
     input:
         sources("exact"),

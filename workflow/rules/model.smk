@@ -7,7 +7,7 @@ rule model:
         provenance=f"{RESULTS}/models/{{size}}.json",
     log:
         f"{RESULTS}/logs/models/{{size}}.log",
-    # The longest jobs that others wait for.
+    # Of the jobs that others wait for, these take longest.
     priority: 10
     conda:
         ENVIRONMENT

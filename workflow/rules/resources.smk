@@ -1,14 +1,14 @@
-# What jobs ask for of whoever starts them: GPUs, memory, minutes, cores.
+# What jobs request from Snakemake or its scheduler: GPUs, memory, minutes, cores.
 from nested_reft.config.experiment import job_resources
 
-# Where several jobs share the GPUs of one machine, each gets GPUs of its own; a scheduler's jobs have them already.
+# If several jobs share the GPUs of one machine, each gets its own; a scheduler's jobs have theirs already.
 ON_GPU = "nested-reft on-gpu {resources.gpu} " if CONFIG.device == "cuda" else ""
-# Training runs a process on each of its GPUs.
+# Training runs one process per GPU.
 ON_EACH_GPU = ON_GPU.replace("on-gpu", "on-gpu --each")
 
 
 def asks_for(kind, resource):
-    """What a job of this kind asks for of the scheduler, by its size; more each time it is tried again."""
+    """What a job of this kind requests from the scheduler, by its size; more at each retry."""
 
     def asked(wildcards, attempt):
         return attempt * getattr(job_resources(CONFIG, wildcards.size, kind), resource)
@@ -17,7 +17,7 @@ def asks_for(kind, resource):
 
 
 def gpus(kind):
-    """How many GPUs a job of this kind asks for, by its size."""
+    """How many GPUs a job of this kind requests, by its size."""
 
     def asked(wildcards):
         fetched = kind == "model" and isinstance(CONFIG.sizes[wildcards.size], HubModel)
@@ -29,13 +29,13 @@ def gpus(kind):
 
 
 def all_cores():
-    """All cores of this machine, so that no job runs beside; a cluster's profile has its own way to that."""
+    """All cores of this machine, so that no other job runs with it; a cluster's profile has its own way to do so."""
     here = workflow.is_main_process and workflow.local_exec
     return here and workflow.resource_settings.cores or CONFIG.threads_per_job
 
 
 def check_gpu():
-    """Jobs that will compute on this machine's GPU need one: said now, not after the hours of the jobs before them."""
+    """Stop now, not after hours of other jobs, if jobs will need this machine's GPU and there is none."""
     here = workflow.local_exec and not workflow.touch
     if here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
         from nested_reft.tasks.policy import select_device

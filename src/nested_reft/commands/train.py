@@ -14,6 +14,7 @@ from nested_reft.config.training import TrainSettings
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
+from nested_reft.runtime.sources import source_digest
 from nested_reft.tasks.policy import load_policy, save_policy, select_device
 from nested_reft.tasks.records import read_problems
 from nested_reft.training.checkpoint import remove_checkpoints, run_lock
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
             # Frozen weights can have the dtype of the matrix products; trained ones cannot.
             dtype = settings.training.dtype if settings.training.lora else "float32"
             policy = load_policy(options.policy, device=select_device(settings.device), dtype=dtype)
-            done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world)
+            code = source_digest("nested_reft.commands.train")
+            done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code)
         if not world.is_main:
             return
         shutil.rmtree(options.output, ignore_errors=True)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A hint that names the most similar of the right words, or all of them when none is similar."""
+    """A hint: the most similar of the possible words, or all of them if none is similar."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"possible: {', '.join(choices)}"
@@ -47,7 +47,7 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as Python writes it, cut if it is long."""
+    """A value as Python writes it, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -61,7 +61,7 @@ def _yaml_keys(model: type[BaseModel]) -> list[str]:
 
 
 def _walk(location: tuple[Any, ...], root: type[BaseModel]) -> tuple[list[type[BaseModel]], list[str]]:
-    """Follow pydantic's location; returns the models passed and the keys as they stand in the YAML file.
+    """Follow pydantic's location; returns the models passed and the keys as in the YAML file.
 
     Pydantic puts the tag of a discriminated union and the marker `[key]` into the location; the file has neither.
     """

@@ -1,4 +1,4 @@
-"""The settings of how accuracy is measured, and what one policy's evaluation hands to its job."""
+"""The settings of how accuracy is measured, and what one policy's evaluation passes to its job."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from nested_reft.config.strict import Positive, Strict
 
 
 class Evaluation(Sampling):
-    """Greedy and sampled accuracy on the benchmarks; the sampling here is of the sampled one."""
+    """Greedy and sampled accuracy on the benchmarks; the sampling settings are for the latter."""
 
     samples_per_problem: Positive
-    """Sampled completions of a problem, beside one greedy one."""
+    """Sampled completions per problem, besides the greedy one."""
     max_new_tokens: Positive
-    """A completion is cut here, and graded as it stands."""
+    """Completions are truncated to this length and graded as they are."""
     max_prompt_tokens: Positive = 1024
-    """A longer prompt is an error; none is ever cut."""
+    """A longer prompt is an error; prompts are never truncated."""
     batch_problems: Positive = 64
-    """Problems that are answered together, for memory."""
+    """Problems answered at once; lower to save memory."""
     benchmarks_per_job: Positive = 1
-    """Above 1 it spares small models the start-up of a process for each benchmark."""
+    """Above 1, it saves small models starting a process for each benchmark."""
     headline: Literal["greedy", "sampled"] = "sampled"
     """Which of the two accuracies the claims are about."""
     parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """On par is a difference from the baseline whose whole 95 % interval is within ± this; 0.05 is 5 points."""
+    """On par: the whole 95 % interval of the difference from the baseline is within ± this; 0.05 is 5 points."""
     seed: int = 0
-    """Of the sampled completions; the same for all models."""
+    """Seed of the sampled completions, the same for all models."""
 
 
 class EvaluateSettings(Strict):

@@ -35,24 +35,24 @@ class Config(Strict):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models run; `cuda` without a GPU is an error, never a silent run on the CPU."""
     threads_per_job: Positive = 1
-    """CPU threads of each job; as many jobs run side by side as there are cores for."""
+    """CPU threads per job; as many jobs run in parallel as there are cores for."""
     sizes: dict[Name, Model] = Field(min_length=1)
     """The models by name, in the order of all tables and figures."""
     datasets: dict[Name, Problems] = Field(min_length=1)
-    """What reinforcement trains on, by name; each has runs of its own."""
+    """What reinforcement trains on, by name; each has its own runs."""
     benchmarks: dict[Name, Problems] = Field(min_length=1)
     """What all models are tested on, by name."""
     skips: tuple[Percent, ...] = Field(min_length=1)
     """Percent of the layers that a rollout leaves out, rounded to whole layers. Skip 0, the baseline, is always run.
-    For every size each must leave out a layer, and not more than `training.border` lets it; no value twice."""
+    For every size, each must leave out at least one layer and no more than `training.border` allows; no value twice."""
     corrections: Corrections
-    """The corrections of the nested runs, each with its parameters or `{}`; `base` is needed, as the baseline."""
+    """The corrections of the nested runs, each with its parameters or `{}`; `base` is required, as the baseline."""
     seeds: tuple[int, ...] = Field(min_length=1)
-    """A run for each; none negative, none twice. An interval over seeds needs two."""
+    """One run per seed; none negative, none twice. An interval over seeds needs two."""
     prompt: Prompt
     """How a question becomes a prompt, for all models."""
     pretraining: Pretraining | None = None
-    """How models with `source: scratch` are made; needed if there is one."""
+    """How models with `source: scratch` are made; required if there is one."""
     layer_choice: LayerChoice = LayerChoice()
     """How the layers to skip are chosen."""
     training: Training
@@ -63,9 +63,9 @@ class Config(Strict):
     """How the speed of rollouts is measured."""
     gradients: Gradients
     """How bias and variance are measured and judged."""
-    # Left out of the canonical JSON: no result is made anew because a job asks for more memory.
+    # Left out of the canonical JSON: requesting more memory must not rerun any job.
     resources: dict[Name, SizeResources] = Field({}, exclude=True)
-    """What jobs ask for of a scheduler, by size; a size that is not named asks for the defaults."""
+    """What jobs request from a scheduler, by size; a size that is not named requests the defaults."""
 
     @field_validator("skips", "seeds")
     @classmethod
@@ -127,7 +127,7 @@ class Config(Strict):
 
 
 def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:
-    """What a job of this size and kind asks for at its first try."""
+    """What a job of this size and kind requests at its first try."""
     found: JobResources = getattr(config.resources.get(size, SizeResources()), kind)
     return found
 
@@ -146,7 +146,7 @@ def run_table(config: Config) -> list[Run]:
 
 
 def strategy_table(config: Config) -> list[Run]:
-    """The runs that differ in how layers are chosen, those of the grid too; empty where one strategy is configured."""
+    """The runs that differ in how layers are chosen, including those of the grid; empty if there is one strategy."""
     choice = config.layer_choice
     if len(choice.strategies) == 1:
         return []
@@ -171,7 +171,7 @@ def _runs(config: Config, cells: list[tuple[Correction, int, Strategy]]) -> list
 
 
 def benchmark_batches(config: Config) -> list[tuple[str, ...]]:
-    """The benchmarks in the order of the config, as many together as one evaluation job takes."""
+    """The benchmarks in the order of the config, in groups for one evaluation job each."""
     names, size = list(config.benchmarks), config.evaluation.benchmarks_per_job
     return [tuple(names[first : first + size]) for first in range(0, len(names), size)]
 

@@ -1,4 +1,4 @@
-"""The settings of how bias and variance are measured and judged, and what one measurement hands to its job."""
+"""The settings of how bias and variance are measured and judged, and what one measurement passes to its job."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class GradientMeasurement(Strict):
     """Batches of problems; the interval is over them. Layers are chosen as in a run, with the first of
     `layer_choice.strategies`."""
     problems_per_batch: Positive
-    """Problems of the first data set in a batch."""
+    """Problems per batch, from the first data set."""
     completions_per_problem: Annotated[int, Field(ge=2)]
-    """The group that advantages are relative to."""
+    """Completions per problem: the group that advantages are relative to."""
     coordinates: Positive = 250_000
-    """Gradients are compared at so many parameters, drawn once; at all where the model has no more."""
+    """Gradients are compared at this many parameters, drawn once; at all of them if the model has no more."""
     seed: int = 0
-    """Of parameters, problems, layers and completions."""
+    """Seed of parameters, problems, layers and completions."""
 
 
 class Gradients(GradientMeasurement):
     """Bias and variance of the gradient estimates of the pre-trained models, and how they are judged.
 
-    Another judgement (`bias_margin`, `variance_limit`) measures nothing again.
+    Changing the judgement (`bias_margin`, `variance_limit`) does not repeat the measurement.
     """
 
     bias_margin: Annotated[float, Field(gt=0)] = 0.1
-    """Unbiased is a relative bias whose whole 95 % interval is within this."""
+    """Unbiased: the whole 95 % interval of the relative bias is within this."""
     variance_limit: Annotated[float, Field(ge=1)] = 2.0
-    """Controlled is a variance, over the on-policy estimate's, whose whole 95 % interval is at or below this."""
+    """Controlled: the whole 95 % interval of the variance, over the on-policy estimate's, is at or below this."""
 
 
 class GradientSettings(Strict):

@@ -1,6 +1,6 @@
-"""What each rule hands to its sub-command: only what the job's result depends on, as canonical JSON.
+"""What each rule passes to its sub-command: only what the job's result depends on, as canonical JSON.
 
-Snakemake compares this text with that of the last run, so a changed setting reruns the jobs that it concerns and no
+Snakemake compares this text with that of the last run, so a changed setting reruns the jobs that it affects and no
 others; its hash names the run's checkpoints.
 """
 
@@ -95,5 +95,5 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
 
 
 def _part(model: type[T], settings: T) -> T:
-    """The fields of `settings` that a class it extends has: a job is not run again for the others."""
+    """The fields of `settings` that its base class `model` has: changing the others does not rerun the job."""
     return model.model_validate(settings.model_dump(by_alias=True, include=set(model.model_fields)))

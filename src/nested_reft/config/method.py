@@ -34,7 +34,7 @@ Strategy = Annotated[str, AfterValidator(_name_in(SELECTIONS)), Field(json_schem
 
 
 def _without_nulls(corrections: Any) -> Any:
-    """A parameter that is null has its default."""
+    """Drop null parameters, so that they get their defaults."""
     if not isinstance(corrections, Mapping):
         return corrections
     return {
@@ -50,7 +50,7 @@ def _with_defaults(corrections: dict[str, dict[str, float]]) -> dict[str, dict[s
     return {name: CORRECTIONS[name].resolve(params) for name, params in corrections.items()}
 
 
-# By correction its parameters: those of the registry, whose defaults are filled in.
+# Corrections with their parameters, from the registry, with defaults filled in.
 Corrections = Annotated[
     dict[Correction, dict[str, float]],
     Field(min_length=1),
@@ -63,12 +63,12 @@ class LayerChoice(Strict):
     """Ways to choose the skipped layers."""
 
     strategies: tuple[Strategy, ...] = Field(("uniform",), min_length=1)
-    """The first is that of all runs, the others are compared with it in one cell of the grid; no value twice.
+    """All runs use the first; the others are compared with it in one cell of the grid; no value twice.
     `core/layer_selection.py` has the formulas; `uniform` is the paper's."""
     skip: Percent | None = None
-    """The skip setting of the comparison, one of `skips`; needed with more than one strategy."""
+    """The skip setting of the comparison, one of `skips`; required with more than one strategy."""
     correction: Correction | None = None
-    """The correction of the comparison, one of `corrections`; needed with more than one strategy."""
+    """The correction of the comparison, one of `corrections`; required with more than one strategy."""
 
     @model_validator(mode="after")
     def _a_comparison_has_a_cell(self) -> LayerChoice:

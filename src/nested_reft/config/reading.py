@@ -11,7 +11,7 @@ from nested_reft.config.strict import ConfigError
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError where there is none, or where a key stands twice."""
+    """The mapping in a YAML file; ConfigError if there is none, or a key appears twice."""
     try:
         settings = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
@@ -20,7 +20,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except _RepeatedKeyError as error:
         raise ConfigError(f"{path}: {error}") from None
-    # A ValueError is of a scalar that looks like a date and is none.
+    # A ValueError comes from a scalar that looks like a date but is not one.
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
@@ -29,7 +29,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 class _RepeatedKeyError(Exception):
-    """A mapping has a key twice, of which YAML would silently take the second."""
+    """A mapping has a key twice; YAML would silently take the second."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -38,7 +38,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.value in lines and isinstance(key.value, str):
-                raise _RepeatedKeyError(f"the key '{key.value}' stands twice, in lines {lines[key.value]} and {line}")
+                raise _RepeatedKeyError(f"the key '{key.value}' appears twice, in lines {lines[key.value]} and {line}")
             if isinstance(key.value, str):
                 lines[key.value] = line
         return super().construct_mapping(node, deep)

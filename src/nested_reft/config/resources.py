@@ -1,4 +1,4 @@
-"""What the jobs of a model size ask for of a scheduler: GPUs, memory and run time. No result depends on it."""
+"""What the jobs of a model size request from a scheduler: GPUs, memory and run time. No result depends on it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ JobKind = Literal["model", "train", "evaluate", "throughput", "gradients"]
 
 
 class JobResources(Strict):
-    """What one kind of job asks for. Memory and run time are those of the first try: a job that is tried for the nth
-    time asks for n times as much.
+    """What one kind of job requests. Memory and run time are those of the first try: the nth try of a job requests n
+    times as much.
     """
 
     gpu: Positive = 1
-    """GPUs, where `device` is `cuda`; on a CPU a job asks for none."""
+    """GPUs, if `device` is `cuda`; on a CPU a job requests none."""
     mem_mb: Positive = 3000
     """Memory of the machine, not of the GPU, in MB."""
     runtime: Positive = 120
-    """Minutes."""
+    """Run time in minutes."""
 
 
 class SizeResources(Strict):
-    """What the jobs of one model size ask for."""
+    """What the jobs of one model size request."""
 
     model: JobResources = JobResources()
-    """Pre-training; a model of the hub is fetched without a GPU."""
+    """Pre-training; a model from the hub is fetched without a GPU."""
     train: JobResources = JobResources()
     """One run."""
     evaluate: JobResources = JobResources()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nested_reft.config.strict import Strict
 
-# The baseline is not a trainer of its own: it is this correction at skip 0, where the ratio is 1.
+# The baseline is not a separate trainer: it is this correction at skip 0, where the ratio is 1.
 BASELINE_CORRECTION = "base"
 PRETRAINED = "pretrained"
 

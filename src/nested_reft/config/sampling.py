@@ -1,4 +1,4 @@
-"""The settings of what every model is asked and how it answers: prompt and sampling."""
+"""The settings of how every model is prompted and sampled."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Prompt(Strict):
     system: str | None = None
     """The system message of the chat template; null: none. `plain` has none."""
     suffix: str = ""
-    """Ends the question, in both styles."""
+    """Appended to the question, in both styles."""
 
 
 class Sampling(Strict):
-    """What completions are drawn from."""
+    """How completions are sampled."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """The logits are divided by it."""
     top_k: Positive | None = None
     """Sample from the k most probable tokens; null: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Sample from the fewest most probable tokens that hold this probability together; null: from all."""
+    """Sample from the fewest most probable tokens whose total probability reaches this; null: from all."""

@@ -15,8 +15,8 @@ from nested_reft.config.strict import Positive, Strict
 class GeneratedProblems(Strict):
     """Word problems made by `tasks.problems`; which numbers are allowed depends on the role (train or test).
 
-    Of a pair, from and to, the first must not be above the second. Ranges that hold too few distinct problems are an
-    error of the job that makes them.
+    In a pair (from, to) the first must not be above the second. If the ranges hold too few distinct problems, the job
+    that makes them fails.
     """
 
     source: Literal["generated"]
@@ -28,7 +28,7 @@ class GeneratedProblems(Strict):
     start: tuple[Positive, Positive] = (2, 30)
     """The number that a problem starts with, from and to; at most 99."""
     operands: tuple[Positive, Positive] = (2, 9)
-    """Numbers to add, to take away and in distractors, from and to; at most 99. Factors are 2 or 3."""
+    """Numbers to add, to subtract and in distractors, from and to; at most 99. Factors are 2 or 3."""
     phrasing: Literal["standard", "new", "any"] = "standard"
     """The family of sentences: the one of the fine-tuning set, one that is held back, or either."""
     distractors: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
@@ -44,16 +44,16 @@ class GeneratedProblems(Strict):
 
 
 class HubProblems(Strict):
-    """A data set of the Hugging Face hub (or of the data mirror), and which of its columns hold what."""
+    """A data set from the Hugging Face hub (or the data mirror), and which of its columns hold what."""
 
     source: Literal["hub"]
-    """A data set of the hub or the mirror."""
+    """A data set from the hub or the mirror."""
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     """`owner/name`."""
     revision: str = "main"
-    """Commit, tag or branch; a commit is the only one that stays what it is. Not used with a mirror."""
+    """Commit, tag or branch; only a commit never changes. Not used with a mirror."""
     name: str | None = None
-    """The data set's configuration, where it has several."""
+    """The data set's configuration, if it has several."""
     split: str
     """The split to take."""
     question: tuple[str, ...]
@@ -62,9 +62,9 @@ class HubProblems(Strict):
     """One column or a list, of which the first that the data has is used: for data sets whose versions name it
     differently."""
     answer_pattern: str | None = None
-    """Regular expression whose first group is the answer; null: the whole column is."""
+    """Regular expression whose first group is the answer; null: the answer is the whole column."""
     limit: Positive | None = None
-    """Keep the first so many problems; null: all."""
+    """How many problems to keep, from the first; null: all."""
 
     @field_validator("question", "answer", mode="before")
     @classmethod
@@ -79,7 +79,7 @@ Problems = Annotated[GeneratedProblems | HubProblems, Field(discriminator="sourc
 
 
 class ScratchModel(Strict):
-    """A Qwen2-architecture model that the DAG itself pre-trains on generated problems."""
+    """A Qwen2-architecture model that the workflow itself pre-trains on generated problems."""
 
     source: Literal["scratch"]
     """A model made here; needs the section `pretraining`."""
@@ -108,7 +108,7 @@ class ScratchModel(Strict):
 
 
 class ModelShape(Strict):
-    """What `nested-reft plan` must know of a model that is not fetched yet, as the model's config.json has it."""
+    """What `nested-reft plan` must know about a model that is not fetched yet, as in the model's config.json."""
 
     architecture: Literal["llama", "qwen2", "qwen3"] = "qwen2"
     """`model_type` in config.json."""
@@ -127,19 +127,19 @@ class ModelShape(Strict):
 
 
 class HubModel(Strict):
-    """A causal language model of the hub (or of the mirror)."""
+    """A causal language model from the hub (or the mirror)."""
 
     source: Literal["hub"]
-    """A model of the hub or the mirror."""
+    """A model from the hub or the mirror."""
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     """`owner/name`."""
     revision: str = "main"
-    """Commit, tag or branch; a commit is the only one that stays what it is. Not used with a mirror."""
+    """Commit, tag or branch; only a commit never changes. Not used with a mirror."""
     layers: Positive
     """Decoder layers; checked against the downloaded model."""
-    # Left out of the canonical JSON: it is for planning alone, and makes no result anew.
+    # Left out of the canonical JSON: it is only for planning, and must not rerun any job.
     shape: ModelShape | None = Field(None, exclude=True)
-    """The rest of the model's shape, for `nested-reft plan`; null: known once the model is fetched."""
+    """The rest of the model's shape, for `nested-reft plan`; null: read once the model is fetched."""
 
 
 Model = Annotated[ScratchModel | HubModel, Field(discriminator="source")]
@@ -149,23 +149,23 @@ class Pretraining(Strict):
     """How scratch models are made."""
 
     problems: GeneratedProblems
-    """What is learned from, with worked solutions."""
+    """What the model learns from, with worked solutions."""
     batch_size: Positive
-    """Solutions in a batch."""
+    """Solutions per batch."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     """Steps until the largest learning rate, at most 30 % of all; a cosine to 0 follows."""
     wrong_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of solutions with a wrong operation: it leaves something for reinforcement to choose between."""
+    """Share of solutions with a wrong operation, which leave reinforcement something to choose between."""
     layer_drop: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Stochastic depth: probability that a layer is left out of a batch, which makes a small model bear layer
+    """Stochastic depth: probability that a layer is left out of a batch, which makes a small model tolerate layer
     skipping."""
     border: Annotated[int, Field(ge=0)] = 1
-    """So many layers at either end are never left out."""
+    """This many layers at either end are never left out."""
     seed: int = 0
-    """Of initial weights, problems and batches."""
+    """Seed of initial weights, problems and batches."""
 
 
-# --- what a job is handed ---------------------------------------------------------------------------------------
+# --- what a job is passed ---------------------------------------------------------------------------------------
 
 
 class DataSettings(Strict):

@@ -25,10 +25,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
     def canonical_json(self) -> str:
-        """The settings as compact JSON: what a rule hands to its sub-command, and what is hashed.
+        """The settings as compact JSON: what a rule passes to its sub-command, and what is hashed.
 
-        Keys stand in the order of the class, names (of sizes, benchmarks, ...) in that of the config, which is the
-        order of all tables and figures; defaults are filled in, so that spelling one out changes nothing.
+        Keys are in the order of the class, names (of sizes, benchmarks, ...) in that of the config, which is the order
+        of all tables and figures; defaults are filled in, so that spelling one out changes nothing.
         """
         return json.dumps(self.model_dump(mode="json", by_alias=True), separators=(",", ":"))
 

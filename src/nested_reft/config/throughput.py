@@ -1,4 +1,4 @@
-"""The settings of how the speed of rollouts is measured, and what one measurement hands to its job."""
+"""The settings of how rollout speed is measured, and what one measurement passes to its job."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Throughput(Strict):
     """Paired, interleaved timing of rollouts, nested against full model."""
 
     problems: Positive
-    """Problems of the first data set in a rollout."""
+    """Problems per rollout, from the first data set."""
     completions_per_problem: Positive
-    """Completions of each."""
+    """Completions per problem."""
     new_tokens: Positive
-    """Every completion has exactly so many tokens; none ends before."""
+    """Every completion has exactly this many tokens; none ends earlier."""
     pairs: Annotated[int, Field(ge=3)] = 9
     """Pairs that are timed; the interval is over them."""
     warmup_pairs: Positive = 1
-    """Pairs before them that are not counted."""
+    """Pairs before them that do not count."""
     seed: int = 0
-    """Of layers, drawn uniformly for each pair, and completions."""
+    """Seed of the layers, which are drawn uniformly for each pair, and of the completions."""
 
 
 class ThroughputSettings(Strict):

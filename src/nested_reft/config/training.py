@@ -1,4 +1,4 @@
-"""The settings of reinforced fine-tuning, and what one run hands to its job."""
+"""The settings of reinforced fine-tuning, and what one run passes to its job."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from nested_reft.config.strict import Positive, Strict, settings_hash
 
 
 class Alarms(Strict):
-    """Where a step's off-policyness leaves the sane range; log and manifest then say so."""
+    """When a step's off-policyness is out of the sane range; log and manifest then say so."""
 
     ess_below: Annotated[float, Field(gt=0, le=1)] | None = 0.5
     """Effective sample size of a batch's tokens, as a share of them; null: no alarm."""
     kl_above: Annotated[float, Field(gt=0)] | None = 0.2
-    """KL of behaviour from target policy in nats a token, k3 estimate; null: no alarm."""
+    """KL of behaviour from target policy in nats per token, k3 estimate; null: no alarm."""
 
 
 class Lora(Strict):
-    """Low-rank adapters in every linear layer of the decoder, which are trained in place of the weights."""
+    """Low-rank adapters in every linear layer of the decoder, which are trained instead of the weights."""
 
     rank: Positive = 16
-    """Of the two matrices of an adapter."""
+    """Rank of an adapter's two matrices."""
     alpha: Positive = 32
     """An adapter's product is multiplied by alpha / rank."""
 
@@ -32,59 +32,59 @@ class Lora(Strict):
 class Training(Sampling):
     """One reinforced fine-tuning run; the same for the baseline and for every nested run.
 
-    Sampling, border, prompt length and dtype hold for throughput and gradients too, completion length, micro-batch
-    and checkpointing for gradients, and dtype for evaluation.
+    Sampling, border, prompt length and dtype also apply to throughput and gradients; completion length, micro-batch
+    and checkpointing to gradients; dtype to evaluation.
     """
 
     steps: Positive
-    """Rollout batches of a run."""
+    """Steps of a run, one rollout batch each."""
     problems_per_step: Positive
-    """Problems in a batch."""
+    """Problems per batch."""
     completions_per_problem: Annotated[int, Field(ge=2)]
-    """The group that advantages are relative to."""
+    """Completions per problem: the group that advantages are relative to."""
     max_new_tokens: Positive
-    """A completion is cut here, and graded as it stands."""
+    """Completions are truncated to this length and graded as they are."""
     max_prompt_tokens: Positive = 1024
-    """A longer prompt is an error; none is ever cut."""
+    """A longer prompt is an error; prompts are never truncated."""
     learning_rate: Annotated[float, Field(gt=0)]
-    """Of AdamW, constant after the warm-up."""
+    """Learning rate of AdamW, constant after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps of linear warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The gradient's norm is clipped here."""
+    """The gradient is clipped to this norm."""
     advantage_baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
-    """What is subtracted from a reward: the group's mean, or that of the other completions alone."""
+    """What is subtracted from a reward: the mean of the group, or of the other completions only."""
     advantage_std: bool = True
     """Whether advantages are divided by the group's standard deviation."""
     normalisation: Literal["grpo", "dr_grpo", "bnpo", "dapo"] = "grpo"
     """How tokens are averaged: over each completion, then completions (`grpo`); by a constant (`dr_grpo`); over all
     tokens of the batch (`dapo`), or of each micro-batch (`bnpo`)."""
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a k3 penalty on KL from the policy that the run started from; 0: none, and no copy is kept."""
+    """Weight of a k3 penalty on KL from the policy that the run started from; 0: none, and no copy of it is kept."""
     updates_per_rollout: Positive = 1
-    """Optimiser steps on one batch."""
+    """Optimizer steps per batch."""
     update_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """PPO clip of the ratio to the policy before the first of several updates: below 1 − this. `base` has the clip
-    of its own parameters alone."""
+    """PPO clip of the ratio to the policy before the first of several updates: below 1 − this. `base` has only the
+    clip of its own parameters."""
     update_clip_high: Annotated[float, Field(gt=0)] = 0.2
     """The same above 1 + this."""
     border: Annotated[int, Field(ge=0)] = 1
-    """So many layers at either end are never skipped."""
+    """This many layers at either end are never skipped."""
     problems_per_micro_batch: Positive | None = None
-    """Problems in one backward pass, for memory; null: all of a step."""
+    """Problems per backward pass, lower to save memory; null: all of a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
+    """Type of matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
     gradient_checkpointing: bool = False
-    """Whether the backward pass computes the inside of each layer again: less memory, a third more work."""
+    """Activation checkpointing: the backward pass recomputes each layer; less memory, a third more work."""
     lora: Lora | None = None
-    """Train adapters alone (needs the extra `lora`); null: all weights. The final policy has them merged."""
+    """Train only adapters (needs the extra `lora`); null: all weights. The final policy has them merged."""
     sharding: bool = False
-    """Whether the processes of a run, where there are several, share out weights, gradients and optimizer states
-    (FSDP2); not with `lora`."""
+    """Whether the processes of a run, if there are several, shard weights, gradients and optimizer states (FSDP2);
+    not with `lora`."""
     checkpoint_every: Positive = 10
-    """Steps between checkpoints; an interrupted run loses at most so many."""
+    """Steps between checkpoints; an interrupted run loses at most this many."""
     alarms: Alarms = Alarms()
     """When off-policyness is reported."""
 

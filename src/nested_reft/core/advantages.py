@@ -9,13 +9,20 @@ BASELINES = ("group_mean", "leave_one_out")
 
 
 def group_advantages(rewards: Tensor, *, baseline: str = "group_mean", scale_by_std: bool = True) -> Tensor:
-    """Advantages (P, G) of rewards (P, G), one row a problem.
+    """Advantages of completions within their groups, one group per problem.
 
-    `group_mean` subtracts the mean of the whole group (GRPO, Shao et al. 2024), which includes the sample itself and
-    shrinks the expected gradient by 1 - 1/G; `leave_one_out` subtracts the mean of the other G - 1 (RLOO, Ahmadian et
-    al. 2024), which leaves it unbiased. `scale_by_std` divides by the group's sample standard deviation plus 1e-4.
-    A group of equal rewards has advantages 0. Raises ValueError for fewer than two completions a problem, or a reward
-    that is not finite.
+    Args:
+        rewards: (P, G), of G completions of each of P problems.
+        baseline: what is subtracted. `group_mean`: the mean of the whole group (GRPO, Shao et al. 2024), which includes
+            the sample itself and shrinks the expected gradient by 1 - 1/G; `leave_one_out`: the mean of the other
+            G - 1 (RLOO, Ahmadian et al. 2024), which leaves the gradient unbiased.
+        scale_by_std: divide by the group's sample standard deviation plus 1e-4.
+
+    Returns:
+        (P, G), in the unit of the rewards, or without a unit if scaled; 0 for a group whose rewards are all equal.
+
+    Raises:
+        ValueError: the baseline is unknown, a group has fewer than two completions, or a reward is not finite.
     """
     if baseline not in BASELINES:
         raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got '{baseline}'")

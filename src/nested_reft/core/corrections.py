@@ -111,7 +111,7 @@ def importance_weights(
     advantages: Tensor | None = None,
     **params: float,
 ) -> Tensor:
-    """The weights (B, T) of the correction `name`.
+    """The weight of each token under the correction `name`, computed from rho_t = pi(o_t | .) / b(o_t | .).
 
     Args:
         name: a key of `CORRECTIONS`.
@@ -121,6 +121,10 @@ def importance_weights(
         advantages: (B,), needed by `topr`. With them `base` clips on the pessimistic side only, like PPO's minimum of
             the clipped and the unclipped objective; without them it clips on both sides.
         params: those of the formula (`lambda`, a reserved word in Python, goes in as ``**{"lambda": 0.9}``).
+
+    Returns:
+        (B, T), 0 where the mask is false; detached, except if the correction's gradient flows through its ratio
+        (`base`). Formulas and sources: `CORRECTIONS`.
 
     Raises:
         ValueError: an argument does not fit; the message names it.

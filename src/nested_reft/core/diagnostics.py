@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -44,9 +42,21 @@ def ratio_statistics(log_rho: Tensor, clip_low: float, clip_high: float) -> dict
 def off_policy_diagnostics(
     logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2
 ) -> dict[str, float]:
-    """`ratio_statistics` of the tokens' ratios, and of whole completions' (their products) with `_sequence` appended.
+    """How far b is from pi, on the tokens and on the completions that b sampled; before any clipping.
 
-    All inputs (B, T). A completion without a token is none.
+    Args:
+        logp_target: (B, T), log pi of the tokens under the target.
+        logp_behavior: (B, T), log b of the same tokens under the policy that sampled them.
+        mask: (B, T), true for completion tokens; a row without any does not count as a completion.
+        clip_low: of `clip_fraction` only: ratios below 1 - clip_low count.
+        clip_high: likewise, those above 1 + clip_high.
+
+    Returns:
+        `ratio_statistics` of the tokens' ratios (log-probabilities in nats), and of whole completions' ratios, the
+        products of their tokens', under the same names with `_sequence` appended.
+
+    Raises:
+        ValueError: shapes differ, no token is valid, or a valid log-probability is not finite.
     """
     check_pair(logp_target, logp_behavior, mask)
     log_rho = log_ratio(logp_target.detach(), logp_behavior, mask).double()  # (B, T)
@@ -54,16 +64,3 @@ def off_policy_diagnostics(
     by_token = ratio_statistics(log_rho[valid], clip_low, clip_high)
     by_sequence = ratio_statistics(log_rho.sum(dim=1)[valid.any(dim=1)], clip_low, clip_high)
     return by_token | {f"{name}_sequence": value for name, value in by_sequence.items()}
-
-
-def alarms(diagnostics: Mapping[str, float], *, ess_below: float | None, kl_above: float | None) -> dict[str, float]:
-    """Which of a batch's `ess` and `kl_k3` (a token) are out of the sane range, or no number: name and value.
-
-    None switches a limit off; a value that is not a number is an alarm for the limit that is on.
-    """
-    found = {}
-    if ess_below is not None and not diagnostics["ess"] >= ess_below:
-        found["ess"] = diagnostics["ess"]
-    if kl_above is not None and not diagnostics["kl_k3"] <= kl_above:
-        found["kl_k3"] = diagnostics["kl_k3"]
-    return found

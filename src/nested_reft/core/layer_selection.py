@@ -119,7 +119,9 @@ def choose_skipped_layers(
 
     Args:
         strategy: a key of `SELECTIONS`.
-        num_layers, skip_percent, border: as in `draw_skipped_layers`.
+        num_layers: L, the decoder layers of the target.
+        skip_percent: the share to leave out, in [0, 100).
+        border: so many layers at either end are never left out.
         batch_seed: the batch's own seed, for selections that draw for each batch.
         run_seed: the run's seed, for selections that draw once.
         influence: returns a value per layer, (L,); called only by the selection of that name, and only if k > 0.

@@ -34,6 +34,9 @@ def nested_view(model: PreTrainedModel, skipped: Collection[int]) -> PreTrainedM
         model: a causal language model of transformers with a list of decoder layers.
         skipped: indices of the layers to leave out, from 0; () for a view of the whole model.
 
+    Returns:
+        A model of the same class with the other layers, in their order; its config says so too.
+
     Raises:
         ValueError: an index is not a layer, no layer would be left, the architecture does not allow leaving out single
             layers, or a module's `forward` was replaced on the object.

@@ -29,19 +29,28 @@ NORMALISATIONS = ("grpo", "dr_grpo", "bnpo", "dapo")
 class Objective:
     """What is maximised: each difference from plain GRPO is one switch, with the name that it has in the config.
 
-    Raises ValueError for a switch that has no such value.
+    Args:
+        correction: the weight of behaviour-policy samples, a key of `core.corrections.CORRECTIONS`.
+        params: the correction's parameters; what is not given has the default of the registry.
+        normalisation: `grpo`, `dr_grpo`, `bnpo` or `dapo`; see `token_scale`.
+        advantage_baseline: `group_mean` or `leave_one_out`; see `group_advantages`, which the caller calls.
+        advantage_std: divide the advantages by the group's standard deviation; likewise.
+        update_clip_low: PPO's clip of the ratio to the policy before the update, in (0, 1) (Schulman et al. 2017).
+        update_clip_high: its upper side, above 0; above update_clip_low it is clip-higher (DAPO, Yu et al. 2025).
+        kl_coefficient: of the k3 estimate of KL(pi || reference), inside the mean over tokens as in GRPO; not negative.
+
+    Raises:
+        ValueError: a switch has no such value; the message names it and what is possible.
     """
 
-    correction: str = "base"  # the weight of behaviour-policy samples: a key of core.corrections.CORRECTIONS
-    params: Mapping[str, float] = field(default_factory=dict)  # of the correction
-    normalisation: str = "grpo"  # see token_scale
-    advantage_baseline: str = "group_mean"  # or leave_one_out, see group_advantages
-    advantage_std: bool = True  # divide advantages by the group's standard deviation
-    update_clip_low: float = 0.2  # PPO clip of the ratio to the policy before the update (Schulman et al. 2017) ...
-    update_clip_high: float = (
-        0.2  # ... and its upper side: above update_clip_low it is clip-higher (DAPO, Yu et al. 2025)
-    )
-    kl_coefficient: float = 0.0  # of the k3 estimate of KL(pi || reference), inside the mean over tokens as in GRPO
+    correction: str = "base"
+    params: Mapping[str, float] = field(default_factory=dict)
+    normalisation: str = "grpo"
+    advantage_baseline: str = "group_mean"
+    advantage_std: bool = True
+    update_clip_low: float = 0.2
+    update_clip_high: float = 0.2
+    kl_coefficient: float = 0.0
 
     def __post_init__(self) -> None:
         correction_named(self.correction).resolve(self.params)
@@ -113,6 +122,10 @@ def policy_loss(
         scale: (B, 1), these rows of the whole batch's `token_scale` if this is a micro-batch; None: this is the batch.
         logp_old: (B, T), under the policy before the first of several updates on one rollout; None: this is the first.
         logp_reference: (B, T), needed with `kl_coefficient`.
+
+    Returns:
+        The loss, a scalar, and the metrics `weight_mean`, `weight_max`, `surrogate_clip_fraction` and, with
+        `kl_coefficient`, `kl_reference` (nats per token).
 
     Raises:
         ValueError: an argument does not fit; the message names it.

@@ -23,7 +23,8 @@ def layer_influence(model: PreTrainedModel, input_ids: Tensor, attention_mask: T
 
     Args:
         model: a causal language model.
-        input_ids, attention_mask: (P, S), left-padded, on the model's device.
+        input_ids: (P, S), left-padded, on the model's device.
+        attention_mask: (P, S), true for real tokens.
 
     Raises:
         ValueError: the two shapes differ, or all tokens are padding.

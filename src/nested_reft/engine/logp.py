@@ -13,11 +13,20 @@ from nested_reft.engine.tensors import position_ids, upcast
 
 
 def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
-    """log pi of a rollout's tokens under `model` after `temperature`: (B, T), 0 where the mask is false.
+    """log pi of a rollout's tokens under a model: differentiable, and comparable with the rollout's log b.
 
-    Where the rollout has a support, pi is renormalised on it: log pi(o) - log sum over v in support of pi(v), and -inf
-    for a token that is not in it. float64 for a float64 model, float32 for every other. Where `PackedModel` computes
-    the model, the prompt is read once for the group, as in sampling: its graph is shared by the completions.
+    If `PackedModel` can compute the model, the prompt is read once per group, as in sampling: its graph is shared by
+    the completions. Every other causal language model is run as it is, on whole sequences.
+
+    Args:
+        model: a causal language model of transformers on the rollout's device, usually the target.
+        rollout: B = P * G completions of at most T tokens. If it has a support, pi is renormalised on it:
+            log pi(o) - log sum over v in support of pi(v).
+        temperature: above 0, that of the rollout: logits are divided by it.
+
+    Returns:
+        (B, T), in nats; 0 where the mask is false, -inf for a token that is not in the support. float64 for a float64
+        model, float32 for every other.
     """
     logits = _model_logits if unsupported(model) else _packed_logits
     first, rest = logits(model, rollout)

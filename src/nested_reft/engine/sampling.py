@@ -50,11 +50,13 @@ def sample_completions(
 
     Args:
         model: used as it is; for a nested rollout pass a nested view.
-        prompt_ids, prompt_mask: (P, S), left-padded, on the model's device.
+        prompt_ids: (P, S) token ids, left-padded, on the model's device.
+        prompt_mask: (P, S), true for the prompts' own tokens, likewise.
         group_size: G, completions per prompt.
         max_new_tokens: T, at which a completion is cut.
         temperature: 0 is greedy, with logp 0, since the choice is certain.
-        top_k, top_p: None, 1.0 for top_p, or the whole vocabulary for top_k cut nothing. Greedy ignores both.
+        top_k: so many of the most probable tokens are kept; None, or the whole vocabulary, cuts nothing.
+        top_p: the probability that the kept tokens reach; None, or 1.0, cuts nothing. Greedy ignores both.
         end_ids: a completion ends with the first of these; empty: it never ends before `max_new_tokens`.
         pad_id: what `tokens` holds after the end.
         generator: of the random numbers, on the model's device; None for torch's global one.

@@ -7,6 +7,7 @@ of figures the module of one figure, so each job depends on its own code only.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import grimp
 
 PACKAGE = "nested_reft"
+ROOT = Path(__file__).parents[1]
 STARTS_EVERY_JOB = "nested_reft.cli"
 # Modules that another one runs as a script in a separate process, without importing them.
 SCRIPTS = {"nested_reft.tasks.symbolic": "nested_reft.tasks.grading_worker"}
@@ -25,6 +27,14 @@ def source_files(*modules: str) -> list[Path]:
     Raises ValueError if a module does not exist.
     """
     return sorted({file for module in imported_modules(*modules) for file in _files(module)})
+
+
+def source_digest(*modules: str) -> str:
+    """The first 16 hex digits of the SHA-256 of these files: it changes whenever one of them does."""
+    digest = hashlib.sha256()
+    for file in source_files(*modules):
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def imported_modules(*modules: str) -> set[str]:
@@ -50,7 +60,7 @@ def _packages(module: str) -> Iterable[str]:
 
 
 def _files(module: str) -> Iterable[Path]:
-    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
+    path = ROOT.joinpath(*module.split(".")[1:])
     if not path.is_dir():
         yield path.with_suffix(".py")
         return

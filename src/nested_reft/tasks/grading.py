@@ -43,11 +43,22 @@ _ALGEBRA = re.compile(r"[0-9+*/^_=<>|!\\-]")
 
 
 def grade(response: str, gold: str) -> bool:
-    """Whether the response's final answer equals the gold answer.
+    """Whether the response's final answer equals the gold answer: the verifiable reward.
 
-    `response` is a model's text of any length, or a bare answer; `gold` a bare answer, or a solution that holds one.
-    Neither text ever makes it raise. Raises RuntimeError if the worker process cannot be started at all: a broken
-    installation must not be counted as wrong answers.
+    No text makes it raise, and the text of a model is never run as code. A comparison that takes more than about a
+    second is cut off, logged as a warning, and counts as wrong.
+
+    Args:
+        response: a model's text of any length, or a bare answer.
+        gold: a bare answer, or a solution that holds one.
+
+    Returns:
+        True if the two answers are equal as numbers, options, words, lists, tuples or intervals in exact arithmetic,
+        or else as formulas by math-verify. False if either text has no answer.
+
+    Raises:
+        RuntimeError: the worker process that runs math-verify cannot be started, which is a fault of the installation
+            and must not be counted as wrong answers.
     """
     expected = final_answer(gold)
     if expected is None:

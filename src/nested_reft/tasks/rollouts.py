@@ -27,7 +27,7 @@ def sample_rollout(
 ) -> Rollout:
     """Completions of prompts (P, S) by `model`, the policy's own or a view of it; greedy if `sampling` is None.
 
-    `part` is that of `sample_completions`.
+    `part` is as in `sample_completions`.
     """
     return sample_completions(
         model,

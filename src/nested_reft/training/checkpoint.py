@@ -31,7 +31,7 @@ from nested_reft.runtime.files import StorageError, check_space, replace_file
 from nested_reft.training.sharding import full_tensor, shard_like
 from nested_reft.training.world import World
 
-VERSION = 2  # of the format; a checkpoint of another version is not continued
+VERSION = 3  # of the format; a checkpoint of another version is not continued
 KEPT = 2
 
 
@@ -42,6 +42,14 @@ class TrainingState:
     step: int
     seconds: float
     metrics: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose checkpoints these are: the hash of the run's settings, and the digest of the code that trains."""
+
+    settings: str
+    code: str
 
 
 class BusyError(UserError):
@@ -69,7 +77,12 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def save_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, world: World
+    folder: Path,
+    owner: Owner,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingState,
+    world: World,
 ) -> None:
     """Write the state after a step and keep no more than the last two; StorageError names the folder and the space.
 
@@ -87,7 +100,13 @@ def save_checkpoint(
         check_space(folder, size, f"the checkpoint of step {progress.step}")
         tensors = {name: full_tensor(value).cpu().contiguous() for name, value in tensors.items()}
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
-        seal = {"version": VERSION, "key": key, "step": progress.step, "sha256": _sha256(path)}
+        seal = {
+            "version": VERSION,
+            "key": owner.settings,
+            "code": owner.code,
+            "step": progress.step,
+            "sha256": _sha256(path),
+        }
         replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
         # Checkpoints of later steps were not usable, or this step would not have been computed again.
         earlier = [old for old in _checkpoints(folder) if old <= path]
@@ -102,7 +121,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
+    folder: Path, owner: Owner, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
 ) -> TrainingState | None:
     """Restore model and optimizer in place from the newest intact checkpoint; None if there is none.
 
@@ -110,7 +129,7 @@ def load_checkpoint(
     """
     for path in _checkpoints(folder):
         try:
-            progress = _load(path, key, model, optimizer)
+            progress = _load(path, owner, model, optimizer)
         except _UnusableError as reason:
             log(f"{path} is not used: {reason}")
             continue
@@ -125,18 +144,20 @@ def remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+def _load(path: Path, owner: Owner, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        version, owner, step, digest = (seal[name] for name in ("version", "key", "step", "sha256"))
+        version, step, digest = (seal[name] for name in ("version", "step", "sha256"))
     except FileNotFoundError:
         raise _UnusableError("it was cut off while it was written") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _UnusableError(f"{path.with_suffix('.json').name} is damaged ({error})") from None
     if version != VERSION:
         raise _UnusableError(f"it has version {version}, but this program reads {VERSION}")
-    if owner != key:
+    if seal.get("key") != owner.settings:
         raise _UnusableError("it belongs to other settings")
+    if seal.get("code") != owner.code:
+        raise _UnusableError("the source code that training depends on has changed since")
     try:
         if _sha256(path) != digest:
             raise _UnusableError("it is damaged (its checksum differs)")

@@ -10,7 +10,6 @@ from typing import Any
 from safetensors.torch import save_file
 
 from nested_reft.config.training import Alarms
-from nested_reft.core.diagnostics import alarms
 from nested_reft.training.accumulation import Batch
 
 
@@ -34,12 +33,16 @@ def step_row(
 
 
 def step_alarms(row: Mapping[str, Any], limits: Alarms) -> list[dict[str, Any]]:
-    """The alarms of one step, for log and manifest, from its row of metrics: step, quantity, value, limit."""
-    texts = {"ess": f"below {limits.ess_below}", "kl_k3": f"above {limits.kl_above}"}
-    found = alarms(row, ess_below=limits.ess_below, kl_above=limits.kl_above)
-    return [
-        {"step": row["step"], "quantity": name, "value": value, "limit": texts[name]} for name, value in found.items()
-    ]
+    """The alarms of one step, for log and manifest, from its row of metrics: step, quantity, value, limit.
+
+    A limit of None is off. A value that is not a number is an alarm if its limit is on.
+    """
+    texts = {}
+    if limits.ess_below is not None and not row["ess"] >= limits.ess_below:
+        texts["ess"] = f"below {limits.ess_below}"
+    if limits.kl_above is not None and not row["kl_k3"] <= limits.kl_above:
+        texts["kl_k3"] = f"above {limits.kl_above}"
+    return [{"step": row["step"], "quantity": name, "value": row[name], "limit": text} for name, text in texts.items()]
 
 
 def save_batch(path: Path, batch: Batch) -> None:

@@ -29,7 +29,7 @@ from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.accumulation import NotFiniteError
 from nested_reft.training.adapter import add_adapter
-from nested_reft.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.metrics import save_batch, step_alarms, step_row
 from nested_reft.training.optimizer import make_optimizer, set_learning_rate
 from nested_reft.training.sharding import copy_weights, sharded_copy
@@ -51,6 +51,7 @@ def train(
     log: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
     world: World = SINGLE_PROCESS,
+    code: str = "",
 ) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
@@ -63,6 +64,7 @@ def train(
         log: told whether the run continues or starts over, and of alarms.
         stop: asked before each step; if true, what is not saved yet is saved and StoppedError raised.
         world: if of several processes, each calls this with the same arguments and gets the same model and metrics.
+        code: the digest of the sources; a checkpoint that other sources made is not continued.
 
     Raises:
         StoppedError, NumericalError, WorldError; StorageError for a checkpoint that cannot be written.
@@ -79,14 +81,15 @@ def train(
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
-    found = load_checkpoint(checkpoint_folder, settings.key, learner.target, learner.optimizer, log)
+    owner = Owner(settings.key, code)
+    found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log)
     progress = found or TrainingState(0, 0.0, [])
     check_agreement(world.all_gather(progress.step), checkpoint_folder)
     refresh_replica(learner)
     started = time.perf_counter() - progress.seconds
 
     def save(state: TrainingState) -> None:
-        save_checkpoint(checkpoint_folder, settings.key, learner.target, learner.optimizer, state, world)
+        save_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, state, world)
 
     saved = progress.step
     for step in range(progress.step + 1, training.steps + 1):

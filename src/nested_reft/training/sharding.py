@@ -1,7 +1,7 @@
 """A sharded model: every process keeps a part of each weight, its gradient and its optimizer state (FSDP2).
 
-A layer's weights are gathered only while it computes. A rollout reads every layer for every token, so it is sampled
-from a plain replica in half the bytes, which each update refreshes; nested views are views of the replica.
+A layer's weights are gathered only while it computes. A rollout reads every layer for every token, so a plain replica
+in half the bytes samples it, which each update refreshes; nested views are views of the replica.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
-from nested_reft.core.rollout import Rollout, join_rollouts
+from nested_reft.core.rollout import Rollout
 from nested_reft.runtime.errors import UserError
 
 T = TypeVar("T")
@@ -78,6 +79,30 @@ def gather_batch(rollout: Rollout, rewards: Tensor, pad_id: int, world: World) -
     parts = world.all_gather((rollout.to("cpu"), rewards))
     whole = join_rollouts([part for part, _ in parts], pad_id)
     return whole.to(rollout.tokens.device), torch.cat([part for _, part in parts])
+
+
+def join_rollouts(parts: Sequence[Rollout], pad_id: int) -> Rollout:
+    """The rollout whose groups these are, in order. Their prompts are padded to one length already."""
+
+    def joined(name: str, value: float) -> Tensor:
+        """The parts' tensors (B, T, ...), padded to the size of the largest."""
+        tensors = [getattr(part, name) for part in parts]
+        sizes = [max(column) for column in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+        filled = []
+        for tensor in tensors:
+            missing = [(0, size - own) for size, own in zip(sizes, tensor.shape[1:], strict=True)]
+            # F.pad counts dimensions from the last.
+            filled.append(F.pad(tensor, [n for pair in reversed(missing) for n in pair], value=value))
+        return torch.cat(filled)
+
+    mask = joined("mask", False)
+    support = None if parts[0].support is None else joined("support", -1)
+    if support is not None:
+        support[..., 0].masked_fill_(~mask, pad_id)
+    prompt_ids, prompt_mask = (
+        torch.cat([getattr(part, f"prompt_{name}") for part in parts]) for name in ("ids", "mask")
+    )
+    return Rollout(prompt_ids, prompt_mask, joined("tokens", pad_id), mask, joined("logp", 0), support)
 
 
 def check_agreement(steps: Sequence[int], folder: Path) -> None:

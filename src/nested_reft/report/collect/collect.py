@@ -1,7 +1,7 @@
 """Collects the result files of an experiment into tidy tables, one fact per row, in a fixed order.
 
-`collect` derives the expected files from the config's run table and reads those that exist. A missing run is missing
-from the tables; nothing is filled in.
+`collect` derives the expected files from the config's run table and reads those that exist. A missing run is not in the
+tables; nothing is filled in.
 """
 
 from __future__ import annotations

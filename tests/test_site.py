@@ -1,0 +1,104 @@
+"""The site of `make docs`: it builds strictly without a network, has every page, and its links hold."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mkdocs.config import load_config
+from site_links import OUTSIDE, rewritten
+
+import nested_reft
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+BUILD = """
+import socket, sys
+from mkdocs.__main__ import cli
+
+def refuse(*_):
+    raise OSError("the build asked for the network")
+
+socket.socket.connect = refuse
+cli(["build", "--strict", "--quiet", "--site-dir", sys.argv[1]])
+"""
+
+
+def pages(nav: Any) -> list[str]:
+    """All pages of a navigation, in order."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for entry in (nav.values() if isinstance(nav, dict) else nav) for page in pages(entry)]
+
+
+def objects(page: str) -> list[str]:
+    """What a page of the API reference documents."""
+    return re.findall(r"^::: (\S+)$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run([sys.executable, "-c", BUILD, folder], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    nav = pages(load_config(str(ROOT / "mkdocs.yml"))["nav"])
+    written = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if "reference" not in path.parts}
+    assert len(nav) == len(set(nav))
+    assert set(nav) == written | set(OUTSIDE) | {"reference/tables/claims.md"}
+
+
+def test_the_public_page_documents_the_public_names() -> None:
+    assert sorted(objects("api/index.md")) == [f"nested_reft.{name}" for name in nested_reft.__all__]
+
+
+@pytest.mark.parametrize("room", ["core", "engine"])
+def test_the_page_of_a_room_documents_its_modules(room: str) -> None:
+    modules = {path.stem for path in (ROOT / "src/nested_reft" / room).glob("*.py")} - {"__init__"}
+    assert set(objects(f"api/{room}.md")) == {f"nested_reft.{room}.{module}" for module in modules}
+
+
+def test_the_built_page_has_signature_arguments_and_errors_of_each_name(site: Path) -> None:
+    page = (site / "api/index.html").read_text(encoding="utf-8")
+    starts = [page.index(f'id="{name}"') for name in objects("api/index.md")]
+    assert starts == sorted(starts)
+    for start, end in zip(starts, [*starts[1:], len(page)], strict=True):
+        assert "doc-signature" in page[start:end]
+        assert "Parameters:" in page[start:end]
+
+
+def test_links_out_of_the_docs_are_plain_text_on_a_site_without_repository(site: Path) -> None:
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert "README.md" in home
+    assert 'href="../' not in home
+    assert 'href="configuration/"' in home
+    assert (site / "configuration/index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("markdown", "expected"),
+    [
+        ("[a](theory.md)", "[a](theory.md)"),
+        ("[a](theory.md#top)", "[a](theory.md#top)"),
+        ("[a](../src/nested_reft/core/loss.py)", "[a](https://host/us/it/blob/main/src/nested_reft/core/loss.py)"),
+        ("[a](../README.md#x)", "[a](https://host/us/it/blob/main/README.md#x)"),
+        ("[a](../config/README.md#training)", "[a](configuration.md#training)"),
+        ("[a](../no/such/file.py)", "[a](../no/such/file.py)"),  # mkdocs will say so
+        ("[a](https://host/b.md), ![a](reference/b.png)", "[a](https://host/b.md), ![a](reference/b.png)"),
+    ],
+)
+def test_a_link_is_rewritten_for_the_site(markdown: str, expected: str) -> None:
+    assert rewritten(markdown, DOCS / "method.md", "method.md", "https://host/us/it/") == expected
+
+
+def test_a_link_of_a_page_from_outside_is_seen_from_its_source() -> None:
+    source = ROOT / "config/README.md"
+    assert rewritten("[a](../docs/choices.md)", source, "configuration.md", None) == "[a](choices.md)"
+    assert rewritten("[a](config.yaml), [b](#x)", source, "configuration.md", None) == "a, [b](#x)"
