@@ -12,7 +12,7 @@ from nested_reft.tasks.mirror import MIRROR_VARIABLE
 
 @pytest.fixture(scope="session")
 def data_mirror() -> Path:
-    """The folder of real data sets; a test that asks for it is skipped where there is none."""
+    """The folder of real data sets; a test that asks for it is skipped if there is none."""
     beside = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get(MIRROR_VARIABLE) or beside)
     if not folder.is_dir():

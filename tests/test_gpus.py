@@ -1,4 +1,4 @@
-"""Each job of a machine gets GPUs of its own: what is visible, how it is locked, and that `on-gpu` hands it on."""
+"""Each job of a machine gets its own GPUs: what is visible, how it is locked, and that `on-gpu` passes it on."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.evaluation.exact import exact_rows
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.style import look_of
-from nested_reft.report.tables.write import accuracy_table
+from nested_reft.report.tables.accuracy import accuracy_table
 from nested_reft.report.tidy import read_table
 from nested_reft.training.run import make_objective
 

@@ -1,4 +1,4 @@
-"""What stands around the code agrees with it: citation, formatters, CI, issue forms, and the paths in the pages."""
+"""What surrounds the code agrees with it: citation, formatters, CI, issue forms, and the paths in the pages."""
 
 from __future__ import annotations
 

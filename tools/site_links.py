@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-# Pages whose text lies elsewhere in the repository: page, source.
+# Pages whose text is elsewhere in the repository: page, source.
 OUTSIDE = {"configuration.md": "config/README.md"}
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<path>[\w./-]+)(?P<anchor>#[^)]*)?\)")
 

@@ -16,7 +16,7 @@ MACHINE = {"benchmark", "cpu", "threads", "device", "quick", "python", "torch", 
 
 
 def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A benchmark in a process of its own, without the hub."""
+    """A benchmark in a separate process, without the hub."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(FOLDER / f"{name}.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -21,7 +21,7 @@ LOGP = LOGP_B + torch.tensor(RHO, dtype=torch.float64).log()
 TABLE = [
     ("base", {}, None, [[0.8, 1.2, 1.2], [0.8, 1.2, 0]]),
     ("base", {"clip_low": 0.4, "clip_high": 0.7}, None, [[0.6, 1.7, 1.5], [0.8, 1.7, 0]]),
-    # min(rho A, clip(rho) A): with A > 0 the clip binds above alone, with A < 0 below alone.
+    # min(rho A, clip(rho) A): with A > 0 the clip binds only above, with A < 0 only below.
     ("base", {}, [1.0, -1.0], [[0.5, 1.2, 1.2], [0.8, 4.0, 0]]),
     ("base", {"clip_low": 0.1, "clip_high": 0.6}, [-2.0, 3.0], [[0.9, 2.0, 1.5], [0.8, 1.6, 0]]),
     ("unit", {}, None, [[1, 1, 1], [1, 1, 0]]),

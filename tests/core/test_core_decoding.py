@@ -1,4 +1,4 @@
-"""Fast decoding gives what the model's own forward gives, whatever ends when; and is only used where it does."""
+"""Fast decoding gives what the model's own forward gives, whatever ends when; and is only used if it does."""
 
 from __future__ import annotations
 

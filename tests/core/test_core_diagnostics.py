@@ -30,7 +30,7 @@ def test_every_number_of_tokens_by_hand() -> None:
         "ratio_mean": 3.5 / 3,
         "ratio_min": 0.5,
         "ratio_max": 2.0,
-        # linear between the sorted 1/2, 1, 2, which stand at 0, 0.5 and 1
+        # linear between the sorted 1/2, 1, 2, which are at 0, 0.5 and 1
         "ratio_q01": 0.51,
         "ratio_q05": 0.55,
         "ratio_q50": 1.0,

@@ -29,7 +29,7 @@ def sample(model: PreTrainedModel, *, seed: int = 0, **changes: object) -> Rollo
 
 
 def plain_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
-    """log pi the plain way: each row alone, without padding and without a cache, (B, T), 0 where the mask is false."""
+    """log pi the plain way: row by row, without padding and without a cache, (B, T), 0 where the mask is false."""
     rows = []
     for row in range(len(rollout.tokens)):
         prompt = row // rollout.group_size
@@ -223,7 +223,7 @@ def test_completion_logp_and_its_gradient_are_those_of_the_plain_way(kind: str, 
 
 
 def test_completion_logp_with_layers_that_see_a_window() -> None:
-    """In float32: transformers' own attention of Gemma 2 gives nan in float64 where a prompt is padded."""
+    """In float32: transformers' own attention of Gemma 2 gives nan in float64 if a prompt is padded."""
     model = tiny_model("gemma2")
     rollout = sample(nested_view(model, (2,)), max_new_tokens=9)
     with torch.no_grad():

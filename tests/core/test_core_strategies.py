@@ -109,7 +109,7 @@ def test_static_is_one_draw_for_the_whole_run() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "contiguous", "alternate"])
-def test_the_batch_alone_decides_for_the_strategies_that_draw_anew(strategy: str) -> None:
+def test_only_the_batch_decides_for_the_strategies_that_draw_for_each_batch(strategy: str) -> None:
     torch.manual_seed(5)
     draws = [chosen(strategy, 28, 15, 1, batch_seed=batch) for batch in range(20)]
     torch.manual_seed(6)

@@ -88,7 +88,7 @@ def plain_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> 
         # Temperature 0.5 squares them: 0.533, 0.300, 0.133, 0.033.
         ((0.4, 0.3, 0.2, 0.1), {"temperature": 0.5, "top_p": 0.75}, [0, 1]),
         ((0.4, 0.3, 0.2, 0.1), {"top_k": 4, "top_p": 0.75}, [0, 1, 2]),
-        # Ties: top_p stops where it is reached exactly, and of equal tokens the lower id is kept.
+        # Ties: top_p stops when it is reached exactly, and of equal tokens the lower id is kept.
         ((0.25, 0.25, 0.25, 0.25), {"top_p": 0.5}, [0, 1]),
         ((0.25, 0.25, 0.25, 0.25), {"top_k": 3}, [0, 1, 2]),
         ((0.2, 0.2, 0.4, 0.2), {"top_k": 2}, [2, 0]),

@@ -114,7 +114,7 @@ def test_on_policy_it_is_unbiased(seed: int, kind: str) -> None:
     ids=str,
 )
 def test_the_division_by_std_or_by_a_length_is_biased_even_on_policy(switch: dict[str, str], most: float) -> None:
-    """The direction, not its length alone: no learning rate makes up for it."""
+    """The direction, not only its length: no learning rate makes up for it."""
     objective = replace(UNBIASED, **switch)
     rewards = rewards_of("real")
     mean = estimator_moments(objective, POLICY, POLICY.logp, rewards, 2).mean

@@ -1,4 +1,4 @@
-"""Runs `nested-reft train` in processes of its own that a test can kill, on a policy so small that a run takes seconds.
+"""Runs `nested-reft train` in separate processes that a test can kill, on a policy so small that a run takes seconds.
 
 The processes are forked, since starting an interpreter and importing torch takes longer than the run.
 """
@@ -159,7 +159,7 @@ class Run:
 
 
 def one_line(output: str) -> str:
-    """The error, which stands in the log and on the terminal."""
+    """The error, which is in the log and on the terminal."""
     lines = [line for line in output.splitlines() if line.startswith("nested-reft train: error: ")]
     assert len(lines) == 2, output
     assert lines[0] == lines[1]

@@ -232,7 +232,7 @@ def test_damaged_parquet_files_load_or_are_named(tmp_path: Path) -> None:
 
 
 def test_any_change_of_a_locked_file_is_named(tmp_path: Path) -> None:
-    """Also where the changed file would load."""
+    """Even if the changed file would load."""
     rng = random.Random(3)
     path, lock = tmp_path / "o/d/test.jsonl", tmp_path / "hub.lock"
     path.parent.mkdir(parents=True)

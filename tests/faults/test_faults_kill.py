@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the run goes on where its last checkpoint stands, and ends as if nothing had happened."""
+"""SIGKILL at any moment: the run continues from its last checkpoint, and ends as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_folder_without_permission_is_named(run: Run) -> None:
 
 
 def test_two_processes_do_not_train_one_run(run: Run, uninterrupted: Run) -> None:
-    """Snakemake's lock keeps two calls apart; this one holds where that was overridden."""
+    """Snakemake's lock keeps two calls apart; this one holds if that was overridden."""
     first = run.start()
     run.wait_for("step 2/12", first)
     os.kill(first, signal.SIGSTOP)

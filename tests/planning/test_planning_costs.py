@@ -77,7 +77,7 @@ def test_the_flops_of_a_forward_pass_are_those_that_torch_counts(shape: Shape) -
 
 
 def test_a_rollout_by_hand(shape: Shape) -> None:
-    """Layer: 2 * 480 FLOPs a token and 4 * 8 a token of context; head 2 * 88 a row. Keys and values: 8 values a layer.
+    """Layer: 2 * 480 FLOPs per token and 4 * 8 per token of context; head 2 * 88 per row. Keys, values: 8 per layer.
 
     Prefill: 15 tokens at context 3, 3 rows, 1 pass. Decode: 6 rows x 3 tokens at context 5 + 2, 6 passes, each of which
     reads 15 prompt tokens; the completions' own: 18 tokens x 2.

@@ -18,7 +18,7 @@ from nested_reft.planning.memory import Gpus, layer_activations, plan_memory
 from nested_reft.planning.plan import Disk
 from nested_reft.planning.shapes import Shape
 from nested_reft.tasks.policy import save_policy
-from nested_reft.training.checkpoint import TrainingState, save_checkpoint
+from nested_reft.training.checkpoint import Owner, TrainingState, save_checkpoint
 from nested_reft.training.world import SINGLE_PROCESS
 
 PROMPTS, PROMPT, GROUP, NEW = 2, 12, 4, 24
@@ -127,7 +127,8 @@ def test_the_disk_is_what_is_written(tmp_path: Path) -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path / "run", "key", policy.model, optimizer, TrainingState(step, 0.0, []), SINGLE_PROCESS)
+        state = TrainingState(step, 0.0, [])
+        save_checkpoint(tmp_path / "run", Owner("key", ""), policy.model, optimizer, state, SINGLE_PROCESS)
     sizes = [path.stat().st_size for path in (tmp_path / "run").glob("*.safetensors")]
     assert sizes == pytest.approx([disk.checkpoint] * 2, rel=0.03)  # a third while it is written
     assert disk.checkpoints == 3 * disk.checkpoint

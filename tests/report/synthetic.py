@@ -164,7 +164,7 @@ def gradient_sets(
 
 
 def exact_rows() -> list[dict[str, Any]]:
-    """The rows of exact.json: 'is_sequence' is unbiased, 'retrace' is not, more so where more layers are left out."""
+    """The rows of exact.json: 'is_sequence' is unbiased, 'retrace' is not, more so with more layers left out."""
     rows = []
     for correction, params, per_layer in (("is_sequence", "", 1e-17), ("retrace", "lambda=1", 0.125)):
         for skipped, count in (("none", 0), ("1", 1), ("2", 1), ("1 2", 2), ("drawn", 1), ("drawn", 2)):

@@ -95,7 +95,7 @@ def test_the_parts_of_a_bar_differ_in_grey() -> None:
 
 @pytest.mark.parametrize("name", ["reward", "reward_time", "tradeoff"])
 def test_every_line_of_a_correction_carries_its_marker(collected: Path, small: Config, name: str) -> None:
-    """Where lines cross, a pattern of dashes alone is lost."""
+    """Where lines cross, a dash pattern by itself is lost."""
     for axis in figure(collected, small, name).axes:
         for correction in small.corrections:
             drawn = [line for line in axis.lines if line.get_color() == look_of(correction).color]

@@ -13,9 +13,12 @@ from nested_reft.report.claims.tables import write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.pages.page import markdown
 from nested_reft.report.registry import PRESENTATION_TABLES
+from nested_reft.report.tables.accuracy import accuracy_table
 from nested_reft.report.tables.gradients import exact_bias_table, gradient_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_table
-from nested_reft.report.tables.write import accuracy_table, equivalence_table, speedup_table, write_tables
+from nested_reft.report.tables.parity import equivalence_table
+from nested_reft.report.tables.speed import speedup_table
+from nested_reft.report.tables.write import write_tables
 from nested_reft.report.tidy import read_table
 
 
@@ -130,7 +133,7 @@ def test_layer_choices_are_compared_with_baseline_and_uniform(tmp_path: Path) ->
 
 def test_exact_biases_have_a_row_an_estimator(collected: Path) -> None:
     table = exact_bias_table(read_table(collected, "exact")).set_index("correction")
-    # 0.125 a layer: layers 1 and 2 weigh one and two, a draw 1.5 a layer; the worst is both together.
+    # 0.125 per layer: layers 1 and 2 weigh one and two, a draw 1.5 per layer; the worst is both together.
     biases = ["bias, on-policy", "bias, 1 drawn", "bias, 2 drawn", "bias, worst layers"]
     assert list(table.loc["retrace", ["params", *biases]]) == ["lambda=1", "0", "0.188", "0.375", "0.375"]
     assert list(table.loc["is_sequence", [*biases, "variance ratio, 2 drawn"]]) == ["0", "0", "0", "0", "3.000"]

@@ -1,4 +1,4 @@
-"""Slurm tests need a Slurm that answers; `make test-slurm` starts one of a single node where there is none."""
+"""Slurm tests need a Slurm that answers; `make test-slurm` starts one of a single node if there is none."""
 
 from __future__ import annotations
 

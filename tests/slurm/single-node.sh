@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A Slurm of one node for the tests: `single-node.sh start`, `stop`, and `run COMMAND...`, which starts one where no
-# Slurm answers, and stops it after the command. Needs root and Debian's or Ubuntu's packages (apt-get install
+# A Slurm of one node for the tests: `single-node.sh start`, `stop`, and `run COMMAND...`, which starts one if no Slurm
+# answers, and stops it after the command. Needs root and Debian's or Ubuntu's packages (apt-get install
 # --no-install-recommends slurm-wlm munge); no systemd, no cgroups, no accounting database.
 #
-# The configuration lies in /etc/slurm: Snakemake's plugin takes SLURM_CONF out of the environment of its jobs. It is
-# refused where another Slurm is configured. Memory above what a job asked for, and time above it, end the job. The node
-# advertises two GPUs that are none (device nodes like /dev/null): asking for them can be tested, computing on them not.
-# It offers twice the cores that there are, for tests that mostly wait to run beside others.
+# The configuration is in /etc/slurm: Snakemake's plugin takes SLURM_CONF out of the environment of its jobs. It refuses
+# to run if another Slurm is configured. A job that exceeds its requested memory or time is ended. The node advertises
+# two fake GPUs (device nodes like /dev/null): requesting them can be tested, computing on them cannot. It offers twice
+# the cores that exist, so that tests that mostly wait run beside others.
 set -euo pipefail
 
 PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH

@@ -19,7 +19,7 @@ from nested_reft.tasks import grading, symbolic
 from nested_reft.tasks.grading import grade
 
 RIGHT = [
-    # where the answer stands
+    # where the answer is
     ("She has 4 + 3 = 7 apples.\n#### 7", "7"),
     ("#### 7\n\nQ: another one\nA: it is 9", "7"),
     (r"So $x = 3$ and \boxed{5}.", "5"),

@@ -1,4 +1,4 @@
-"""The worker's own way to compare rational functions: right where it answers, and silent where it cannot know."""
+"""The worker's own way to compare rational functions: right if it answers, and silent if it cannot know."""
 
 from __future__ import annotations
 

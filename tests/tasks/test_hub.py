@@ -1,4 +1,4 @@
-"""Data sets from the mirror: the real ones where they are, and every shape that a row or a setting can have."""
+"""Data sets from the mirror: the real ones if they are available, and every shape that a row or a setting can have."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ WORDS = {
 
 
 def test_the_question_tells_the_story() -> None:
-    """Operations and numbers are read back from the words alone, and give the same answer."""
+    """Operations and numbers are read back from only the words, and give the same answer."""
     for story in some_stories("train", 2000):
         sentences = [part for part in story.question.replace("?", ".").split(" .") if " too" not in part]
         told = []

@@ -1,4 +1,4 @@
-"""Adapters: a run trains them alone, its nested views share them, and its final policy has them merged."""
+"""Adapters: a run trains only them, its nested views share them, and its final policy has them merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes train one run: the same losses as one process, and an end with an error where one of them ends."""
+"""Several processes train one run: the same losses as one process, and an end with an error if one of them ends."""
 
 from __future__ import annotations
 

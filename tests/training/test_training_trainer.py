@@ -92,7 +92,7 @@ def test_the_time_before_the_interruption_counts(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
-    """Neither where the folder is the same, which takes a hand to bring about."""
+    """Not even in the same folder, which only happens by hand."""
     run(tmp_path, tiny_settings())
     other = tiny_settings(learning_rate=0.001)
     continued, progress, log = run(tmp_path, other)
@@ -114,7 +114,7 @@ def test_the_last_two_checkpoints_are_kept_each_with_its_checksum(tmp_path: Path
 # --- what is drawn
 
 
-def test_layers_are_drawn_anew_for_each_batch(tmp_path: Path) -> None:
+def test_layers_are_drawn_again_for_each_batch(tmp_path: Path) -> None:
     _, progress, _ = run(tmp_path, tiny_settings())
     drawn = [tuple(row["skipped_layers"]) for row in progress.metrics]
     assert all(len(layers) == 2 and set(layers) <= {1, 2, 3, 4} for layers in drawn)

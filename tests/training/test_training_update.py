@@ -144,7 +144,7 @@ def test_micro_batches_change_no_later_update_either(size: int) -> None:
 
 
 def test_a_reference_holds_the_policy_back() -> None:
-    """The objective of a large coefficient is the KL alone: its gradient at the reference itself is zero."""
+    """With a large coefficient the objective is only the KL: its gradient at the reference itself is zero."""
     policy = tiny_policy()
     _, rollout = rollout_of(policy)
     equal, reference = torch.ones(4, 4), copy.deepcopy(policy.model)

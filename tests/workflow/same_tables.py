@@ -1,8 +1,15 @@
-"""Whether two runs of an experiment made the same tables, byte by byte but for what a clock measures."""
+"""Whether two runs of an experiment made the same tables, byte by byte but for what a clock measures.
+
+Two versions of the code are compared by
+
+    PYTHONPATH=tests/training python tests/workflow/same_tables.py BEFORE/results/smoke/tables results/smoke/tables
+"""
 
 from __future__ import annotations
 
 import csv
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from tiny_training import TIMINGS
@@ -15,23 +22,32 @@ TIMED_COLUMNS = {*TIMINGS, "wall_seconds"}
 TIMED_ROWS = {"C1", "C2", "rollout_tokens_per_s"}
 
 
-def assert_same_tables(first: Path, second: Path) -> None:
-    """Compare two folders `tables`."""
+# What tells the version of the code, or is made from the names of its settings.
+VERSION_COLUMNS = {"commit", "dirty", "settings_hash"}
+
+
+def assert_same_tables(first: Path, second: Path, ignored: Collection[str] = ()) -> None:
+    """Compare two folders `tables`, without the `ignored` columns of their CSV files."""
     for name in [*TIDY_TABLES, *PRESENTATION_TABLES, "claims", "verdicts", "cells"]:
         if name in TIMED_TABLES:
             assert all((folder / f"{name}.csv").stat().st_size for folder in (first, second)), name
             continue
-        rows = untimed(first / f"{name}.csv")
+        rows = untimed(first / f"{name}.csv", ignored)
         assert len(rows) > 1, name
-        assert rows == untimed(second / f"{name}.csv"), name
+        assert rows == untimed(second / f"{name}.csv", ignored), name
     for name in {*PRESENTATION_TABLES} - TIMED_TABLES:
         for file in (f"{name}.{kind}" for kind in TABLE_KINDS):
             assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def untimed(path: Path) -> list[list[str]]:
-    """The cells of a CSV file that no clock has part in."""
+def untimed(path: Path, ignored: Collection[str] = ()) -> list[list[str]]:
+    """The cells of a CSV file that no clock has part in, without the `ignored` columns."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = list(csv.reader(file))
-    kept = [place for place, name in enumerate(header) if name not in TIMED_COLUMNS]
+    kept = [place for place, name in enumerate(header) if name not in {*TIMED_COLUMNS, *ignored}]
     return [[row[place] for place in kept] for row in (header, *rows) if not TIMED_ROWS & set(row)]
+
+
+if __name__ == "__main__":
+    assert_same_tables(Path(sys.argv[1]), Path(sys.argv[2]), VERSION_COLUMNS)
+    print(f"{sys.argv[2]} has the tables of {sys.argv[1]}")

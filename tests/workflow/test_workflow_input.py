@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +185,11 @@ def test_a_missing_mirror_folder_is_named(pipeline: Pipeline, tmp_path: Path) ->
     expect_one_line(pipeline, done, "fetch-data", "NESTED_REFT_DATA_MIRROR=", "nowhere: no such folder", "unset it")
 
 
-def test_without_network_and_mirror_the_call_ends_soon(pipeline: Pipeline) -> None:
-    target, started = "results/hub/data/train/first.jsonl", time.monotonic()
+def test_without_network_and_mirror_the_call_ends_by_itself(pipeline: Pipeline) -> None:
+    target = "results/hub/data/train/first.jsonl"
     done = pipeline.call(target, config=pipeline.write_config(hub_config()))
     expect_one_line(pipeline, done, "fetch-data", "owner/first", "check the network, or set NESTED_REFT_DATA_MIRROR")
     assert "hf download --repo-type dataset owner/first --revision main" in done.output  # the harness is offline
-    assert time.monotonic() - started < 60
 
 
 # --- the lock file ----------------------------------------------------------------------------------------------

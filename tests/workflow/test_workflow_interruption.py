@@ -20,7 +20,7 @@ STEPS = 60
 
 
 def config() -> dict[str, Any]:
-    """One checkpoint a step, and enough steps to be killed in between."""
+    """One checkpoint per step, and enough steps to be killed in between."""
     settings = tiny_config()
     settings["training"] |= {"steps": STEPS, "checkpoint_every": 1}
     return settings
@@ -53,7 +53,7 @@ def training_process(pipeline: Pipeline) -> int:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for the process in /proc")
 @pytest.mark.parametrize("victim", ["job", "everything"])
 def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
-    """`job`: the training process alone, as for lack of memory; `everything`: Snakemake too, as a power cut does."""
+    """`job`: only the training process, as for lack of memory; `everything`: Snakemake too, as in a power cut."""
     metrics = f"results/tiny/runs/{RUN}/metrics.jsonl"
     path = pipeline.write_config(config())
     with subprocess.Popen(

@@ -64,7 +64,7 @@ def test_pods_do_the_jobs(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytes
     assert "the job asks for 1 GPU(s), but 0 can be seen" in bad["log"]
     assert "Error in rule model" in done.output
     (container,) = bad["spec"]["template"]["spec"]["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"  # as a request alone Kubernetes refuses it
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"  # only as a request, Kubernetes refuses it
     assert container["resources"]["requests"]["nvidia.com/gpu"] == "1"
     assert container["resources"]["limits"]["memory"] == "700M"
     assert [mount["name"] for mount in container["volumeMounts"]][1:] == ["nested-reft"]

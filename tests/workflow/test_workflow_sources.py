@@ -106,7 +106,7 @@ def test_a_figure_depends_on_its_own_module_and_a_page_on_its_templates() -> Non
 
 
 def test_modules_that_run_as_scripts_are_known() -> None:
-    """They are imported by nobody, so that the graph of imports alone would leave them out."""
+    """Nothing imports them, so the import graph by itself would leave them out."""
     scripts = {
         f"nested_reft.{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}"
         for path in PACKAGE.rglob("*.py")

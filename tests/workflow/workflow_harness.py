@@ -29,7 +29,7 @@ class Call:
 
     @property
     def jobs(self) -> dict[str, int]:
-        """How many jobs of each rule the table `Job stats` lists; empty where there was nothing to do."""
+        """How many jobs of each rule the table `Job stats` lists; empty if there was nothing to do."""
         table = self.output.partition("Job stats:")[2].partition("total")[0]
         rows = re.findall(r"^(\w\S*) +(\d+)$", table, re.MULTILINE)
         return {rule: int(count) for rule, count in rows if rule not in ("job", "default", "all")}

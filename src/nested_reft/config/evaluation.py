@@ -21,7 +21,7 @@ class Evaluation(Sampling):
     max_prompt_tokens: Positive = 1024
     """A longer prompt is an error; prompts are never truncated."""
     batch_problems: Positive = 64
-    """Problems answered at once; lower to save memory."""
+    """Problems answered at once; lower it to save memory."""
     benchmarks_per_job: Positive = 1
     """Above 1, it saves small models starting a process for each benchmark."""
     headline: Literal["greedy", "sampled"] = "sampled"

@@ -73,7 +73,7 @@ class Training(Sampling):
     border: Annotated[int, Field(ge=0)] = 1
     """This many layers at either end are never skipped."""
     problems_per_micro_batch: Positive | None = None
-    """Problems per backward pass, lower to save memory; null: all of a step."""
+    """Problems per backward pass; lower it to save memory; null: all of a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
     gradient_checkpointing: bool = False

@@ -57,7 +57,7 @@ def all_groups(completions: int, group_size: int) -> Tensor:
 
 
 def group_scale(mask: Tensor, normalisation: str, horizon: int, group_size: int) -> Tensor:
-    """`token_scale` of each group of G rows as a batch of its own, (B, 1), from the mask (B, T) of all groups.
+    """`token_scale` of each group of G rows as a separate batch, (B, 1), from the mask (B, T) of all groups.
 
     Raises ValueError for bnpo, which depends on the size of the micro-batches.
     """

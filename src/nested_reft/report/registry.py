@@ -85,7 +85,7 @@ FIGURES: dict[str, Entry] = {
         "share the machine). Further right is faster, within the shaded band is as accurate as baseline ReFT, by the "
         "parity margin. Small points: seeds; markers: mean over seeds, those of one skip side by side; vertical bars: "
         "95 % Student-t interval over seeds. Bars below: each skip's speed-up with its 95 % interval "
-        "(bootstrap over pairs, left; Student's t of log ratios over seeds, right), cut off where far wider than the "
+        "(bootstrap over pairs, left; Student's t of log ratios over seeds, right), cut off if far wider than the "
         "panel.",
     ),
     "reward": Entry(

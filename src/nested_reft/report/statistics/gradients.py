@@ -119,7 +119,7 @@ def _variance(products: Array) -> Array:
 
 
 def _over(numerator: Array, denominator: Array, above: float = -np.inf) -> Array:
-    """The ratio, NaN where the denominator is not positive or the numerator not above `above`."""
+    """The ratio; NaN if the denominator is not positive or the numerator not above `above`."""
     defined = (denominator > 0) & (numerator > above)
     return np.asarray(
         np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=defined), dtype=np.float64

@@ -1,0 +1,43 @@
+"""The table of parity with the baseline: an equivalence statement per cell."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nested_reft.config.experiment import Config
+from nested_reft.report.formatting import NOT_RUN
+from nested_reft.report.pages.page import Page
+from nested_reft.report.statistics.comparisons import parity
+from nested_reft.report.statistics.intervals import equivalence
+
+
+def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Nested minus baseline accuracy (points, mean over benchmarks, headline metric) against the parity margin."""
+    margin = config.evaluation.parity_margin
+    rows = []
+    for (size, dataset, correction, skip), found in parity(runs, config, config.evaluation.headline).items():
+        row = {"dataset": dataset, "size": size, "correction": correction, "skip %": str(skip)}
+        if found is None:
+            row |= {"difference": NOT_RUN, "low": "", "high": "", "margin": "", "seeds": "0", "verdict": NOT_RUN}
+        else:
+            row |= {
+                "difference": f"{100 * found.estimate:+.1f}",
+                "low": f"{100 * found.low:+.1f}" if found.exists else "",
+                "high": f"{100 * found.high:+.1f}" if found.exists else "",
+                "margin": f"{100 * margin:g}",
+                "seeds": str(found.n),
+                "verdict": equivalence(found.low, found.high, margin),
+            }
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
+
+
+def equivalence_page(table: pd.DataFrame, config: Config) -> Page:
+    """The parity table with its notes."""
+    notes = (
+        f"Difference in {config.evaluation.headline} accuracy (percentage points, mean over benchmarks), nested minus "
+        "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
+        "seeds. Equivalent: the interval lies within ± margin. Worse, better: it lies wholly beyond. Inconclusive: "
+        "neither, which more seeds could settle."
+    )
+    return Page("Parity with baseline ReFT", (("", table),), notes)
