@@ -104,8 +104,8 @@ format: env  ## rewrite the sources in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-lock:  ## requirements.lock and environment.yml, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
-	$(PYTHON) tools/lock.py $(PIP_ARGS)
+lock: env  ## requirements.lock and environment.yml, from what pyproject.toml allows today (PIP_ARGS="torch==X" holds one back)
+	$(BIN)/python tools/lock.py $(PIP_ARGS)
 
 config-docs: env  ## config/README.md from the classes in src/nested_reft/config/; the plan in docs/scale.md
 	$(BIN)/python tools/config_docs.py

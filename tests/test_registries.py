@@ -79,7 +79,7 @@ def test_a_toy_correction_is_in_tables_figures_docs_and_errors(toy: Correction, 
         Objective("toy", {"power": 4})
     with pytest.raises(ConfigError, match=r"corrections\.tox: unknown value 'tox', did you mean 'toy'\?"):
         parse_config(changed("corrections", {"base": {}, "tox": {}}))
-    with pytest.raises(ConfigError, match=r"correction 'toy': power must be in \(0, 3\], got 4"):
+    with pytest.raises(ConfigError, match=r"corrections\.toy\.power: must be in \(0, 3\], got 4"):
         parse_config(changed("corrections", {"base": {}, "toy": {"power": 4}}))
 
 

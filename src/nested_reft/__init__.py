@@ -53,18 +53,19 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        try:
-            return version("nested-reft")
-        except PackageNotFoundError:  # sources on the path, not installed
-            return "unknown"
-    if name not in _MODULES:
-        raise AttributeError(f"module 'nested_reft' has no attribute '{name}'")
-    value = getattr(import_module(f"nested_reft.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or a type checker would take every name for one of the package's
 
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            try:
+                return version("nested-reft")
+            except PackageNotFoundError:  # sources on the path, not installed
+                return "unknown"
+        if name not in _MODULES:
+            raise AttributeError(f"module 'nested_reft' has no attribute '{name}'")
+        value = getattr(import_module(f"nested_reft.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, "__version__"})

@@ -108,10 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in STORAGE_ERRORS:
             raise
-        text = (
-            f"{error.filename}: {error.strerror}; make room or permit writing there and call again: what was finished"
-        )
-        return _fail(options.command, f"{text} stays valid", 1)
+        text = f"{error.filename}: {error.strerror}; make room or permit writing there and run it again"
+        return _fail(options.command, f"{text}: what was finished stays valid", 1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "nested_reft") or package in sys.stdlib_module_names:
@@ -119,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = f"the package '{package}' is not installed; run: pip install 'nested-reft[pipeline]'"
         return _fail(options.command, text, 1)
     except KeyboardInterrupt:
-        return _fail(options.command, "stopped by Ctrl-C; call again", 130)
+        return _fail(options.command, "stopped by Ctrl-C; run it again to continue", 130)
     return 0
 
 

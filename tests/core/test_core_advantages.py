@@ -79,3 +79,9 @@ def test_advantages_sum_to_zero_and_keep_the_order_of_rewards(rewards: list[floa
     for one, first in zip(rewards, advantages, strict=True):
         for other, second in zip(rewards, advantages, strict=True):
             assert (one > other) == (first > second + 1e-9)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_is_refused(reward: float) -> None:
+    with pytest.raises(ValueError, match="rewards has a value that is not finite"):
+        group_advantages(torch.tensor([[1.0, reward]]))

@@ -79,5 +79,5 @@ def test_ctrl_c_outside_training_is_one_line(run: Run) -> None:
 
     ended = run.call(at_call(train, "run", 1, interrupted))
     assert ended.code == 130
-    assert "nested-reft train: error: stopped by Ctrl-C; call again\n" in ended.output
+    assert "nested-reft train: error: stopped by Ctrl-C; run it again to continue\n" in ended.output
     assert "Traceback" not in ended.output

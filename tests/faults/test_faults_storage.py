@@ -72,7 +72,7 @@ def test_results_that_cannot_be_written_are_named(run: Run, uninterrupted: Run, 
     ended = run.call(at_call(Path, "write_text", 1, write, onwards=True))
     assert ended.code == 1
     line = one_line(ended.output)
-    assert f"out/metrics.jsonl: {os.strerror(code)}; make room or permit writing there and call again" in line
+    assert f"out/metrics.jsonl: {os.strerror(code)}; make room or permit writing there and run it again" in line
     assert "continues after step 12\n" in run.call().output
     assert_same_outcome(run, uninterrupted)
 

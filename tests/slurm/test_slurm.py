@@ -70,7 +70,7 @@ def test_a_job_that_fails_is_told_with_its_log(tmp_path: Path) -> None:
     message = "device: 'cuda' was asked for, but torch sees no GPU"
     assert message in (pipeline.folder / "results/smoke/logs/models/tiny.log").read_text(encoding="utf-8")
     assert "results/smoke/logs/models/tiny.log" in done.output
-    assert f"nested-reft model: error: {message}" in done.output  # what is in the log
+    assert f"nested-reft pretrain: error: {message}" in done.output  # what is in the log
     (log,) = (pipeline.folder / ".snakemake/slurm_logs/rule_model").rglob("*.log")
     assert str(log) in done.output
 
@@ -78,8 +78,8 @@ def test_a_job_that_fails_is_told_with_its_log(tmp_path: Path) -> None:
 def test_jobs_beyond_their_memory_or_time_are_retried_with_more_and_training_goes_on(tmp_path: Path) -> None:
     pipeline = Pipeline.copied_to(tmp_path)
     trainer = pipeline.folder / "src/nested_reft/training/run.py"
-    slow = "\n_update = update_policy\n\n\ndef update_policy(*arguments, **options):\n    time.sleep(0.5)\n"
-    slow += "    return _update(*arguments, **options)\n"
+    slow = "\n_step = reft_step\n\n\ndef reft_step(*arguments, **options):\n    time.sleep(0.5)\n"
+    slow += "    return _step(*arguments, **options)\n"
     trainer.write_text(trainer.read_text(encoding="utf-8") + slow, encoding="utf-8")
     settings = read_config("smoke.yaml")
     settings["training"] |= {"steps": 200, "checkpoint_every": 1000}  # 100 s of sleep alone

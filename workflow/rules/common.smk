@@ -124,6 +124,13 @@ def model_command(wildcards):
     )
 
 
+def model_sources(command):
+    """The sources of a model. One that was fetched stays, whatever changes in the code: it may have many GB, and `check`
+    verifies it against the lock file."""
+    files = sources(command)
+    return [ancient(file) for file in files] if command == "fetch-model" else files
+
+
 def lock_option(command):
     """The option of a sub-command that fetches: it verifies against the lock file."""
     return f"--lock {LOCK}" if command.startswith("fetch") else ""

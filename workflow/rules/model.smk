@@ -1,7 +1,7 @@
 # Pre-trained models: made here (`source: scratch`), or from the hub or its mirror.
 rule model:
     input:
-        lambda wildcards: sources(model_command(wildcards)),
+        lambda wildcards: model_sources(model_command(wildcards)),
     output:
         policy=directory(f"{RESULTS}/models/{{size}}"),
         provenance=f"{RESULTS}/models/{{size}}.json",

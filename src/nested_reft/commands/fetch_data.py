@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(DataSettings, options.settings, "--settings")
     if not isinstance(settings.problems, HubProblems):
         raise ConfigError("problems.source: must be 'hub'; `nested-reft generate` makes the others")
-    progress = Progress(f"data {settings.role} {settings.name}")
+    progress = Progress(f"fetch-data {settings.role} {settings.name}")
     commit = locked_commit(read_lock(options.lock), settings.problems)
     problems, provenance = load_problems(settings.problems, mirror_from_environment(), commit)
     verify(provenance, options.lock, progress)

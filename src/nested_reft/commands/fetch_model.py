@@ -23,5 +23,5 @@ def run(options: argparse.Namespace) -> None:
     shutil.rmtree(options.output, ignore_errors=True)  # left by an interrupted attempt
     commit = locked_commit(read_lock(options.lock), settings.model)
     provenance = fetch_model(settings.model, mirror_from_environment(), options.output, commit)
-    verify(provenance, options.lock, Progress(f"model {settings.size}"))
+    verify(provenance, options.lock, Progress(f"fetch-model {settings.size}"))
     write_json(options.provenance, {"name": settings.size, "role": "model", **provenance})

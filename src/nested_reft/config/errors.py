@@ -42,6 +42,8 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
         return f"{key}: needs the key 'source'"
     message = item["msg"].removeprefix("Value error, ")
     if kind == "value_error":
+        if message.startswith("."):  # a check of the whole mapping, about one key in it
+            return f"{key}{message}"
         return f"{key}: {message}" if key else message
     return f"{key}: {message[0].lower() + message[1:]}, got {shortened(item['input'])}"
 

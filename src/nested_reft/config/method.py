@@ -47,6 +47,14 @@ def _without_nulls(corrections: Any) -> Any:
 
 def _with_defaults(corrections: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Every parameter of every correction, so that spelling out a default changes nothing."""
+    for name, params in corrections.items():
+        known = CORRECTIONS[name].parameters
+        for key, value in params.items():
+            if key not in known:
+                hint = nearest(key, known) if known else f"'{name}' has no parameters"
+                raise ValueError(f".{name}.{key}: unknown key, {hint}")
+            if not known[key].within(value):
+                raise ValueError(f".{name}.{key}: must be {known[key].range}, got {value}")
     return {name: CORRECTIONS[name].resolve(params) for name, params in corrections.items()}
 
 

@@ -1,0 +1,1 @@
+"""What makes it fast: sampling, decoding and log-probabilities. It imports `core` only."""

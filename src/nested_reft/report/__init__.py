@@ -1,0 +1,1 @@
+"""From result files to tidy tables, statistics, claims, tables, figures and pages."""

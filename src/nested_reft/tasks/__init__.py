@@ -1,0 +1,1 @@
+"""Problems, data sets, prompts, grading, and models on disk."""

@@ -1,0 +1,1 @@
+"""`step` is the algorithm; `run` is the loop around it."""

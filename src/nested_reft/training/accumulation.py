@@ -101,7 +101,8 @@ class Accumulation:
     def add(self, part: MicroBatch, loss: Tensor, logp: Tensor, metrics: dict[str, float]) -> None:
         """Take in a micro-batch whose gradient has been added to the model's."""
         self._loss += loss.item()
-        self._logps.append(logp.detach())
+        if self.logp_old is None:
+            self._logps.append(logp.detach())
         largest = max(self._means["weight_max"], metrics.pop("weight_max"))
         for name, value in metrics.items():
             self._means[name] += value * int(part.rollout.mask.sum()) / self._num_tokens

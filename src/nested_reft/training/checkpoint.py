@@ -2,7 +2,7 @@
 
 The folder is keyed by the hash of the run's settings, so that a changed setting starts over instead of continuing
 another run, and it is not a declared output, so that Snakemake does not delete it before a rerun. Random draws need no
-saved state: they are seeded by step (`seeding.derive_seed`).
+saved state: they are seeded by step (`runtime.seeding.derive_seed`).
 
 A checkpoint is two files: `step00000010.safetensors` with weights, optimizer and the metrics so far, and
 `step00000010.json` with its SHA-256, written after it. Each is written to a temporary file, flushed to disk and

@@ -123,6 +123,7 @@ def train(
         refresh_replica(learner)
         clock.lap("update")
         row = step_row(step, batch, metrics, learner.optimizer.param_groups[0]["lr"], clock.slowest(world))
+        del batch  # or its rollout would be in memory beside the next one
         for alarm in step_alarms(row, training.alarms):
             log(f"alarm: step {step}: {alarm['quantity']} is {alarm['value']:.3g}, {alarm['limit']}")
         seconds = time.perf_counter() - started

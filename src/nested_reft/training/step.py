@@ -70,7 +70,7 @@ def reft_step(
     lap: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Batch, dict[str, float]]:
     """Step `step` (from 1) on the tokens of P prompts: its batch and metrics. `reward` grades the rollout of a slice of
-    them, `lap` is told when a phase ends. Raises NotFiniteError before an update whose loss or gradient is not finite.
+    them, `lap` is told when rollout and reward end. Raises NotFiniteError before an update that is not finite.
     """
     policy, objective, world = learner.policy, learner.objective, learner.world
     prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)

@@ -1,0 +1,1 @@
+"""Result files into tidy tables."""

@@ -1,0 +1,1 @@
+"""Intervals and comparisons, as pure functions."""

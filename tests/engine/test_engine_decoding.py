@@ -91,8 +91,8 @@ def test_both_ways_sample_the_same_and_keep_the_same_logp(
     assert torch.equal(fast.tokens, plain.tokens)
     assert torch.equal(fast.mask, plain.mask)
     assert len(set(fast.mask.sum(-1).tolist())) > 3
-    # The processor's matrix products differ in the last bits of logits of a few units; see the CPU's float32.
-    torch.testing.assert_close(fast.logp, plain.logp, rtol=1e-5, atol=1e-5)
+    # Two orders of float32 sums: the log-probabilities, down to -10, differ by a few units of the sixth digit.
+    torch.testing.assert_close(fast.logp, plain.logp, rtol=1e-5, atol=1e-6)
     if options:
         assert torch.equal(fast.support, plain.support)
 
