@@ -131,6 +131,8 @@ def _corrections() -> str:
             f"`{key}`: {parameter.range}, default `{parameter.default:g}`. {parameter.meaning}"
             for key, parameter in entry.parameters.items()
         )
+        if entry.clip == "update":
+            parameters = "none: `training.update_clip_low` and `training.update_clip_high` clip it"
         rows.append(f"| `{entry.name}` | ${entry.formula}$ | {entry.source} | {parameters or 'none'} |")
     return (
         "## `corrections.<correction>`\n\nThe parameters of a correction; one that is left out, or null, has its "

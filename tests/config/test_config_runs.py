@@ -170,7 +170,7 @@ def test_gradients_are_measured_on_what_training_samples() -> None:
 
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_a_correction_has_its_parameters_with_their_defaults(name: str) -> None:
-    defaults = {key: parameter.default for key, parameter in CORRECTIONS[name].parameters.items()}
+    defaults = CORRECTIONS[name].resolve({}, own=True)
     for given in ({}, defaults, dict.fromkeys(defaults)):
         assert parse_config(changed("corrections", {"base": {}, name: given})).corrections[name] == defaults
 

@@ -20,7 +20,7 @@ VALID: dict[str, Any] = {
     "datasets": {"stories": PROBLEMS, "more": PROBLEMS},
     "benchmarks": {"one": PROBLEMS, "two": PROBLEMS, "three": PROBLEMS},
     "skips": [17, 0, 34],
-    "corrections": {"base": {"clip_low": 0.2}, "unit": {}, "retrace": {"lambda": 0.9}},
+    "corrections": {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}},
     "seeds": [1, 2],
     "prompt": {"style": "plain"},
     "pretraining": {"problems": PROBLEMS, "batch_size": 4},

@@ -123,8 +123,26 @@ def test_the_gradient_of_base_flows_through_the_ratio(
     torch.testing.assert_close(target.grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_only_base_goes_through_the_ratio() -> None:
-    assert [name for name, entry in CORRECTIONS.items() if entry.through_ratio] == ["base"]
+def test_the_gradient_of_gspo_flows_through_the_sequence_ratio() -> None:
+    """s = (prod rho)^(1/n); d s / d log pi_t = s / n where the clip does not bind, and 0 for the row where it does."""
+    target = LOGP.clone().requires_grad_()
+    weights = weights_of(
+        "gspo", target, advantages=torch.tensor([1.0, -1.0]), params={"clip_low": 0.2, "clip_high": 0.1}
+    )
+    first, second = 1.5 ** (1 / 3), 3.2**0.5  # A > 0: clipped at 1.1; A < 0: not below
+    torch.testing.assert_close(
+        weights, torch.tensor([[1.1] * 3, [second, second, 0]], dtype=torch.float64), rtol=0, atol=1e-12
+    )
+    weights.sum().backward()
+    expected = [[0, 0, 0], [second, second, 0]]  # two tokens, each with half of s
+    assert first > 1.1
+    torch.testing.assert_close(target.grad, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_only_base_and_gspo_go_through_a_ratio() -> None:
+    assert {name: entry.clip for name, entry in CORRECTIONS.items() if entry.through_ratio} == {
+        "base": "update", "gspo": "own",
+    }  # fmt: skip
 
 
 def test_the_behaviour_policy_gets_no_gradient_where_the_weight_is_detached() -> None:

@@ -23,6 +23,11 @@ LOGP_B = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -0.1, -1.0]], dtype=torch.floa
         ({"correction": "tis_token", "params": {"C": 0.0}}, "C must be above 0, got 0"),
         ({"normalisation": "mean"}, "normalisation must be one of grpo, dr_grpo, bnpo, dapo, got 'mean'"),
         ({"advantage_baseline": "none"}, "advantage_baseline must be one of group_mean, leave_one_out, got 'none'"),
+        (
+            {"correction": "base", "params": {"clip_high": 0.3}},
+            "correction 'base': set update_clip_low and update_clip_high",
+        ),
+        ({"correction": "gspo", "update_clip_high": 0.28}, "do nothing with 'gspo', which has its own clip"),
         ({"update_clip_low": 1.0}, r"update_clip_low must be in \(0, 1\), got 1.0"),
         ({"update_clip_high": 0.0}, "update_clip_high must be above 0, got 0.0"),
         ({"kl_coefficient": -0.1}, "kl_coefficient must not be negative, got -0.1"),

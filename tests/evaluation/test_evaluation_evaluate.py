@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,11 +98,23 @@ def test_runs_are_compared_on_the_same_draws(graded: list[tuple[str, str]]) -> N
     assert len(graded) == 48
 
 
-def test_greedy_does_not_depend_on_the_batch() -> None:
+def test_no_answer_depends_on_the_batch(graded: list[tuple[str, str]]) -> None:
+    """Each problem has random numbers of its own: batch_problems may follow the memory of the machine."""
     policy, problems = tiny_policy(), tiny_problems(10)
-    by_batch = [evaluate(settings(batch_problems=size), policy, "one", problems)["items"] for size in (1, 3, 10)]
-    for items in by_batch[1:]:
-        assert [item["greedy"] for item in items] == [item["greedy"] for item in by_batch[0]]
+    answers = []
+    for size in (1, 3, 10):
+        graded.clear()
+        record = evaluate(settings(batch_problems=size), policy, "one", problems)
+        answers.append((record["items"], list(graded)))
+    assert answers[0] == answers[1] == answers[2]
+    assert len({response for response, _ in answers[0][1]}) > 20  # the samples do differ among problems
+
+
+def test_two_problems_with_the_same_question_get_samples_of_their_own(graded: list[tuple[str, str]]) -> None:
+    problems = tiny_problems(1)
+    evaluate(settings(), tiny_policy(), "one", [problems[0], replace(problems[0], id="again")])
+    assert graded[0] == graded[4]
+    assert graded[1:4] != graded[5:]
 
 
 def test_the_record_says_whose_it_is() -> None:

@@ -34,6 +34,7 @@ def settings(
         {
             "size": "tiny", "skip": skip, "gradients": gradients, "prompt": PROMPT, "sampling": {}, "border": 1,
             "strategy": "uniform", "max_new_tokens": 5, "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
+            "update_clip_low": 0.2, "update_clip_high": 0.2,
             "problems_per_micro_batch": problems_per_micro_batch, "gradient_checkpointing": gradient_checkpointing,
         }
     )  # fmt: skip

@@ -31,7 +31,7 @@ THROUGHPUT = SAMPLED | {"throughput": {"problems": 2, "completions_per_problem":
 GRADIENTS = SAMPLED | {
     "gradients": {"batches": 4, "problems_per_batch": 2, "completions_per_problem": 2, "corrections": {"unit": {}}},
     "strategy": "uniform", "max_new_tokens": 3, "problems_per_micro_batch": None,
-    "gradient_checkpointing": False,
+    "gradient_checkpointing": False, "update_clip_low": 0.2, "update_clip_high": 0.2,
 }  # fmt: skip
 
 

@@ -55,5 +55,7 @@ class GradientSettings(Strict):
     max_prompt_tokens: int
     problems_per_micro_batch: int | None
     gradient_checkpointing: bool
+    update_clip_low: float
+    update_clip_high: float
     dtype: str
     device: str

@@ -89,6 +89,8 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
         max_prompt_tokens=training.max_prompt_tokens,
         problems_per_micro_batch=training.problems_per_micro_batch,
         gradient_checkpointing=training.gradient_checkpointing,
+        update_clip_low=training.update_clip_low,
+        update_clip_high=training.update_clip_high,
         dtype=training.dtype,
         device=config.device,
     )

@@ -53,9 +53,11 @@ def _with_defaults(corrections: dict[str, dict[str, float]]) -> dict[str, dict[s
             if key not in known:
                 hint = nearest(key, known) if known else f"'{name}' has no parameters"
                 raise ValueError(f".{name}.{key}: unknown key, {hint}")
+            if CORRECTIONS[name].clip == "update":
+                raise ValueError(f".{name}.{key}: set training.update_{key} instead, which is for all corrections")
             if not known[key].within(value):
                 raise ValueError(f".{name}.{key}: must be {known[key].range}, got {value}")
-    return {name: CORRECTIONS[name].resolve(params) for name, params in corrections.items()}
+    return {name: CORRECTIONS[name].resolve(params, own=True) for name, params in corrections.items()}
 
 
 # Corrections with their parameters, from the registry, with defaults filled in.

@@ -66,10 +66,11 @@ class Training(Sampling):
     updates_per_rollout: Positive = 1
     """Optimizer steps per batch."""
     update_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """PPO clip of the ratio to the policy before the first of several updates: below 1 − this. `base` has only the
-    clip of its own parameters."""
+    """PPO's clip: the ratio that the gradient flows through counts as at least 1 − this. For `base` it is the ratio to
+    the behaviour policy, for the others the ratio to the policy before the first of several updates; `gspo` has its own
+    clip. It holds for the measured gradients too."""
     update_clip_high: Annotated[float, Field(gt=0)] = 0.2
-    """The same above 1 + this."""
+    """The upper side: the ratio counts as at most 1 + this."""
     border: Annotated[int, Field(ge=0)] = 1
     """This many layers at either end are never skipped."""
     problems_per_micro_batch: Positive | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nested_reft.core.corrections import check_pair, log_ratio
+from nested_reft.core.corrections import check_logps, log_ratio
 
 QUANTILES = (1, 5, 50, 95, 99)
 
@@ -58,7 +58,7 @@ def off_policy_diagnostics(
     Raises:
         ValueError: shapes differ, no token is valid, or a valid log-probability is not finite.
     """
-    check_pair(logp_target, logp_behavior, mask)
+    check_logps(mask, logp_target=logp_target, logp_behavior=logp_behavior)
     log_rho = log_ratio(logp_target.detach(), logp_behavior, mask).double()  # (B, T)
     valid = mask.bool()
     by_token = ratio_statistics(log_rho[valid], clip_low, clip_high)

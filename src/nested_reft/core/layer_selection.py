@@ -61,12 +61,13 @@ def draw_skipped_layers(
         ValueError: an argument is out of range, or the border leaves fewer than k layers to choose from.
     """
     count, eligible = count_and_eligible(num_layers, skip_percent, border)
-    if count == 0:
-        return ()
+    return tuple(sorted(_draw(count, eligible, generator))) if count else ()
+
+
+def _draw(count: int, eligible: range, generator: torch.Generator | None) -> list[int]:
     import torch
 
-    chosen = torch.randperm(len(eligible), generator=generator)[:count] + border
-    return tuple(sorted(chosen.tolist()))
+    return [eligible[index] for index in torch.randperm(len(eligible), generator=generator)[:count].tolist()]
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,6 @@ class Choice:
     """What a selection may read: `count` (k, at least 1) layers are to be chosen from `eligible`."""
 
     num_layers: int
-    skip_percent: int
-    border: int
     count: int
     eligible: range
     batch_seed: int
@@ -141,15 +140,14 @@ def choose_skipped_layers(
             f"skip_percent {skip_percent} leaves out {count} of {num_layers} layers, but strategy '{strategy}' can "
             f"leave out only {most} of the {len(eligible)} within border {border}"
         )
-    choice = Choice(num_layers, skip_percent, border, count, eligible, batch_seed, run_seed, influence)
+    choice = Choice(num_layers, count, eligible, batch_seed, run_seed, influence)
     return tuple(sorted(selection.choose(choice)))
 
 
 def _drawn(choice: Choice, seed: int) -> Iterable[int]:
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    return draw_skipped_layers(choice.num_layers, choice.skip_percent, choice.border, generator)
+    return _draw(choice.count, choice.eligible, torch.Generator().manual_seed(seed))
 
 
 def _spaced(choice: Choice, step: int) -> Iterable[int]:

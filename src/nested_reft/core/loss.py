@@ -6,6 +6,7 @@ reference model unless asked for (the reward is verifiable).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,14 +15,15 @@ from torch import Tensor
 
 from nested_reft.core.advantages import BASELINES
 from nested_reft.core.corrections import (
-    check_logp,
-    check_pair,
+    Ratios,
+    check_logps,
     correction_named,
     importance_weights,
     log_ratio,
     ppo_clip,
 )
 
+UNCLIPPED = {"clip_low": math.inf, "clip_high": math.inf}
 NORMALISATIONS = ("grpo", "dr_grpo", "bnpo", "dapo")
 
 
@@ -35,7 +37,8 @@ class Objective:
         normalisation: `grpo`, `dr_grpo`, `bnpo` or `dapo`; see `token_scale`.
         advantage_baseline: `group_mean` or `leave_one_out`; see `group_advantages`, which the caller calls.
         advantage_std: divide the advantages by the group's standard deviation; likewise.
-        update_clip_low: PPO's clip of the ratio to the policy before the update, in (0, 1) (Schulman et al. 2017).
+        update_clip_low: PPO's clip (Schulman et al. 2017) of the ratio that the gradient flows through: for `base` that
+            to b, for the others that to the policy before the update. In (0, 1); None: 0.2. `gspo` has its own.
         update_clip_high: its upper side, above 0; above update_clip_low it is clip-higher (DAPO, Yu et al. 2025).
         kl_coefficient: of the k3 estimate of KL(pi || reference), inside the mean over tokens as in GRPO; not negative.
 
@@ -48,21 +51,31 @@ class Objective:
     normalisation: str = "grpo"
     advantage_baseline: str = "group_mean"
     advantage_std: bool = True
-    update_clip_low: float = 0.2
-    update_clip_high: float = 0.2
+    update_clip_low: float | None = None
+    update_clip_high: float | None = None
     kl_coefficient: float = 0.0
 
     def __post_init__(self) -> None:
-        correction_named(self.correction).resolve(self.params)
+        correction = correction_named(self.correction)
+        correction.resolve(self.params, own=True)
         for name, known in (("normalisation", NORMALISATIONS), ("advantage_baseline", BASELINES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
-        if not 0 < self.update_clip_low < 1:
-            raise ValueError(f"update_clip_low must be in (0, 1), got {self.update_clip_low}")
-        if not self.update_clip_high > 0:
-            raise ValueError(f"update_clip_high must be above 0, got {self.update_clip_high}")
+        if (self.update_clip_low, self.update_clip_high) != (None, None) and correction.clip == "own":
+            raise ValueError(f"update_clip_low and _high do nothing with '{self.correction}', which has its own clip")
+        low, high = self.update_clip
+        if not 0 < low < 1:
+            raise ValueError(f"update_clip_low must be in (0, 1), got {low}")
+        if not high > 0:
+            raise ValueError(f"update_clip_high must be above 0, got {high}")
         if not self.kl_coefficient >= 0:
             raise ValueError(f"kl_coefficient must not be negative, got {self.kl_coefficient}")
+
+    @property
+    def update_clip(self) -> tuple[float, float]:
+        """How far below and above 1 the ratio is clipped."""
+        low, high = (0.2 if clip is None else clip for clip in (self.update_clip_low, self.update_clip_high))
+        return low, high
 
 
 def token_scale(
@@ -107,7 +120,8 @@ def policy_loss(
 
     Term of token t, with A the advantage and r = pi / pi_old:
 
-    - `base`: min(rho A, clip(rho) A), rho = pi / b: GRPO as it is, its old policy being b, for every update;
+    - `base`, `gspo`: min(rho A, clip(rho) A), rho = pi / b, of the token or the mean over the completion: GRPO and GSPO
+      as they are, the old policy being b, for every update;
     - the others: w(pi_old / b) min(r A, clip(r) A), decoupled (Hilton et al. 2022): the weight corrects the sampling,
       the clipped ratio bounds the update. At the first update r is 1 and the gradient is w A d log pi.
 
@@ -139,25 +153,25 @@ def policy_loss(
     elif scale.shape != (len(mask), 1):
         raise ValueError(f"scale is {tuple(scale.shape)}, but must be ({len(mask)}, 1)")
     valid = mask.bool()
-    check_pair(logp_target, logp_behavior, mask)
-    for argument, tensor in (("logp_old", logp_old), ("logp_reference", logp_reference)):
-        if tensor is not None:
-            check_logp(argument, tensor, logp_target, mask)
+    check_logps(
+        mask, logp_target=logp_target, logp_behavior=logp_behavior, logp_old=logp_old, logp_reference=logp_reference
+    )
     old = logp_target.detach() if logp_old is None else logp_old.detach()
     advantages = advantages.flatten().to(logp_target)  # (B,)
 
     # 1. The weighted term of each token, (B, T); the gradient flows through `surrogate` only
-    through_ratio = correction_named(objective.correction).through_ratio
+    correction, (low, high) = correction_named(objective.correction), objective.update_clip
     weights = importance_weights(
-        objective.correction, logp_target if through_ratio else old, logp_behavior, mask, advantages=advantages,
-        **objective.params,
+        objective.correction, logp_target if correction.through_ratio else old, logp_behavior, mask,
+        advantages=advantages, **objective.params,
+        **({"clip_low": low, "clip_high": high} if correction.clip == "update" else {}),
     )  # fmt: skip
-    if through_ratio:
-        ratio = log_ratio(logp_target, logp_behavior, mask).exp()
-        surrogate, clipped = weights, weights != ratio
+    if correction.through_ratio:
+        ratios = Ratios(log_ratio(logp_target.detach(), logp_behavior, mask), valid, advantages)
+        surrogate, clipped = weights, weights != correction.weights(ratios, UNCLIPPED)
     else:
         ratio = log_ratio(logp_target, old, mask).exp()
-        kept = ppo_clip(ratio, advantages, objective.update_clip_low, objective.update_clip_high)
+        kept = ppo_clip(ratio, advantages, low, high)
         surrogate, clipped = weights * kept, kept != ratio
     terms = surrogate * advantages.unsqueeze(1)  # (B, T)
     metrics = {
@@ -166,12 +180,14 @@ def policy_loss(
         "surrogate_clip_fraction": clipped[valid].double().mean().item(),
     }
 
-    # 2. KL to the reference, k3 (Schulman 2020): pi_ref / pi - 1 - log(pi_ref / pi)
+    # 2. KL to the reference, k3 (Schulman 2020): pi_ref / pi - 1 - log(pi_ref / pi). The tokens are b's: the constant
+    # rho makes the expectation at each prefix that under pi, as it is in the baseline.
     if objective.kl_coefficient:
         if logp_reference is None:
             raise ValueError("logp_reference is missing, and kl_coefficient is not 0")
         log_reference = log_ratio(logp_reference.detach(), logp_target, mask)  # (B, T)
-        k3 = log_reference.exp() - 1 - log_reference
+        rho = log_ratio(logp_target.detach(), logp_behavior, mask).exp()
+        k3 = rho * (log_reference.exp() - 1 - log_reference)
         terms = terms - objective.kl_coefficient * k3
         metrics["kl_reference"] = k3.detach()[valid].mean().item()
 

@@ -40,14 +40,12 @@ class Rollout:
     def groups(self, first: int, last: int) -> Rollout:
         """The rollout of prompts `first` to `last - 1` alone."""
         rows = slice(first * self.group_size, last * self.group_size)
+        of_rows = (self.tokens, self.mask, self.logp, self.support)
         return Rollout(
             self.prompt_ids[first:last], self.prompt_mask[first:last],
-            self.tokens[rows], self.mask[rows], self.logp[rows], None if self.support is None else self.support[rows],
+            *(None if tensor is None else tensor[rows] for tensor in of_rows),  # type: ignore[arg-type]
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same on another device."""
-        return Rollout(
-            self.prompt_ids.to(device), self.prompt_mask.to(device), self.tokens.to(device), self.mask.to(device),
-            self.logp.to(device), None if self.support is None else self.support.to(device),
-        )  # fmt: skip
+        return Rollout(**{name: None if t is None else t.to(device) for name, t in vars(self).items()})  # type: ignore[arg-type]

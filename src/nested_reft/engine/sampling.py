@@ -11,7 +11,7 @@ Deviations from a general text generator, on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def sample_completions(
     top_p: float | None = None,
     end_ids: Collection[int],
     pad_id: int,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     part: tuple[int, int] | None = None,
 ) -> Rollout:
     """Sample `group_size` completions per prompt, and keep the log-probability of each token as it was sampled.
@@ -59,7 +59,8 @@ def sample_completions(
         top_p: the probability that the kept tokens reach; None, or 1.0, cuts nothing. Greedy ignores both.
         end_ids: a completion ends with the first of these; empty: it never ends before `max_new_tokens`.
         pad_id: what `tokens` holds after the end.
-        generator: of the random numbers, on the model's device; None for torch's global one.
+        generator: of the random numbers, on the model's device; None for torch's global one. With one per prompt, the
+            completions of a prompt do not depend on which prompts are sampled together with it.
         part: (first, all): these prompts are those from number `first` on in a batch of `all`, and get the random
             numbers that they would get there. None: they are the batch.
 
@@ -89,9 +90,14 @@ def sample_completions(
     logp = torch.zeros((num_rows, max_new_tokens), dtype=logits.dtype, device=device)
     # One for every row and step, used or not, so that a completion does not depend on when another one ends.
     first, num_prompts = part or (0, len(prompt_ids))
-    shape = (max_new_tokens, num_prompts, group_size)
-    uniform = torch.rand(shape, generator=generator, dtype=logits.dtype, device=device)
-    uniform = uniform[:, first : first + len(prompt_ids)].flatten(1)
+
+    def numbers(prompts: int, source: torch.Generator | None) -> Tensor:
+        return torch.rand((max_new_tokens, prompts, group_size), generator=source, dtype=logits.dtype, device=device)
+
+    if isinstance(generator, Sequence):
+        uniform = torch.cat([numbers(1, source) for source in generator], dim=1).flatten(1)
+    else:
+        uniform = numbers(num_prompts, generator)[:, first : first + len(prompt_ids)].flatten(1)
     supports: list[tuple[Tensor, Tensor]] = []
     active = torch.arange(num_rows, device=device)  # rows that have not ended
     for step in range(max_new_tokens):

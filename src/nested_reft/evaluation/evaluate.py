@@ -35,9 +35,10 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
     for first in range(0, len(problems), evaluation.batch_problems):
         batch = problems[first : first + evaluation.batch_problems]
         prompts = encoded[first : first + evaluation.batch_problems]
-        seed = derive_seed("evaluate", benchmark, evaluation.seed, first)
-        greedy = _responses(policy, prompts, evaluation, None, 1, seed)
-        sampled = _responses(policy, prompts, evaluation, evaluation, evaluation.samples_per_problem, seed)
+        # One per problem: how many are answered together must not change an answer.
+        seeds = [derive_seed("evaluate", benchmark, evaluation.seed, first + place) for place in range(len(batch))]
+        greedy = _responses(policy, prompts, evaluation, None, 1, seeds)
+        sampled = _responses(policy, prompts, evaluation, evaluation, evaluation.samples_per_problem, seeds)
         for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
             item: dict[str, Any] = {
                 "id": problem.id,
@@ -76,7 +77,7 @@ def _responses(
     evaluation: Evaluation,
     sampling: Sampling | None,
     group_size: int,
-    seed: int,
+    seeds: Sequence[int],
 ) -> list[list[str]]:
     """The texts of `group_size` completions per prompt; greedy if `sampling` is None."""
     rollout = sample_rollout(
@@ -86,7 +87,7 @@ def _responses(
         sampling,
         group_size=group_size,
         max_new_tokens=evaluation.max_new_tokens,
-        seed=seed,
+        seed=seeds,
     )
     texts = policy.responses(rollout)
     return [texts[row : row + group_size] for row in range(0, len(texts), group_size)]

@@ -23,7 +23,8 @@ from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.evaluation.exact_policy import ExactPolicy, exact_policy, probabilities
 
-DRAWN = "drawn"  # the layers are drawn uniformly for each group
+DRAWN = "drawn"  # the layers are drawn uniformly for each batch
+BATCH = 16  # problems of a batch, as in the default experiment
 TABLE_SEED = 2  # of the weights; with it, leaving out a layer changes probabilities by factors of 0.2 to 7
 UNBIASED = Objective(
     correction="unit", advantage_baseline="leave_one_out", advantage_std=False, normalisation="dr_grpo"
@@ -120,13 +121,17 @@ def estimator_moments(
     )
 
 
-def drawn_moments(draws: Sequence[Moments]) -> Moments:
-    """The moments if each group's behaviour policy is drawn uniformly, by the law of total variance."""
+def drawn_moments(draws: Sequence[Moments], problems: int) -> Moments:
+    """The moments if the behaviour policy of each batch of `problems` groups is drawn uniformly, as training draws it.
+
+    The variance is that of the batch's mean, times `problems`: comparable with a single group's. By the law of total
+    variance the groups of a batch average out the variance within a draw, but not the variance between draws.
+    """
     mean = torch.stack([draw.mean for draw in draws]).mean(dim=0)
     within = sum(draw.variance for draw in draws) / len(draws)
     between = sum((draw.mean - mean).square().sum().item() for draw in draws) / len(draws)
     second = sum(draw.second_moment for draw in draws) / len(draws)
-    return Moments(mean, within + between, second, max(draw.max_weight for draw in draws))
+    return Moments(mean, within + problems * between, second, max(draw.max_weight for draw in draws))
 
 
 def reference_gradient(policy: ExactPolicy, rewards: Tensor, normalisation: str) -> Tensor:
@@ -154,18 +159,26 @@ def table_rewards(completions: int, seed: int = 0) -> Tensor:
 def table_objectives(largest_ratio: float) -> list[Objective]:
     """The estimators of the table; `largest_ratio`: the largest pi / b of a whole completion."""
     cap = math.floor(largest_ratio) + 1.0
-    params = [(name, correction.resolve({})) for name, correction in CORRECTIONS.items()]
+    params = [(name, correction.resolve({}, own=True)) for name, correction in CORRECTIONS.items()]
     params += [("tis_sequence", {"C": cap}), ("retrace", {"lambda": 0.9})]
     objectives = [replace(UNBIASED, correction=name, params=values) for name, values in params]
     return objectives + [replace(switched, correction=name) for switched in SWITCHES for name in SWITCHED]
 
 
 def exact_rows(
-    *, seed: int = TABLE_SEED, vocab: int = 3, horizon: int = 3, layers: int = 5, border: int = 1, group_size: int = 2
+    *,
+    seed: int = TABLE_SEED,
+    vocab: int = 3,
+    horizon: int = 3,
+    layers: int = 5,
+    border: int = 1,
+    group_size: int = 2,
+    problems: int = BATCH,
 ) -> list[dict[str, str | int | float | bool]]:
     """The table: each estimator on-policy, for every draw of 1 and of 2 skipped layers, and for layers "drawn".
 
-    variance_ratio and second_moment_ratio are to the on-policy estimator with the same switches and weight 1.
+    variance_ratio and second_moment_ratio are to the on-policy estimator with the same switches and weight 1. Layers
+    "drawn" are those of a batch of `problems` groups, which share a draw; the ratio is to such a batch on-policy.
     """
     policy = exact_policy(vocab, horizon, layers=layers, seed=seed)
     rewards = table_rewards(len(policy.tokens))
@@ -182,15 +195,15 @@ def exact_rows(
             rows.append(_row("none", 0, objective, on_policy, on_policy, reference))
         for count, chosen in draws.items():
             each = [estimator_moments(objective, policy, behaviors[draw], rewards, group_size) for draw in chosen]
-            for name, moments in _named(chosen, each):
+            for name, moments in _named(chosen, each, problems):
                 rows.append(_row(name, count, objective, moments, on_policy, reference))
     return rows
 
 
-def _named(draws: list[tuple[int, ...]], moments: list[Moments]) -> Iterator[tuple[str, Moments]]:
+def _named(draws: list[tuple[int, ...]], moments: list[Moments], problems: int) -> Iterator[tuple[str, Moments]]:
     for draw, of_draw in zip(draws, moments, strict=True):
         yield " ".join(map(str, draw)), of_draw
-    yield DRAWN, drawn_moments(moments)
+    yield DRAWN, drawn_moments(moments, problems)
 
 
 def _row(

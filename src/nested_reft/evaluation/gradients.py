@@ -10,7 +10,7 @@ subset of the parameters, the same for all gradients, so that memory does not gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.core.advantages import group_advantages
+from nested_reft.core.corrections import correction_named
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
@@ -96,6 +97,18 @@ def estimate_gradients(
     return total
 
 
+def make_objective(correction: str, params: Mapping[str, float], settings: GradientSettings) -> Objective:
+    """The correction with the clip of the update if it takes it, and everything else as unbiased as it can be."""
+    clips = correction_named(correction).clip == "update"
+    return Objective(
+        correction=correction,
+        params=params,
+        update_clip_low=settings.update_clip_low if clips else None,
+        update_clip_high=settings.update_clip_high if clips else None,
+        **UNBIASED,
+    )
+
+
 def measure_gradients(
     settings: GradientSettings, policy: Policy, problems: Sequence[Problem], report: Callable[[int], None]
 ) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def measure_gradients(
     )
     coordinates = choose_coordinates(model, options.coordinates, options.seed)
     on_policy = [Objective(correction="unit", **UNBIASED)]
-    corrected = [Objective(correction=name, params=params, **UNBIASED) for name, params in options.corrections.items()]
+    corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]
     sets: dict[str, list[Tensor]] = {"on_policy": [], "repeat": [], "nested": []}
     order = torch.randperm(
         len(problems), generator=torch.Generator().manual_seed(derive_seed("gradient-problems", options.seed))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,14 +23,21 @@ def sample_rollout(
     *,
     group_size: int,
     max_new_tokens: int,
-    seed: int,
+    seed: int | Sequence[int],
     stop_at_end: bool = True,
     part: tuple[int, int] | None = None,
 ) -> Rollout:
     """Completions of prompts (P, S) by `model`, the policy's own or a view of it; greedy if `sampling` is None.
 
     `part` is as in `sample_completions`.
+
+    `seed`: one for the batch, or one per prompt; the completions of a prompt then do not depend on which prompts are
+    sampled together with it.
     """
+
+    def generator(value: int) -> torch.Generator:
+        return torch.Generator(policy.model.device).manual_seed(value)
+
     return sample_completions(
         model,
         prompt_ids,
@@ -40,6 +49,6 @@ def sample_rollout(
         top_p=sampling.top_p if sampling else None,
         end_ids=policy.end_ids if stop_at_end else (),
         pad_id=policy.pad_id,
-        generator=torch.Generator(policy.model.device).manual_seed(seed),
+        generator=generator(seed) if isinstance(seed, int) else [generator(of_prompt) for of_prompt in seed],
         part=part,
     )

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.config.run import Run
 from nested_reft.config.training import Training, TrainSettings
+from nested_reft.core.corrections import correction_named
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import enable_activation_checkpointing
@@ -160,15 +161,16 @@ def refresh_replica(learner: Learner) -> None:
 
 
 def make_objective(run: Run, params: Mapping[str, float], training: Training) -> Objective:
-    """The switches of the loss as the config sets them."""
+    """The switches of the loss as the config sets them; the clip of the update for corrections that take it."""
+    clips = correction_named(run.correction).clip != "own"
     return Objective(
         correction=run.correction,
         params=params,
         normalisation=training.normalisation,
         advantage_baseline=training.advantage_baseline,
         advantage_std=training.advantage_std,
-        update_clip_low=training.update_clip_low,
-        update_clip_high=training.update_clip_high,
+        update_clip_low=training.update_clip_low if clips else None,
+        update_clip_high=training.update_clip_high if clips else None,
         kl_coefficient=training.kl_coefficient,
     )
 
