@@ -7,6 +7,13 @@ CORES ?= all
 PIP_ARGS ?=
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES)
 
+# Snakemake ends with a traceback if it cannot write its cache, which is in HOME by default; so do others in jobs.
+ifndef XDG_CACHE_HOME
+ifeq ($(shell mkdir -p "$$HOME/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),)
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+endif
+endif
+
 .PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
 
 help:  ## this list

@@ -1,4 +1,5 @@
-# The pipeline is in workflow/; this file lets `snakemake` be called from the repository's root.
+# The pipeline is in workflow/; this file lets `snakemake` be called from the repository's root. So does the link
+# profiles: Snakemake looks for the default profile beside the file that it was started with.
 include: "workflow/Snakefile"
 
 

@@ -46,8 +46,7 @@ def run(command: Sequence[str], folder: Path) -> tuple[float, float]:
 
 def copy_pipeline(folder: Path) -> None:
     """What a dry run reads, without results."""
-    shutil.copy2(ROOT / "Snakefile", folder)
-    for name in ("workflow", "profiles", "config", "src"):
+    for name in ("workflow", "config", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
 
 

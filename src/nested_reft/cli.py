@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from nested_reft.runtime.errors import UserError
+from nested_reft.runtime.home import use_writable_caches
 from nested_reft.runtime.out_of_memory import explain_memory, memory_errors
 
 # No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
@@ -72,7 +73,8 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     add("collect", "collect all results into tidy tables", "Config", ("root",))
     add("tables", "the tables for people", "Config", ("root",))
     claims = add("claims", "judge the paper's claims", "Config", ("root",))
-    claims.add_argument("--config-file", metavar="FILE", help="named in the commands that the table shows")
+    claims.add_argument("--target-folder", metavar="PATH", help="of the targets in the table's commands")
+    claims.add_argument("--options", metavar="TEXT", default="", help="of Snakemake in the table's commands")
     for name, text in (("figure", "draw one figure"), ("page", "write one page of the report")):
         add(name, text, "Config", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")
+    use_writable_caches()
     try:
         import_module(f"nested_reft.commands.{options.command.replace('-', '_')}").run(options)
     except UserError as error:

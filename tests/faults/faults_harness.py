@@ -29,6 +29,8 @@ from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import save_policy
 from nested_reft.tasks.records import write_problems
 
+HANG_SECONDS = 900  # only a process that waits for ever takes as long, on any machine
+
 
 def at_call(
     module: Any, name: str, call: int, instead: Callable[..., Any], *, onwards: bool = False
@@ -125,7 +127,7 @@ class Run:
                 os._exit(code)
         return process
 
-    def wait(self, process: int, timeout: float = 120) -> Ended:
+    def wait(self, process: int, timeout: float = HANG_SECONDS) -> Ended:
         """Wait for the end of a process that `start` made."""
         started = time.monotonic()
         while True:
@@ -142,7 +144,7 @@ class Run:
     def call(self, prepare: Callable[[], None] = lambda: None) -> Ended:
         return self.wait(self.start(prepare))
 
-    def wait_for(self, text: str, process: int, timeout: float = 60) -> None:
+    def wait_for(self, text: str, process: int, timeout: float = HANG_SECONDS) -> None:
         """Wait until the log has `text`."""
         deadline = time.monotonic() + timeout
         log = self.folder / "log.txt"

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faults_harness import Run, assert_same_outcome, at_call, one_line
+from faults_harness import Run, assert_same_outcome, at_call, killing, one_line
 
 from nested_reft.training import checkpoint
+from nested_reft.training import run as training_run
 
 
 def full_after(calls: int) -> Callable[[], None]:
@@ -89,9 +90,13 @@ def test_a_folder_without_permission_is_named(run: Run) -> None:
 
 def test_two_processes_do_not_train_one_run(run: Run, uninterrupted: Run) -> None:
     """Snakemake's lock keeps two calls apart; this one holds if that was overridden."""
-    first = run.start()
-    run.wait_for("step 2/12", first)
-    os.kill(first, signal.SIGSTOP)
+
+    def paused(reft_step: Callable[..., Any], *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return reft_step(*arguments)
+
+    first = run.start(at_call(training_run, "reft_step", 3, paused))
+    assert os.WIFSTOPPED(os.waitpid(first, os.WUNTRACED)[1])
     log = (run.folder / "log.txt").read_text(encoding="utf-8")
     twin = Run(run.folder, run.settings)
     second = twin.call()
@@ -104,10 +109,7 @@ def test_two_processes_do_not_train_one_run(run: Run, uninterrupted: Run) -> Non
 
 
 def test_the_lock_of_a_killed_process_is_none(run: Run, uninterrupted: Run) -> None:
-    process = run.start()
-    run.wait_for("step 1/12", process)
-    os.kill(process, signal.SIGKILL)
-    run.wait(process)
+    assert run.call(killing(training_run, "reft_step", 2)).code == -signal.SIGKILL
     assert (run.checkpoints / "lock").exists()
     assert run.call().code == 0
     assert_same_outcome(run, uninterrupted)

@@ -182,7 +182,7 @@ def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
 
 def test_command_names_the_config_file(tmp_path: Path) -> None:
     collect(tmp_path, CONFIG)
-    write_claims(tmp_path, CONFIG, config_file="config/smoke.yaml")
+    write_claims(tmp_path, CONFIG, options="--configfile config/smoke.yaml")
     command = read_table(tmp_path, "claims")["command"][0]
     assert command == "snakemake --cores all results/laptop/figures/throughput.png --configfile config/smoke.yaml"
 

@@ -162,7 +162,7 @@ def test_all_tables_compile_and_fit_on_their_pages(tmp_path: Path, have_results:
     (tmp_path / "all.tex").write_text("\n".join(document), encoding="ascii")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"]
     for _ in range(2):  # labels are known from the second run on
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout[-3000:]
     log = (tmp_path / "all.log").read_text(encoding="latin-1")
     assert re.findall(r"Overfull.*|.*Warning:.*|Missing character.*", log) == []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,59 +60,70 @@ def test_a_taken_gpu_is_not_taken_again_and_what_did_not_suffice_is_given_back(t
     assert take_gpus(1, names, tmp_path) is None
 
 
-def start(command: str, tmp_path: Path, visible: str, *options: str) -> subprocess.Popen[str]:
+HANG_SECONDS = 600  # only what waits for ever takes as long, on any machine
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def start(command: str, tmp_path: Path, visible: str, *options: str, log: Path | None = None) -> subprocess.Popen[str]:
     environment = os.environ | {VISIBLE: visible, "TMPDIR": str(tmp_path)}
     return subprocess.Popen(
         [*ON_GPU, *(options or ["1"]), "sh", "-c", command],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE if log is None else log.open("w"), text=True,
     )  # fmt: skip
 
 
 def test_jobs_side_by_side_get_different_gpus_and_the_third_waits(tmp_path: Path) -> None:
     command = f"echo ${VISIBLE}; touch {tmp_path}/started.$$; until [ -e {tmp_path}/go ]; do sleep 0.05; done"
-    jobs = [start(command, tmp_path, "4,7,") for _ in range(3)]
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("started.*"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(1.5)  # the third tries again each second
+    logs = [tmp_path / f"log{number}" for number in range(3)]
+    jobs = [start(command, tmp_path, "4,7,", log=log) for log in logs]
+
+    def waiting() -> int:
+        return sum("waiting for 1 of 2 GPUs to be free" in log.read_text(encoding="utf-8") for log in logs)
+
+    wait_until(lambda: len(list(tmp_path.glob("started.*"))) == 2 and waiting() == 1)
+    time.sleep(1.5)  # the third tries again each second, and must not start
     assert len(list(tmp_path.glob("started.*"))) == 2
     (tmp_path / "go").touch()
-    ended = [job.communicate(timeout=30) for job in jobs]
+    ended = [job.communicate(timeout=HANG_SECONDS) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0, 0]
     seen = sorted(output.strip() for output, _ in ended)
     assert seen in (["4", "4", "7"], ["4", "7", "7"])
-    assert sum("waiting for 1 of 2 GPUs to be free" in log for _, log in ended) == 1
+    assert waiting() == 1
 
 
 def test_a_killed_job_frees_its_gpu_and_a_child_of_it_keeps_it(tmp_path: Path) -> None:
-    child = "sleep 60 & echo $!; wait"
+    child = "sleep 3600 & echo $!; wait"
     job = start(child, tmp_path, "0,1")
     assert job.stdout is not None
     number = int(job.stdout.readline())
     locks = tmp_path / f"nested-reft-gpus-{os.getuid()}"
     os.kill(job.pid, signal.SIGKILL)
-    job.wait(timeout=10)
-    assert take_gpus(2, ["0", "1"], locks) is None  # the child may still compute
-    os.kill(number, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while take_gpus(2, ["0", "1"], locks) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    job.wait(timeout=HANG_SECONDS)
+    try:
+        assert take_gpus(2, ["0", "1"], locks) is None  # the child may still compute
+    finally:
+        os.kill(number, signal.SIGKILL)
+    wait_until(lambda: take_gpus(2, ["0", "1"], locks) is not None)
 
 
 def test_a_process_for_each_gpu_and_all_see_all(tmp_path: Path) -> None:
     """As torch counts them: each takes the GPU of its local rank."""
     command = f"echo $LOCAL_RANK of $WORLD_SIZE on ${VISIBLE}"
-    output, log = start(command, tmp_path, "3,5,6", "--each", "2").communicate(timeout=60)
+    output, log = start(command, tmp_path, "3,5,6", "--each", "2").communicate(timeout=HANG_SECONDS)
     assert sorted(output.splitlines()) == ["0 of 2 on 3,5", "1 of 2 on 3,5"], log
-    output, log = start(command, tmp_path, "3,5,6", "--each", "1").communicate(timeout=60)
+    output, log = start(command, tmp_path, "3,5,6", "--each", "1").communicate(timeout=HANG_SECONDS)
     assert output == "of on 3\n", log
 
 
 def test_the_command_s_exit_code_is_the_job_s(tmp_path: Path) -> None:
     job = start("exit 75", tmp_path, "0,1")
-    job.communicate(timeout=30)
+    job.communicate(timeout=HANG_SECONDS)
     assert job.returncode == 75
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from workflow_harness import Finished, Pipeline, tiny_config
+from workflow_harness import PROBLEM, Finished, Pipeline, tiny_config
 
 
 @pytest.fixture
@@ -19,6 +20,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     pipeline = Pipeline.copied_to(tmp_path_factory.mktemp("finished") / "pipeline")
     config = pipeline.write_config(tiny_config())
     imports = pipeline.folder.parent / "imports"
-    first = pipeline.call(config=config, timeout=900, record=imports)
+    first = pipeline.call(config=config, timeout=1800, record=imports)
     assert first.code == 0, first.output
     return Finished(pipeline, config, first, imports)
+
+
+@pytest.fixture
+def small_mirror(tmp_path: Path) -> Path:
+    """All that `hub_config` names; the model's weights are none, which only training would notice."""
+    folder = tmp_path / "mirror/owner"
+    for name, split in (("first", "train"), ("second", "train"), ("bench", "test")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / f"{split}.jsonl").write_text(json.dumps(PROBLEM) + "\n", encoding="utf-8")
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"num_hidden_layers": 6}', encoding="utf-8")
+    (folder / "model/model.safetensors").write_bytes(b"")
+    return folder.parent

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from workflow_harness import Call, Pipeline, read_config
+from workflow_harness import Pipeline, expect_one_line, hub_config, read_config
 
 # --- the configuration ------------------------------------------------------------------------------------------
 
@@ -72,49 +70,6 @@ def test_what_needs_no_gpu_runs_where_there_is_none(pipeline: Pipeline) -> None:
 
 
 # --- data sets and models ---------------------------------------------------------------------------------------
-
-PROBLEM = {"question": "What is 1 + 1?", "answer": "2"}
-
-
-def hub_source(name: str, split: str) -> dict[str, Any]:
-    return {"source": "hub", "repo": f"owner/{name}", "split": split, "question": "question", "answer": "answer"}
-
-
-def hub_config() -> dict[str, Any]:
-    """An experiment on two data sets, a benchmark and a model of the hub."""
-    settings = read_config("smoke.yaml")
-    del settings["pretraining"]
-    settings |= {
-        "experiment": "hub",
-        "sizes": {"m": {"source": "hub", "repo": "owner/model", "layers": 6}},
-        "datasets": {name: hub_source(name, "train") for name in ("first", "second")},
-        "benchmarks": {"bench": hub_source("bench", "test")},
-    }
-    return settings
-
-
-@pytest.fixture
-def small_mirror(tmp_path: Path) -> Path:
-    """All that `hub_config` names; the model's weights are none, which only training would notice."""
-    folder = tmp_path / "mirror/owner"
-    for name, split in (("first", "train"), ("second", "train"), ("bench", "test")):
-        (folder / name).mkdir(parents=True)
-        (folder / name / f"{split}.jsonl").write_text(json.dumps(PROBLEM) + "\n", encoding="utf-8")
-    (folder / "model").mkdir()
-    (folder / "model/config.json").write_text('{"num_hidden_layers": 6}', encoding="utf-8")
-    (folder / "model/model.safetensors").write_bytes(b"")
-    return folder.parent
-
-
-def expect_one_line(pipeline: Pipeline, done: Call, command: str, *parts: str) -> None:
-    """The call failed with exactly one line by `command` that holds all `parts`, and nothing was trained."""
-    assert done.code != 0
-    lines = [line for line in done.output.splitlines() if line.startswith(f"nested-reft {command}: error: ")]
-    assert len(lines) == 1, done.output
-    assert [part for part in parts if part not in lines[0]] == [], lines[0]
-    assert "Traceback" not in done.output
-    assert not (pipeline.results("hub") / "runs").exists()
-    assert not (pipeline.results("hub") / "data/checked.json").exists()
 
 
 def test_everything_there_passes_the_check(pipeline: Pipeline, small_mirror: Path) -> None:
@@ -190,59 +145,3 @@ def test_without_network_and_mirror_the_call_ends_by_itself(pipeline: Pipeline) 
     done = pipeline.call(target, config=pipeline.write_config(hub_config()))
     expect_one_line(pipeline, done, "fetch-data", "owner/first", "check the network, or set NESTED_REFT_DATA_MIRROR")
     assert "hf download --repo-type dataset owner/first --revision main" in done.output  # the harness is offline
-
-
-# --- the lock file ----------------------------------------------------------------------------------------------
-
-
-def entries(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """What config/hub.lock holds of the sources of `hub_config`."""
-    found = yaml.safe_load((pipeline.folder / "config/hub.lock").read_text(encoding="utf-8"))["entries"]
-    return [entry for entry in found if entry["repo"].startswith("owner/")]
-
-
-@pytest.mark.slow
-def test_what_is_not_locked_is_said_and_recorded_on_request(pipeline: Pipeline, small_mirror: Path) -> None:
-    (pipeline.folder / "config/hub.lock").unlink()  # nor is the file needed
-    config, checked = pipeline.write_config(hub_config()), "results/hub/data/checked.json"
-    first = pipeline.call(checked, config=config, mirror=small_mirror)
-    assert first.code == 0, first.output
-    unlocked = "config/hub.lock has no entry: train first, train second, test bench, model m; run the target lock_hub"
-    assert unlocked in first.output
-
-    done = pipeline.call("lock_hub", config=config, mirror=small_mirror)
-    assert (done.code, done.jobs) == (0, {"lock_hub": 1}), done.output
-    assert [(entry["repo"], entry.get("rows")) for entry in entries(pipeline)] == [
-        ("owner/bench", 1), ("owner/first", 1), ("owner/second", 1), ("owner/model", None),
-    ]  # fmt: skip
-
-    # What was fetched is verified against the new entries, and not fetched again.
-    again = pipeline.call(checked, config=config, mirror=small_mirror)
-    assert (again.code, again.jobs) == (0, {"check": 1}), again.output
-    assert "has no entry" not in again.output
-
-
-@pytest.mark.slow
-def test_what_differs_from_the_lock_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    config, lock = pipeline.write_config(hub_config()), pipeline.folder / "config/hub.lock"
-    assert pipeline.call("lock_hub", config=config, mirror=small_mirror).code == 0
-    (small_mirror / "owner/model/model.safetensors").write_bytes(b"other")
-    done = pipeline.call("results/hub/models/m.json", "--force", config=config, mirror=small_mirror)
-    expect_one_line(
-        pipeline, done, "fetch-model", "model.safetensors has changed: locked is SHA-256 ", "to accept the change"
-    )
-    (small_mirror / "owner/model/model.safetensors").write_bytes(b"")
-
-    # The lock was changed after the download.
-    locked, digest = lock.read_text(encoding="utf-8"), entries(pipeline)[1]["files"]["train.jsonl"]["sha256"]
-    lock.write_text(locked.replace(digest, "f" * 64), encoding="utf-8")
-    done = pipeline.call("results/hub/data/checked.json", config=config, mirror=small_mirror)
-    expect_one_line(pipeline, done, "check", "train.jsonl has changed", "delete results/hub/data/train/first.json to")
-    lock.write_text(locked, encoding="utf-8")
-
-    # The data was changed after it was locked.
-    shutil.rmtree(pipeline.results("hub"))
-    with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(PROBLEM) + "\n")
-    done = pipeline.call(config=config, mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-data", "owner/second", "train.jsonl has changed", "from config/hub.lock")

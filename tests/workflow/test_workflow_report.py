@@ -51,7 +51,7 @@ def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator
     """The opened report in a window; whatever the browser complained about fails the test."""
     width, height = WINDOWS[request.param]
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(300_000)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))

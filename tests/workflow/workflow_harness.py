@@ -17,6 +17,7 @@ import yaml
 from nested_reft.tasks.mirror import MIRROR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
+HANG_SECONDS = 900  # only a call that waits for ever takes as long, on any machine
 REPORT = {"collect", "presentation_tables", "claims", "figure", "page"}  # rules that read results and train nothing
 
 
@@ -54,7 +55,8 @@ class Pipeline:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "environment.yml"):
             shutil.copy2(ROOT / name, folder / name)
-        for name in ("workflow", "profiles", "config", "src"):
+        (folder / "profiles").symlink_to((ROOT / "profiles").readlink())
+        for name in ("workflow", "config", "src"):
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
             shutil.copytree(ROOT / name, folder / name, ignore=ignored)
         return cls(folder)
@@ -86,7 +88,7 @@ class Pipeline:
         """`snakemake --report` as a user calls it: without a number of cores."""
         command = [sys.executable, "-m", "snakemake", "--report", str(path), "--configfile", config]
         done = subprocess.run(command, cwd=self.folder, env=self.environment(None), stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=300)  # fmt: skip
+                              stderr=subprocess.STDOUT, text=True, timeout=HANG_SECONDS)  # fmt: skip
         return Call(done.returncode, done.stdout)
 
     def command(self, *arguments: str, config: str | None = None) -> list[str]:
@@ -94,10 +96,13 @@ class Pipeline:
         return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, *options]
 
     def call(
-        self, *arguments: str, config: str | None = None, mirror: Path | None = None, timeout: float = 300,
-        record: Path | None = None,
+        self, *arguments: str, config: str | None = None, mirror: Path | None = None, timeout: float = HANG_SECONDS,
+        record: Path | None = None, folder: Path | None = None,
     ) -> Call:  # fmt: skip
-        """Call Snakemake; with `record`, each job leaves there which modules it imported (`recorder/`)."""
+        """Call Snakemake, in another folder if one is given.
+
+        With `record`, each job leaves there which modules it imported (`recorder/`).
+        """
         environment = self.environment(mirror)
         if record:
             record.mkdir()
@@ -105,7 +110,7 @@ class Pipeline:
             environment["PYTHONPATH"] += f":{Path(__file__).parent / 'recorder'}"
         done = subprocess.run(
             self.command(*arguments, config=config),
-            cwd=self.folder,
+            cwd=folder or self.folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -114,8 +119,8 @@ class Pipeline:
         )
         return Call(done.returncode, done.stdout)
 
-    def dry_run(self, *arguments: str, config: str | None = None) -> Call:
-        done = self.call("-n", *arguments, config=config)
+    def dry_run(self, *arguments: str, config: str | None = None, folder: Path | None = None) -> Call:
+        done = self.call("-n", *arguments, config=config, folder=folder)
         assert done.code == 0, done.output
         return done
 
@@ -135,6 +140,27 @@ class Finished:
         return self.pipeline.results("tiny")
 
 
+def write_module(path: Path, pipeline: Pipeline, prefix: str = "part") -> Path:
+    """Another workflow, whose module the pipeline is; its results go to a folder of their own."""
+    path.write_text(
+        f"""
+module nested_reft:
+    snakefile: {str(pipeline.folder / "workflow/Snakefile")!r}
+    config: config
+{f"    prefix: {prefix!r}" if prefix else ""}
+
+use rule * from nested_reft as nested_*
+
+rule all:
+    default_target: True
+    input:
+        rules.nested_all.input,
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
 def read_config(name: str) -> dict[str, Any]:
     """A configuration of the repository, to be changed by a test."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
@@ -151,3 +177,34 @@ def tiny_config() -> dict[str, Any]:
     settings["throughput"]["pairs"] = 3
     del settings["layer_choice"]
     return settings
+
+
+PROBLEM = {"question": "What is 1 + 1?", "answer": "2"}
+
+
+def hub_source(name: str, split: str) -> dict[str, Any]:
+    return {"source": "hub", "repo": f"owner/{name}", "split": split, "question": "question", "answer": "answer"}
+
+
+def hub_config() -> dict[str, Any]:
+    """An experiment on two data sets, a benchmark and a model of the hub."""
+    settings = read_config("smoke.yaml")
+    del settings["pretraining"]
+    settings |= {
+        "experiment": "hub",
+        "sizes": {"m": {"source": "hub", "repo": "owner/model", "layers": 6}},
+        "datasets": {name: hub_source(name, "train") for name in ("first", "second")},
+        "benchmarks": {"bench": hub_source("bench", "test")},
+    }
+    return settings
+
+
+def expect_one_line(pipeline: Pipeline, done: Call, command: str, *parts: str) -> None:
+    """The call failed with exactly one line by `command` that holds all `parts`, and nothing was trained."""
+    assert done.code != 0
+    lines = [line for line in done.output.splitlines() if line.startswith(f"nested-reft {command}: error: ")]
+    assert len(lines) == 1, done.output
+    assert [part for part in parts if part not in lines[0]] == [], lines[0]
+    assert "Traceback" not in done.output
+    assert not (pipeline.results("hub") / "runs").exists()
+    assert not (pipeline.results("hub") / "data/checked.json").exists()

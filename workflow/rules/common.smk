@@ -17,6 +17,7 @@ from nested_reft.config.experiment import (
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.runtime.sources import source_files
+from nested_reft.tasks.hub_lock import needs_lock, no_lock
 from nested_reft.report.registry import (
     CLAIMS,
     FIGURE_KINDS,
@@ -52,19 +53,14 @@ ENVIRONMENT = (
     else "../../environment.yml"
 )
 # Which files the hub's data sets and models consist of. Not an input of the jobs that fetch, or it would rerun them.
-LOCK = "config/hub.lock"
+LOCK = lock_path()
 RESULTS = f"results/{CONFIG.experiment}"
+# The same with the prefix that a workflow gives this one as its module; Snakemake adds it to inputs and outputs only.
+PREFIXED_RESULTS = workflow.modifier.path_modifier.replace_prefix(RESULTS)
 RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
 DATASETS = {"train": list(CONFIG.datasets), "test": list(CONFIG.benchmarks)}
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
-# Relative to the working directory, like the source files below: a moved clone stays up to date.
-CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles[-1:]]
-CONFIG_OPTION = "".join(
-    f"--config-file {shlex.quote(path)}"
-    for path in CONFIG_FILES
-    if path != "config/config.yaml"
-)
 
 
 def one_of(values):
@@ -97,12 +93,13 @@ SHARED_FOLDER = SharedFSUsage.INPUT_OUTPUT in workflow.storage_settings.shared_f
 def sources(command, *modules):
     """The source files that a sub-command's results depend on, by the imports of its module (and of other modules).
 
-    Relative to the working directory: a moved clone stays up to date. Empty if jobs do not see this folder.
+    Relative to the working directory: a moved clone stays up to date. Local: a module's prefix is not theirs. Empty if
+    jobs do not see this folder.
     """
     if not SHARED_FOLDER:
         return []
     entry = f"nested_reft.commands.{command.replace('-', '_')}"
-    return [os.path.relpath(path) for path in source_files(entry, *modules)]
+    return [local(os.path.relpath(path)) for path in source_files(entry, *modules)]
 
 
 def data_command(wildcards):
@@ -133,7 +130,7 @@ def model_sources(command):
 
 def lock_option(command):
     """The option of a sub-command that fetches: it verifies against the lock file."""
-    return f"--lock {LOCK}" if command.startswith("fetch") else ""
+    return f"--lock {shlex.quote(LOCK)}" if command.startswith("fetch") else ""
 
 
 def find_run(path):
@@ -181,16 +178,13 @@ def checked_sources():
 
 
 def lock_file():
-    """The lock file as an input, if it exists and something in this experiment comes from the hub."""
-    sources = [
-        *CONFIG.sizes.values(),
-        *CONFIG.datasets.values(),
-        *CONFIG.benchmarks.values(),
-    ]
-    fetches = any(isinstance(source, (HubModel, HubProblems)) for source in sources)
+    """The lock file as an input, if something in this experiment comes from the hub."""
+    if not needs_lock(CONFIG):
+        return []
+    if not Path(LOCK).exists():
+        raise WorkflowError(str(no_lock(LOCK)))
     # `check` runs where Snakemake does.
-    lock = LOCK if SHARED_FOLDER else local(LOCK)
-    return [lock] if fetches and Path(LOCK).exists() else []
+    return [local(LOCK)]
 
 
 def policies():

@@ -36,12 +36,15 @@ rule check:
         f"{RESULTS}/data/checked.json",
     log:
         f"{RESULTS}/logs/data/checked.log",
+    localrule: True
     conda:
         ENVIRONMENT
+    params:
+        lock=LOCK,
     message:
         "All data sets and fetched models are present"
     shell:
-        f"nested-reft check --output {{output}} --lock {LOCK} {{input.sources}} 2> {{log}}"
+        "nested-reft check --output {output} --lock {params.lock:q} {input.sources} 2> {log}"
 
 
 # Only runs when it is named. It edits a file under version control, so it has no output that other rules could need.
@@ -50,9 +53,12 @@ rule lock_hub:
         checked_sources(),
     log:
         f"{RESULTS}/logs/data/lock_hub.log",
+    localrule: True
     conda:
         ENVIRONMENT
+    params:
+        lock=LOCK,
     message:
-        "Fetched data sets and models are recorded in config/hub.lock"
+        "Fetched data sets and models are recorded in {params.lock}"
     shell:
-        f"nested-reft lock --lock {LOCK} {{input}} 2> {{log}}"
+        "nested-reft lock --lock {params.lock:q} {input} 2> {log}"

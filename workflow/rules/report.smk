@@ -80,11 +80,12 @@ rule claims:
     params:
         settings=CONFIG.canonical_json(),
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
-        config_file=CONFIG_OPTION,
+        # So that the commands of the table, pasted here, make the same figures again.
+        call=f"--target-folder {shlex.quote(PREFIXED_RESULTS)} --options={shlex.quote(command_options())}",
     message:
         "Claims and verdicts"
     shell:
-        "nested-reft claims --settings {params.settings:q} --root {params.root} {params.config_file} 2> {log}"
+        "nested-reft claims --settings {params.settings:q} --root {params.root} {params.call} 2> {log}"
 
 
 rule figure:

@@ -25,7 +25,7 @@ rule train:
             CONFIG, run_of(wildcards)
         ).canonical_json(),
         # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
-        checkpoints=f"{RESULTS}/checkpoints",
+        checkpoints=f"{PREFIXED_RESULTS}/checkpoints",
     message:
         "Train: {wildcards.size}, {wildcards.dataset}, {wildcards.correction}, {wildcards.rollout}, seed {wildcards.seed}"
     shell:

@@ -11,4 +11,5 @@ from nested_reft.report.claims.tables import write_claims
 
 def run(options: argparse.Namespace) -> None:
     """Write the claims table, the verdicts and the cells that they are based on."""
-    write_claims(options.root, parse(Config, options.settings, "--settings"), options.config_file)
+    config = parse(Config, options.settings, "--settings")
+    write_claims(options.root, config, options.target_folder, options.options)

@@ -12,7 +12,7 @@ from nested_reft.planning.options import DEFAULTS
 from nested_reft.planning.pages import assumptions_text, disk_table, jobs_table, memory_table, short_jobs
 from nested_reft.planning.plan import Assumptions, plan_disk, plan_jobs
 from nested_reft.planning.shapes import model_shape
-from nested_reft.tasks.hub_lock import read_lock
+from nested_reft.tasks.hub_lock import HubLock, find_lock, read_lock
 
 LOCK = Path("config/hub.lock")
 # Which ways get a row: one GPU has no shards, and on several nothing else is as small.
@@ -27,7 +27,10 @@ def run(options: argparse.Namespace) -> None:
     results = Path("results") / config.experiment
     shapes = {size: model_shape(config, size, results) for size in config.sizes}
     known = {size: shape for size, shape in shapes.items() if shape is not None}
-    jobs = list(plan_jobs(config, shapes, assumed, results, read_lock(LOCK)))
+    lock = find_lock(options.config, LOCK)
+    # Nothing is fetched here: without the file, what it would tell is shown as unknown.
+    locked = read_lock(lock) if lock.exists() else HubLock()
+    jobs = list(plan_jobs(config, shapes, assumed, results, locked))
 
     print(f"## Experiment '{config.experiment}'\n\n{assumptions_text(assumed, config.device)}\n")
     print("**Jobs.** Their number is exact; hours are estimates.\n\n" + jobs_table(jobs, config))

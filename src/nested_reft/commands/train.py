@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -38,13 +38,16 @@ def run(options: argparse.Namespace) -> None:
             f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
         )
 
-    with init_distributed(settings.device) as world, run_lock(folder) if world.is_main else nullcontext():
+    with init_distributed(settings.device) as world, ExitStack() as stack:
         with stop_on_signals() as request:
-            problems = read_problems(options.problems)
-            # Frozen weights can have the dtype of the matrix products; trained ones cannot.
-            dtype = settings.training.dtype if settings.training.lora else "float32"
-            policy = load_policy(options.policy, device=select_device(settings.device), dtype=dtype)
-            code = source_digest("nested_reft.commands.train")
+            with world.together():
+                if world.is_main:
+                    stack.enter_context(run_lock(folder))
+                problems = read_problems(options.problems)
+                # Frozen weights can have the dtype of the matrix products; trained ones cannot.
+                dtype = settings.training.dtype if settings.training.lora else "float32"
+                policy = load_policy(options.policy, device=select_device(settings.device), dtype=dtype)
+                code = source_digest("nested_reft.commands.train")
             done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code)
         if not world.is_main:
             return

@@ -10,14 +10,45 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+# Set by hooks and other tools: git would answer for their repository instead of the folder's.
+NAME_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
+PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "nested-reft")
 
 
-def _git(*arguments: str) -> str | None:
-    """The output of a git command in the checkout that holds this file; None if there is no checkout."""
-    here = Path(__file__).parent
+def commit_of(folder: Path) -> tuple[str | None, bool | None]:
+    """Commit of the clone whose package is in `folder`, and whether tracked files differ from it; (None, None) if it is
+    in no clone.
+
+    Only a repository whose root has this project's pyproject.toml, and which tracks the package, is its clone: an
+    unpacked archive or an environment may be inside somebody else's repository.
+    """
+    root = _git(folder, "rev-parse", "--show-toplevel")
+    if root is None or Path(root).resolve() != (project := _project_root(folder)):
+        return None, None
+    package = (folder / "__init__.py").resolve().relative_to(project).as_posix()
+    if _git(folder, "ls-files", "--error-unmatch", "--", f":(top,literal){package}") is None:
+        return None, None
+    commit, status = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return (None, None) if commit is None or status is None else (commit, bool(status))
+
+
+def _project_root(folder: Path) -> Path | None:
+    """The nearest folder above with a pyproject.toml, if that is this project's."""
+    for above in folder.resolve().parents:
+        file = above / "pyproject.toml"
+        if file.is_file():
+            return above if 'name = "nested-reft"' in file.read_text(encoding="utf-8").splitlines() else None
+    return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command in a folder; None if it fails: no git, no repository, or one that git distrusts."""
+    environment = {key: value for key, value in os.environ.items() if key not in NAME_A_REPOSITORY}
     try:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -37,10 +68,10 @@ def build_manifest(settings: str, settings_hash: str, **facts: Any) -> dict[str,
     """Commit and dirty flag, settings with their hash, versions, machine, and the `facts` of the job."""
     import torch  # only now: it takes a second, and the arguments are checked before
 
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    commit, dirty = commit_of(PACKAGE)
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
+        "commit": commit,
+        "dirty": dirty,
         "settings_hash": settings_hash,
         "settings": json.loads(settings),
         "python": platform.python_version(),

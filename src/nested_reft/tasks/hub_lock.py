@@ -9,6 +9,7 @@ remove the entry.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +17,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
+from nested_reft.config.experiment import Config
 from nested_reft.config.reading import read_settings
 from nested_reft.config.sources import HubModel, HubProblems
-from nested_reft.config.strict import Strict, parse
+from nested_reft.config.strict import ConfigError, Strict, parse
 from nested_reft.runtime.files import replace_file
 from nested_reft.tasks.mirror import COMMIT
 from nested_reft.tasks.records import DataError
@@ -61,9 +63,31 @@ class HubLock(Strict):
     entries: tuple[LockEntry, ...] = ()
 
 
+def find_lock(config_file: str | Path | None, own: str | Path) -> Path:
+    """`hub.lock` beside a configuration file if there is one, otherwise `own`."""
+    beside = None if config_file is None else Path(config_file).with_name("hub.lock")
+    return beside if beside and beside.exists() else Path(own)
+
+
+def needs_lock(config: Config) -> bool:
+    """Whether something in the experiment comes from the hub."""
+    sources = [*config.sizes.values(), *config.datasets.values(), *config.benchmarks.values()]
+    return any(isinstance(source, (HubModel, HubProblems)) for source in sources)
+
+
+def no_lock(path: str | Path) -> ConfigError:
+    """The error for a lock file that does not exist: without it, anything that is fetched would be accepted."""
+    return ConfigError(
+        f"{path}: there is no such lock file; copy config/hub.lock of the clone there, or start an empty one: "
+        f"echo 'version: 1' > {shlex.quote(str(path))}"
+    )
+
+
 def read_lock(path: Path) -> HubLock:
-    """The lock file, empty if there is none; ConfigError if it is damaged."""
-    return parse(HubLock, read_settings(path), str(path)) if path.exists() else HubLock()
+    """The lock file; ConfigError if it is damaged or does not exist."""
+    if not path.exists():
+        raise no_lock(path)
+    return parse(HubLock, read_settings(path), str(path))
 
 
 def locked_commit(lock: HubLock, settings: HubProblems | HubModel) -> str | None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.files import StorageError, check_space, replace_file
 from nested_reft.training.sharding import full_tensor, shard_like
-from nested_reft.training.world import World
+from nested_reft.training.world import World, check_agreement
 
 VERSION = 3  # of the format; a checkpoint of another version is not continued
 KEPT = 2
@@ -86,53 +86,46 @@ def save_checkpoint(
 ) -> None:
     """Write the state after a step and keep no more than the last two; StorageError names the folder and the space.
 
-    All ranks of a sharded model must call it; the main one writes.
+    All ranks must call it; the main one writes, and an error of it is raised on all.
     """
     tensors = _trained_tensors(model) | _optimizer_tensors(model, optimizer)
-    if not world.is_main:
-        for value in tensors.values():
-            full_tensor(value)
-        return
-    metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
-    path = _path(folder, progress.step)
     size = sum(value.numel() * value.element_size() for value in tensors.values())
-    try:
-        check_space(folder, size, f"the checkpoint of step {progress.step}")
-        tensors = {name: full_tensor(value).cpu().contiguous() for name, value in tensors.items()}
-        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
-        seal = {
-            "version": VERSION,
-            "key": owner.settings,
-            "code": owner.code,
-            "step": progress.step,
-            "sha256": _sha256(path),
-        }
-        replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
-        # Checkpoints of later steps were not usable, or this step would not have been computed again.
-        earlier = [old for old in _checkpoints(folder) if old <= path]
-        for old in {*_checkpoints(folder)} - {*earlier[:KEPT]}:
-            old.with_suffix(".json").unlink(missing_ok=True)
-            old.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"{folder}: the checkpoint of step {progress.step} cannot be written ({error}); it needs "
-            f"{size / 1e6:,.1f} MB. Make room or permit writing and run again: earlier checkpoints stay valid"
-        ) from None
+    with world.together(), _storage_errors(folder, progress.step, size):
+        if world.is_main:
+            check_space(folder, size, f"the checkpoint of step {progress.step}")
+    for name, value in tensors.items():
+        full = full_tensor(value)  # a collective if the model is sharded
+        if world.is_main:
+            tensors[name] = full.cpu().contiguous()
+    with world.together(), _storage_errors(folder, progress.step, size):
+        if world.is_main:
+            _write(folder, owner, tensors, progress)
 
 
 def load_checkpoint(
-    folder: Path, owner: Owner, model: nn.Module, optimizer: torch.optim.Optimizer, log: Callable[[str], None]
+    folder: Path,
+    owner: Owner,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    log: Callable[[str], None],
+    world: World,
 ) -> TrainingState | None:
     """Restore model and optimizer in place from the newest intact checkpoint; None if there is none.
 
-    `log` is told why a checkpoint is not used.
+    All ranks must call it, and a checkpoint that one of them cannot use is used by none. `log` is told why. Raises
+    WorldError if the ranks see checkpoints of different steps.
     """
-    for path in _checkpoints(folder):
-        try:
-            progress = _load(path, owner, model, optimizer)
-        except _UnusableError as reason:
-            log(f"{path} is not used: {reason}")
+    paths = _checkpoints(folder)
+    check_agreement(world.all_gather(_step(paths[0]) if paths else 0), folder)
+    for name in world.all_gather([path.name for path in paths])[0]:
+        with world.together():
+            read, reason = _try_to_read(folder / name, owner, model)
+        reasons = [found for found in world.all_gather(reason) if found]
+        if read is None or reasons:
+            log(f"{folder / name} is not used: {reasons[0]}")
             continue
+        progress, tensors = read
+        _restore(tensors, model, optimizer)
         log(f"continues after step {progress.step}")
         return progress
     log("starts at step 1: no checkpoint to continue from")
@@ -144,7 +137,48 @@ def remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _load(path: Path, owner: Owner, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+@contextmanager
+def _storage_errors(folder: Path, step: int, size: int) -> Iterator[None]:
+    """Raise StorageError, with the space that the checkpoint needs, for what the disk refuses."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{folder}: the checkpoint of step {step} cannot be written ({error}); it needs {size / 1e6:,.1f} MB. Make "
+            "room or permit writing and run again: earlier checkpoints stay valid"
+        ) from None
+
+
+def _write(folder: Path, owner: Owner, tensors: dict[str, Tensor], progress: TrainingState) -> None:
+    path = _path(folder, progress.step)
+    metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+    seal = {
+        "version": VERSION,
+        "key": owner.settings,
+        "code": owner.code,
+        "step": progress.step,
+        "sha256": _sha256(path),
+    }
+    replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
+    # Checkpoints of later steps were not usable, or this step would not have been computed again.
+    earlier = [old for old in _checkpoints(folder) if old <= path]
+    for old in {*_checkpoints(folder)} - {*earlier[:KEPT]}:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+
+
+def _try_to_read(
+    path: Path, owner: Owner, model: nn.Module
+) -> tuple[tuple[TrainingState, dict[str, Tensor]] | None, str | None]:
+    """What a checkpoint holds, or why it is not used."""
+    try:
+        return _read(path, owner, model), None
+    except _UnusableError as reason:
+        return None, str(reason)
+
+
+def _read(path: Path, owner: Owner, model: nn.Module) -> tuple[TrainingState, dict[str, Tensor]]:
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         version, step, digest = (seal[name] for name in ("version", "step", "sha256"))
@@ -171,6 +205,12 @@ def _load(path: Path, owner: Owner, model: nn.Module, optimizer: torch.optim.Opt
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}
     if shapes != {name: parameter.shape for name, parameter in trained.items()}:
         raise _UnusableError("its parameters are not those of this model")
+    return progress, tensors
+
+
+def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Copy a checkpoint's tensors to model and optimizer; all ranks of a sharded model must call it."""
+    trained = _trained_tensors(model)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(shard_like(tensors[name], parameter))
@@ -180,7 +220,6 @@ def _load(path: Path, owner: Owner, model: nn.Module, optimizer: torch.optim.Opt
             _, entry, parameter_name = name.split("/", 2)
             parameter = parameters[parameter_name]
             optimizer.state[parameter][entry] = value if entry == "step" else shard_like(value, parameter)
-    return progress
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -199,11 +238,15 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
-    return sorted(folder.glob("step*.safetensors"), reverse=True)
+    return sorted(folder.glob(f"step{'[0-9]' * 8}.safetensors"), reverse=True)
 
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"step{step:08d}.safetensors"
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step"))
 
 
 def _sha256(path: Path) -> str:

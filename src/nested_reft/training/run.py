@@ -36,7 +36,7 @@ from nested_reft.training.optimizer import make_optimizer, set_learning_rate
 from nested_reft.training.sharding import copy_weights, sharded_copy
 from nested_reft.training.step import Learner, StepSettings, reft_step
 from nested_reft.training.stopping import StoppedError
-from nested_reft.training.world import SINGLE_PROCESS, World, check_agreement
+from nested_reft.training.world import SINGLE_PROCESS, World
 
 
 class NumericalError(UserError):
@@ -83,9 +83,8 @@ def train(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     owner = Owner(settings.key, code)
-    found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log)
+    found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log, world)
     progress = found or TrainingState(0, 0.0, [])
-    check_agreement(world.all_gather(progress.step), checkpoint_folder)
     refresh_replica(learner)
     started = time.perf_counter() - progress.seconds
 
@@ -104,7 +103,9 @@ def train(
         batch_problems = [problems[i] for i in indices]
 
         def reward(rollout: Rollout, share: slice, batch_problems: Sequence[Problem] = batch_problems) -> Tensor:
-            return rollout_rewards(policy, rollout, batch_problems[share])
+            with world.together():
+                rewards = rollout_rewards(policy, rollout, batch_problems[share])
+            return rewards
 
         clock = PhaseClock(policy.model.device)
         set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)

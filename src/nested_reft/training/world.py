@@ -58,6 +58,24 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all ranks enter and that has no collective: if it raises on one rank, it raises on all.
+
+        Otherwise the others would wait for this rank in the next collective. A rank that raised keeps its own error;
+        the others raise that of the first rank that did.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            own = error
+        text = f"process {self.rank} ended with {type(own).__name__}: {own}"
+        errors = self.all_gather(own if own is None or isinstance(own, UserError) else WorldError(text))
+        for found in (own, *errors):
+            if found is not None:
+                raise found
+
     def any(self, flag: bool) -> bool:
         """Whether it is true on any rank."""
         return any(self.all_gather(flag))

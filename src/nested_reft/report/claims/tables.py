@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,20 +19,21 @@ COLUMNS = ["id", "claim", "paper", "measured", "low", "high", "verdict", "figure
 CELLS = ["id", "size", "dataset", "skip", "estimate", "low", "high", "n", "passes"]
 
 
-def write_claims(root: Path, config: Config, config_file: str | None = None) -> None:
+def write_claims(root: Path, config: Config, target_folder: str | None = None, options: str = "") -> None:
     """Write `tables/claims` in all formats, `verdicts.csv` and `cells.csv`.
 
-    `config_file` goes into the commands; None for Snakemake's default.
+    `target_folder` and `options` go into the commands: the folder of the results as Snakemake names it (None for
+    results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
-    # After the target: Snakemake's --configfile takes every word that follows it.
-    option = f" --configfile {config_file}" if config_file else ""
+    folder = target_folder or f"results/{config.experiment}"
     runs, training, throughput, gradients = (
         read_table(root, name) for name in ("runs", "training", "throughput", "gradients")
     )
     claims, rows = claim_rows(runs, training, throughput, gradients, config), []
     for claim in claims:
         figure = f"figures/{claim.figure}.png" if claim.figure else ""
-        command = f"snakemake --cores all results/{config.experiment}/{figure}{option}" if figure else ""
+        # The target comes first: Snakemake's --configfile takes every word that follows it.
+        command = f"snakemake --cores all {shlex.quote(f'{folder}/{figure}')} {options}".rstrip() if figure else ""
         rows.append({**vars(claim), "paper": PAPER, "figure": figure, "command": command})
     table = pd.DataFrame(rows, columns=COLUMNS)
     write_table(root, "claims", table)

@@ -1,0 +1,43 @@
+"""A home directory that cannot be written: where the caches of matplotlib, Hugging Face and torch go instead."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+CACHE = "XDG_CACHE_HOME"  # Hugging Face's caches are below it too, unless HF_HOME says otherwise
+MATPLOTLIB = "MPLCONFIGDIR"
+
+
+def use_writable_caches() -> None:
+    """Let the caches that this process and its children would keep in HOME go to a temporary folder if HOME cannot be
+    written. Variables that are set already stay as they are.
+    """
+    if _is_writable(_default_cache()):
+        return
+    if CACHE not in os.environ:
+        folder = Path(tempfile.gettempdir()) / f"nested-reft-cache-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.environ[CACHE] = str(folder)
+        print(f"HOME cannot be written: caches go to {folder}; set {CACHE} to keep them elsewhere", file=sys.stderr)
+    os.environ.setdefault(MATPLOTLIB, str(Path(os.environ[CACHE]) / "matplotlib"))
+
+
+def _default_cache() -> Path | None:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # no HOME, and a user without a name, as in a container
+        return None
+
+
+def _is_writable(folder: Path | None) -> bool:
+    """Whether files can be made in a folder, which is made if it does not exist, as every user of it would do."""
+    if folder is None:
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
