@@ -1,4 +1,4 @@
-"""Verdicts: every rule, and every outcome from made-up results."""
+"""Claims from made-up results: the table, its texts, and what was not run."""
 
 from __future__ import annotations
 
@@ -11,23 +11,16 @@ import pytest
 from synthetic import Effects, gradient_record, make_config, write_results
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.judge import has_learned, is_faster, is_on_par, judge, rises, verdict
 from nested_reft.report.claims.summary import summary
 from nested_reft.report.claims.tables import COLUMNS, write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.statistics.comparisons import parity
-from nested_reft.report.statistics.intervals import Interval
 from nested_reft.report.tidy import read_table
 
 CONFIG = make_config(sizes=1, benchmarks=1, skips=(10, 20), corrections=("base", "unit", "retrace"), steps=2)
 
 
-def interval(estimate: float, low: float, high: float) -> Interval:
-    return Interval(estimate, low, high, 3, 0.95, "t")
-
-
 NO_NOISE = Effects()
-NO_INTERVAL = interval(1.5, math.nan, math.nan)
 
 
 def report(root: Path, config: Config = CONFIG, effects: Effects = NO_NOISE) -> dict[str, dict[str, object]]:
@@ -39,44 +32,6 @@ def claim(root: Path, config: Config = CONFIG) -> dict[str, dict[str, object]]:
     collect(root, config)
     write_claims(root, config)
     return {str(row["id"]): row for row in read_table(root, "claims").to_dict("records")}
-
-
-@pytest.mark.parametrize(
-    ("passes", "expected"),
-    [
-        ([True, True], "supported"),
-        ([True, False], "partly"),
-        ([True, None], "partly"),
-        ([False, False], "not"),
-        ([False, None], "not"),
-        ([None, None], "not run"),
-        ([], "not run"),
-    ],
-)
-def test_verdict_over_cells(passes: list[bool | None], expected: str) -> None:
-    assert verdict(passes) == expected
-
-
-def test_rules_of_a_cell() -> None:
-    assert is_faster(interval(1.1, 1.01, 1.2))
-    assert not is_faster(interval(1.1, 1.0, 1.2))
-    assert is_on_par(interval(0.0, -0.05, 0.05), margin=0.05)
-    assert not is_on_par(interval(0.0, -0.06, 0.05), margin=0.05)
-    assert has_learned(interval(0.10, 0.01, 0.2))
-    assert not has_learned(interval(0.09, 0.08, 0.1))
-    assert not has_learned(interval(0.20, -0.01, 0.4))
-
-
-def test_a_cell_without_interval_is_not_judged() -> None:
-    cells = {("a",): NO_INTERVAL, ("b",): None, ("c",): interval(2, 1.5, 2.5)}
-    assert judge(cells, is_faster) == [None, None, True]
-
-
-def test_rises_within_each_size() -> None:
-    config = make_config(sizes=1, skips=(10, 20))
-    up = {("small", 10): interval(1.1, 1, 1.2), ("small", 20): interval(1.2, 1.1, 1.3)}
-    assert rises(up, config)
-    assert not rises({("small", 10): up["small", 20], ("small", 20): up["small", 10]}, config)
 
 
 def test_everything_supported(tmp_path: Path) -> None:
@@ -99,16 +54,17 @@ def test_everything_supported(tmp_path: Path) -> None:
     assert header.split(",") == COLUMNS
 
 
-def test_nothing_supported(tmp_path: Path) -> None:
+def test_everything_refuted(tmp_path: Path) -> None:
     gradients = {"base": 3.0, "is_sequence": 3.0}
     effects = Effects(
         rollout_gain=-0.5, step_gain=-0.2, learned=0.05, cost=2.0, bias=gradients, variance=gradients
     )  # fmt: skip
     claims = report(tmp_path, effects=effects)
-    assert {row["verdict"] for row in claims.values()} == {"not"}
+    assert {row["verdict"] for row in claims.values()} == {"refuted"}
     # At skip 20 the loss is 0.4, all the baseline has above 0.05.
     assert "worst (small, stories, skip 20 %): -40.0 [-40.0, -40.0]" in str(claims["C5-unit"]["measured"])
-    assert "2 worse for certain" in str(claims["C5-unit"]["measured"])
+    assert str(claims["C5-unit"]["measured"]).startswith("0 of 2 pass, 2 fail; ")
+    assert str(claims["C5-unit"]["measured"]).endswith("; 2 beyond the margin; 2 below 0, 0 above 0")
 
 
 def test_parity_at_the_smaller_skip_only_is_partly(tmp_path: Path) -> None:
@@ -135,7 +91,7 @@ def test_faster_everywhere_but_not_rising_is_partly(tmp_path: Path) -> None:
     row = claim(tmp_path)["C1"]
     assert row["verdict"] == "partly"
     assert str(row["measured"]).startswith("2 of 2 pass")
-    assert "does not rise" in str(row["measured"])
+    assert "; does not rise" in str(row["measured"])
 
 
 def test_one_seed_gives_estimates_and_no_verdict(tmp_path: Path) -> None:
@@ -191,12 +147,12 @@ def test_gradients_are_judged_by_correction(tmp_path: Path) -> None:
     claims = report(tmp_path, effects=Effects(bias={"base": 0.5}, variance={"is_sequence": 5.0}))
     verdicts = {name: row["verdict"] for name, row in claims.items() if name[:2] in ("C3", "C4")}
     assert verdicts == {
-        "C3-base": "not", "C3-is_sequence": "supported", "C4-base": "supported", "C4-is_sequence": "not"
+        "C3-base": "refuted", "C3-is_sequence": "supported", "C4-base": "supported", "C4-is_sequence": "refuted"
     }  # fmt: skip
     bias, variance = claims["C3-base"], claims["C4-is_sequence"]
-    assert "2 biased for certain" in str(bias["measured"])
-    assert "0 biased for certain" in str(claims["C3-is_sequence"]["measured"])
-    assert "2 above the limit for certain" in str(variance["measured"])
+    assert str(bias["measured"]).startswith("0 of 2 pass, 2 fail; ")
+    assert str(claims["C3-is_sequence"]["measured"]).startswith("2 of 2 pass; ")
+    assert str(variance["measured"]).startswith("0 of 2 pass, 2 fail; ")
     assert float(str(bias["low"])) < 0.5 < float(str(bias["high"]))
     assert float(str(variance["low"])) < 5.0 < float(str(variance["high"]))
     assert "within 10 % of the on-policy gradient" in str(bias["claim"])
@@ -212,7 +168,7 @@ def test_the_worst_gradients_are_the_largest(tmp_path: Path) -> None:
     table = read_table(tmp_path, "gradients").query("correction == 'base' and skip == 20")
     for name, low, high in (("C3-base", "bias_low", "bias_high"), ("C4-base", "variance_low", "variance_high")):
         assert claims[name]["verdict"] == "partly"
-        assert str(claims[name]["measured"]).startswith("1 of 2 pass; worst (small, skip 20 %)")
+        assert str(claims[name]["measured"]).startswith("1 of 2 pass, 1 fail; worst (small, skip 20 %)")
         assert claims[name]["low"] == pytest.approx(table[low].item())
         assert claims[name]["high"] == pytest.approx(table[high].item())
 
@@ -220,8 +176,8 @@ def test_the_worst_gradients_are_the_largest(tmp_path: Path) -> None:
 def test_too_few_batches_are_neither_unbiased_nor_biased(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1, batches=4)
     row = report(tmp_path, config, Effects(gradient_noise=1.0))["C3-base"]
-    assert row["verdict"] == "not"
-    assert "0 biased for certain" in str(row["measured"])
+    assert row["verdict"] == "inconclusive"
+    assert str(row["measured"]).startswith("0 of 1 pass, 1 undecided; ")
 
 
 def test_gradients_lost_in_their_noise_are_not_judged(tmp_path: Path) -> None:
@@ -240,9 +196,20 @@ def test_a_cell_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
     write_results(tmp_path, CONFIG)
     (tmp_path / "gradients/small/skip20.json").unlink()
     claims = claim(tmp_path)
-    assert claims["C3-base"]["verdict"] == claims["C4-base"]["verdict"] == "partly"
+    assert claims["C3-base"]["verdict"] == claims["C4-base"]["verdict"] == "inconclusive"
     assert "1 of 2 pass" in str(claims["C3-base"]["measured"])
     assert "; 1 not run" in str(claims["C3-base"]["measured"])
+
+
+def test_summary_counts_what_passes_of_an_inconclusive_claim(tmp_path: Path) -> None:
+    write_results(tmp_path, CONFIG)
+    (tmp_path / "gradients/small/skip20.json").unlink()
+    (tmp_path / "throughput/small/skip20.json").unlink()
+    claim(tmp_path)
+    lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
+    assert lines[1].split()[:2] == ["C1", "inconclusive"]
+    assert lines[1].endswith("share of layers skipped (1 of 2 cells pass)")
+    assert lines[3].endswith("unbiased, with base (1 of 2 cells pass), is_sequence (1 of 2 cells pass)")
 
 
 def test_summary_has_a_line_a_claim(tmp_path: Path) -> None:
@@ -252,6 +219,6 @@ def test_summary_has_a_line_a_claim(tmp_path: Path) -> None:
         ["C1", "supported"], ["C2", "supported"], ["C3", "mixed"], ["C4", "supported"], ["C5", "supported"],
         ["C6", "supported"],
     ]  # fmt: skip
-    assert lines[3].endswith("The gradient estimates are unbiased (not: base; supported: is_sequence)")
+    assert lines[3].endswith("The gradient estimates are unbiased (refuted: base; supported: is_sequence)")
     assert lines[5].endswith("Nested-ReFT is on par with baseline ReFT, with base, unit, retrace")
     assert lines[-2] == f"Figures: {tmp_path / 'figures'}"

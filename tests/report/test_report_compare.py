@@ -58,8 +58,8 @@ def test_intervals_that_touch_do_not_differ() -> None:
 def test_what_differs_is_said_in_full() -> None:
     old = cells(("C1", 10, 1.1, 1.05, 1.15), ("C1", 20, 1.2, 1.1, 1.3))
     new = cells(("C1", 10, 1.4, 1.35, 1.45), ("C1", 20, 1.25, 1.1, 1.3))
-    found = compare(claims(C1="supported", C2="not"), claims(C1="supported", C2="partly"), old, new)
-    assert found.verdicts == ("C2: not, here partly (its values agree within their intervals)",)
+    found = compare(claims(C1="supported", C2="refuted"), claims(C1="supported", C2="partly"), old, new)
+    assert found.verdicts == ("C2: refuted, here partly (its values agree within their intervals)",)
     assert found.values == ("C1 (small, skip 10 %): 1.1 [1.05, 1.15], here 1.4 [1.35, 1.45]",)
     assert found.missing == ()
     assert "another machine may well differ" in found.text()
@@ -97,8 +97,8 @@ def test_the_command_finds_another_speed_bias_and_accuracy(
     changed = run(tmp_path, replace(CLEAR, rollout_gain=0.1, bias={"base": 0.8}, learned=0.0))
     assert call(changed, reference) == 3
     out = capsys.readouterr().out
-    assert "C3-base: supported, here not" in out
-    assert "C6: supported, here not" in out
+    assert "C3-base: supported, here refuted" in out
+    assert "C6: supported, here refuted" in out
     assert "C1 (large, skip 20 %): 1.1" in out
     assert "C3-is_sequence" not in out
     assert out.rstrip().endswith(f"{changed} differs from {reference}")

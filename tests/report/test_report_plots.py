@@ -67,6 +67,15 @@ def test_the_tradeoff_shows_the_intervals_of_the_speed(collected: Path, small: C
     assert [list(bar.get_xdata()) for bar in bars] == [pytest.approx(interval) for interval in expected]
 
 
+def test_the_room_below_the_points_has_no_accuracies(tmp_path: Path) -> None:
+    config = make_config(sizes=1, steps=2, seeds=(1, 2))
+    write_results(tmp_path, config, Effects(noise=0.02, pretrained=0.05, learned=0.05))
+    collect(tmp_path, config)
+    axis = draw_tradeoff(tmp_path, config).axes[0]
+    assert axis.get_ylim()[0] < -1
+    assert min(axis.get_yticks()) == 0
+
+
 def test_a_boundless_interval_does_not_hide_the_points(collected: Path, small: Config) -> None:
     speeds = read_table(collected, "throughput")
     speeds["speedup_high"] = 1e5

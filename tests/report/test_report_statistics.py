@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nested_reft.report.statistics.intervals import (
+    accuracy_interval,
+    against_zero,
     equivalence,
     interquartile_mean,
     median_ratio,
     paired_difference,
     paired_ratio,
-    stratified_bootstrap,
     t_interval,
 )
 
@@ -35,7 +36,7 @@ def test_t_interval_of_three_values() -> None:
         paired_difference(np.array([0.7]), np.array([0.2])),
         paired_ratio(np.array([2.0]), np.array([4.0])),
         median_ratio(np.array([2.0]), np.array([4.0])),
-        stratified_bootstrap(np.array([[0.5, 0.5]]), np.mean),
+        accuracy_interval(np.array([0.5]), 200),
     ],
 )
 def test_one_unit_has_an_estimate_and_no_interval(interval) -> None:
@@ -51,7 +52,10 @@ def test_paired_difference_takes_the_difference_before_the_interval() -> None:
     control = np.array([0.1, 0.4, 0.7])
     interval = paired_difference(control + np.array([0.01, 0.02, 0.03]), control)
     assert interval.estimate == pytest.approx(0.02)
-    assert interval.high == pytest.approx(0.02 + 0.02484138, abs=1e-8)
+    # artanh 0.02 = 0.020002667; its slope there 1 / (1 - 0.02^2) = 1.00040016; tanh(0.020002667 + 1.00040016 * half)
+    assert interval.high == pytest.approx(math.tanh(0.020002667 + 1.00040016 * 0.02484138), abs=1e-8)
+    assert interval.high == pytest.approx(0.02 + 0.02484138, abs=1e-4)  # nearly Student's t itself
+    assert interval.method == "t on the artanh scale"
 
 
 def test_unpaired_lengths_are_refused() -> None:
@@ -78,42 +82,39 @@ def test_interquartile_mean_drops_a_quarter_at_each_end() -> None:
     assert interquartile_mean(np.array([[100.0, 1.0], [2.0, 3.0], [4.0, -50.0], [5.0, 6.0]])) == pytest.approx(3.5)
 
 
-def test_bootstrap_resamples_within_tasks_only() -> None:
-    # Tasks differ, seeds do not: resampling within a task changes nothing, across tasks it would.
-    scores = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    interval = stratified_bootstrap(scores, np.mean)
-    assert (interval.low, interval.estimate, interval.high) == (0.5, 0.5, 0.5)
-    assert interval.n == 3
-
-
-def test_bootstrap_is_the_same_every_time() -> None:
-    scores = np.random.default_rng(1).random((5, 4))
-    first = stratified_bootstrap(scores, interquartile_mean)
-    assert first == stratified_bootstrap(scores, interquartile_mean)
+def test_the_bootstrap_is_the_same_every_time() -> None:
+    ratios, ones = np.random.default_rng(1).random(9) + 1, np.ones(9)
+    first = median_ratio(ratios, ones)
+    assert first == median_ratio(ratios, ones)
     assert first.low < first.estimate < first.high
-    assert first.estimate == pytest.approx(interquartile_mean(scores))
+    assert first.estimate == np.median(ratios)
 
 
-def test_bootstrap_interval_of_a_mean_is_near_its_standard_error() -> None:
-    scores = np.random.default_rng(2).normal(size=(400, 1))
-    interval = stratified_bootstrap(scores, np.mean)
-    assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * scores.std() / 20, rel=0.06)
+def test_the_bootstrap_interval_of_a_median_is_of_order_statistics() -> None:
+    # Binomial: of 401 resampled values, the median is below the k-th smallest in 2.5 % at k = 200.5 - 19.6.
+    ordered = np.sort(np.random.default_rng(2).normal(3, 0.1, size=401))
+    interval = median_ratio(ordered, np.ones(401))
+    assert ordered[178] <= interval.low <= ordered[183]
+    assert ordered[217] <= interval.high <= ordered[222]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "verdict", "side"),
     [
-        (-0.05, 0.05, "equivalent"),
-        (-0.01, 0.02, "equivalent"),
-        (-0.06, 0.01, "inconclusive"),
-        (-0.20, 0.20, "inconclusive"),
-        (-0.09, -0.051, "worse"),
-        (0.051, 0.09, "better"),
-        (math.nan, math.nan, "no interval"),
+        (-0.05, 0.05, "equivalent", "includes 0"),
+        (0.01, 0.02, "equivalent", "above 0"),
+        (-0.06, 0.01, "inconclusive", "includes 0"),
+        (-0.20, 0.20, "inconclusive", "includes 0"),
+        (-0.244, -0.04, "inconclusive", "below 0"),
+        (-0.09, -0.051, "beyond the margin", "below 0"),
+        (0.051, 0.09, "beyond the margin", "above 0"),
+        (0.0, 0.04, "equivalent", "includes 0"),
+        (math.nan, math.nan, "no interval", "no interval"),
     ],
 )
-def test_equivalence(low: float, high: float, verdict: str) -> None:
+def test_beyond_the_margin_and_below_zero_are_two_questions(low: float, high: float, verdict: str, side: str) -> None:
     assert equivalence(low, high, 0.05) == verdict
+    assert against_zero(low, high) == side
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(-1, 1))

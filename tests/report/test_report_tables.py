@@ -13,6 +13,8 @@ from nested_reft.report.claims.tables import write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.pages.page import markdown
 from nested_reft.report.registry import PRESENTATION_TABLES
+from nested_reft.report.statistics.comparisons import benchmark_means
+from nested_reft.report.statistics.intervals import accuracy_interval
 from nested_reft.report.tables.accuracy import accuracy_table
 from nested_reft.report.tables.gradients import exact_bias_table, gradient_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_table
@@ -29,24 +31,38 @@ def tables(root: Path, config: Config) -> dict[str, str]:
     return {path.name: path.read_text() for path in (root / "tables").iterdir()}
 
 
-def test_accuracy_cells_are_percent_with_a_half_width(tmp_path: Path) -> None:
+def test_accuracy_cells_are_percent_with_an_interval(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), steps=1)
     write_results(tmp_path, config, Effects(cost=0.0))
     tables(tmp_path, config)
     table = accuracy_table(read_table(tmp_path, "runs"), config, "sampled").set_index("model")
-    # Benchmarks score 0.08 apart; without noise every seed is the same, so the half-width is 0.
-    assert list(table.loc["pre-trained", ["heldout", "steps", "mean", "IQM"]]) == ["40.0", "32.0", "36.0", "36.0"]
-    assert list(table.loc["baseline ReFT", ["heldout", "steps", "mean"]]) == ["65.0 ± 0.0", "57.0 ± 0.0", "61.0 ± 0.0"]
-    assert table.loc["base, skip 10 %", "mean"] == "61.0 ± 0.0"
+    # Benchmarks score 0.08 apart; without noise every seed is the same, so that only the 50 problems vary, 100 in the
+    # mean: t = 2.009575 and 1.984217 in Wilson's interval.
+    assert list(table.loc["pre-trained", ["heldout", "steps", "mean", "IQM"]]) == [
+        "40.0 [27.3, 54.2]", "32.0 [20.5, 46.2]", "36.0 [27.2, 45.9]", "36.0"
+    ]  # fmt: skip
+    assert list(table.loc["baseline ReFT", ["heldout", "steps", "mean"]]) == [
+        "65.0 [50.8, 77.0]", "57.0 [42.9, 70.0]", "61.0 [51.1, 70.1]"
+    ]  # fmt: skip
+    assert table.loc["base, skip 10 %", "mean"] == "61.0 [51.1, 70.1]"
 
 
-def test_half_width_is_the_t_interval_over_seeds(collected: Path, small: Config) -> None:
+def test_the_interval_is_over_seeds_and_problems(collected: Path, small: Config) -> None:
     runs = read_table(collected, "runs")
     chosen = runs.query("size == 'small' and correction == 'unit' and skip == 20 and metric == 'greedy'")
-    values = chosen[chosen["benchmark"] == "steps"]["value"]
+    found = accuracy_interval(chosen[chosen["benchmark"] == "steps"]["value"].to_numpy(), 50)
     table = accuracy_table(runs, small, "greedy").set_index(["size", "model"])
-    expected = f"{100 * values.mean():.1f} ± {100 * 4.302653 * values.std() / 3**0.5:.1f}"
+    expected = f"{100 * found.estimate:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
     assert table.loc[("small", "unit, skip 20 %"), "steps"] == expected
+
+
+def test_problems_of_unequal_benchmarks_count_as_their_mean_varies(small: Config) -> None:
+    runs = pd.DataFrame(
+        [("small", "stories", "base", 0, 1, name, "greedy", 0.5, n) for name, n in (("heldout", 100), ("steps", 300))],
+        columns=["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"],
+    )
+    # The variance of the mean is 0.25 * (1/100 + 1/300) / 4 = 0.25 / 300.
+    assert benchmark_means(runs, small, "greedy")["n"].item() == pytest.approx(300)
 
 
 def test_what_was_not_run_says_so(tmp_path: Path) -> None:
@@ -84,8 +100,10 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     write_results(tmp_path, config)
     texts = tables(tmp_path, config)
     row = equivalence_table(read_table(tmp_path, "runs"), config).iloc[0]
-    assert (row["low"], row["seeds"], row["verdict"]) == ("", "1", "no interval")
-    assert "±" not in texts["accuracy_sampled.csv"]
+    assert (row["low"], row["seeds"], row["verdict"], row["against 0"]) == ("", "1", "no interval", "no interval")
+    lines = texts["accuracy_sampled.csv"].splitlines()
+    assert "[" in lines[1]  # the pre-trained model, which has no seed
+    assert not any("[" in line for line in lines[2:])
 
 
 def test_equivalence_is_grouped_by_data_set(tmp_path: Path) -> None:
@@ -121,7 +139,7 @@ def test_layer_choices_are_compared_with_baseline_and_uniform(tmp_path: Path) ->
     tables(tmp_path, config)
     table = layer_choice_table(read_table(tmp_path, "strategies"), config).set_index("strategy")
     assert list(table["accuracy"]) == [
-        "61.0 [61.0, 61.0]", "59.0 [59.0, 59.0]", "55.0 [55.0, 55.0]", "not run"
+        "61.0 [51.1, 70.1]", "59.0 [49.1, 68.2]", "55.0 [45.1, 64.5]", "not run"
     ]  # fmt: skip
     assert list(table["difference to baseline"]) == [
         "", "-2.0 [-2.0, -2.0]", "-6.0 [-6.0, -6.0]", "not run"
@@ -169,8 +187,9 @@ def test_claims_page_links_figures_and_states_the_rules(tmp_path: Path) -> None:
     page = tables(tmp_path, config)["claims.md"]
     assert "[throughput](../figures/throughput.png)" in page
     assert "`snakemake --cores all results/laptop/figures/parity.png`" in page
-    assert "lies within ± 5 points (C5)" in page
-    assert "a relative bias within 10 % (C3), is a variance ratio of at most 2 (C4)" in page
+    assert "a difference within ± 5 points (C5)" in page
+    assert "a relative bias within 10 % (C3), of a variance ratio of at most 2 (C4)" in page
+    assert "two one-sided tests at 2.5 % each" in page
 
 
 @pytest.mark.parametrize("metric", ["sampled", "greedy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nested_reft.config.experiment import load_config
 from nested_reft.config.sources import HubModel, HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.tasks import hub
-from nested_reft.tasks.hub_lock import add_to_lock, is_locked, locked_commit, read_lock
+from nested_reft.tasks.hub_lock import HubLock, add_to_lock, find_lock, is_locked, locked_commit, read_lock
 from nested_reft.tasks.hub_models import fetch_model
 from nested_reft.tasks.records import DataError
 
@@ -91,7 +92,7 @@ def test_a_commit_that_becomes_known_takes_the_place_of_unknown(lock: Path) -> N
 
 
 def test_without_an_entry_nothing_is_verified(lock: Path) -> None:
-    assert not is_locked(read_lock(lock), record(), lock)
+    assert not is_locked(HubLock(), record(), lock)
     add_to_lock(lock, [record()])
     for other in ({"split": "train"}, {"config_name": "main"}, {"requested_revision": A}, {"repo": "o/e"}):
         assert not is_locked(read_lock(lock), record(**other), lock)
@@ -148,7 +149,7 @@ def test_the_locked_commit_is_fetched_when_the_branch_has_moved(lock: Path, fake
     fake_hub.commit("datasets", "o/d", {"test.jsonl": (row % 2).encode()})
     fake_hub.commit("models", "o/m", weights | {"model.safetensors": b"old"})
     first = hub.load_problems(problems, None), fetch_model(model, None, tmp_path / "first")
-    assert locked_commit(read_lock(lock), problems) is None
+    assert locked_commit(HubLock(), problems) is None
     add_to_lock(lock, [first[0][1], first[1]])
     fake_hub.commit("datasets", "o/d", {"test.jsonl": (row % 3).encode()})
     fake_hub.commit("models", "o/m", weights | {"model.safetensors": b"new"})
@@ -182,6 +183,24 @@ def test_a_damaged_lock_file_is_named(lock: Path, content: str, message: str) ->
     lock.write_text(content)
     with pytest.raises(ConfigError, match=f"hub.lock: .*{message}"):
         read_lock(lock)
+
+
+def test_a_lock_file_that_does_not_exist_is_not_an_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "my own.lock"
+    with pytest.raises(ConfigError) as caught:
+        read_lock(path)
+    text, command = str(caught.value), f"echo 'version: 1' > '{path}'"
+    assert text.startswith(f"{path}: there is no such lock file; copy config/hub.lock of the clone there, or start")
+    assert text.endswith(command)
+    subprocess.run(command, shell=True, check=True)
+    assert read_lock(path) == HubLock()
+
+
+def test_the_lock_beside_the_configuration_comes_first(tmp_path: Path) -> None:
+    own = tmp_path / "clone/config/hub.lock"
+    assert find_lock(tmp_path / "my.yaml", own) == find_lock(None, own) == own
+    (tmp_path / "hub.lock").touch()
+    assert find_lock(tmp_path / "my.yaml", own) == tmp_path / "hub.lock"
 
 
 # --- the committed file

@@ -66,7 +66,7 @@ def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     assert "Reason:" not in planned.output  # that of `collect` is thousands of words
     reasons = pipeline.dry_run("--quiet", "host", config="config/smoke.yaml").output  # in place of the profile's
     assert reasons.count("Reason: Missing output files") == len(planned.messages)
-    assert "--config-file config/smoke.yaml" in planned.output
+    assert "--options='--configfile config/smoke.yaml' 2>" in planned.output
     assert "laptop" not in planned.output  # the default experiment's file is not merged into this one
 
 

@@ -27,6 +27,11 @@ def ratio(interval: Interval | None) -> str:
     return with_interval(interval, lambda value: f"{value:.2f}")
 
 
+def percent(interval: Interval | None) -> str:
+    """A share in percent, with its interval."""
+    return with_interval(interval, lambda value: f"{100 * value:.1f}")
+
+
 def points(interval: Interval | None) -> str:
     """A difference of shares in percentage points, with its interval."""
     return with_interval(interval, lambda value: f"{100 * value:+.1f}")

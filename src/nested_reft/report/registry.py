@@ -84,9 +84,9 @@ FIGURES: dict[str, Entry] = {
         "over the full model, of rollouts timed alone (left) and of whole training steps (right, where training jobs "
         "share the machine). Further right is faster, within the shaded band is as accurate as baseline ReFT, by the "
         "parity margin. Small points: seeds; markers: mean over seeds, those of one skip side by side; vertical bars: "
-        "95 % Student-t interval over seeds. Bars below: each skip's speed-up with its 95 % interval "
-        "(bootstrap over pairs, left; Student's t of log ratios over seeds, right), cut off if far wider than the "
-        "panel.",
+        "95 % interval over seeds and problems (Wilson's score interval). Bars below: each skip's speed-up with its "
+        "95 % interval (bootstrap over pairs, left; Student's t of log ratios over seeds, right), cut off if far wider "
+        "than the panel. Models are compared on identical problems: the parity figure says what differs.",
     ),
     "reward": Entry(
         "figures.learning:reward",
@@ -116,15 +116,18 @@ FIGURES: dict[str, Entry] = {
         ACCURACY,
         ("runs",),
         "Accuracy on held-out problems in the headline metric. Small points: seeds; markers: mean over seeds; bars: "
-        "95 % Student-t interval over seeds. Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model.",
+        "95 % interval over seeds and problems (Wilson's score interval; the squares of the half-widths of the two are "
+        "added). Models are compared on identical problems: the parity figure, not these bars, says what differs. "
+        "Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model.",
     ),
     "parity": Entry(
         "figures.accuracy:parity_plot",
         ACCURACY,
         ("runs",),
         "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric, paired by seed on "
-        "identical problems. Small points: seeds. Bars: 95 % Student-t interval over seeds. Filled: "
-        "equivalent, that is the whole interval lies within the shaded margin; hollow: not shown to be.",
+        "identical problems. Small points: seeds. Bars: 95 % Student-t interval over seeds (artanh scale); the "
+        "problems do not vary. Filled: equivalent, that is the whole interval lies within the shaded margin (two "
+        "one-sided tests at 2.5 % each); hollow: not shown to be.",
     ),
     "gradients": Entry(
         "figures.gradients:gradients",
@@ -143,8 +146,9 @@ FIGURES: dict[str, Entry] = {
         ("strategies",),
         "Ways to choose the skipped layers, at one skip and correction: mean accuracy over benchmarks in the headline "
         "metric minus baseline ReFT's, paired by seed; k3 estimate of the KL divergence; effective sample size (1 is "
-        "on-policy), both means over a run's steps. Faint points: seeds; bars: 95 % Student-t interval over seeds; "
-        "shaded: the parity margin. Filled: the whole interval lies within it.",
+        "on-policy), both means over a run's steps. Faint points: seeds; bars: 95 % Student-t interval over seeds, on "
+        "the artanh, log and logit scale, which keep it within what is possible; shaded: the parity margin. Filled: "
+        "the whole interval lies within it (two one-sided tests at 2.5 % each).",
     ),
     "layers": Entry(
         "figures.layers:layers",

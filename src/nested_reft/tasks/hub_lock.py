@@ -119,8 +119,11 @@ def is_locked(lock: HubLock, record: Mapping[str, Any], path: Path) -> bool:
 
 
 def add_to_lock(path: Path, records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Record downloads that the lock has no entry for; returns what was added. DataError as in `is_locked`."""
-    lock = read_lock(path)
+    """Record downloads that the lock has no entry for; returns what was added. DataError as in `is_locked`.
+
+    Makes the file if it does not exist: to record is not to verify.
+    """
+    lock = read_lock(path) if path.exists() else HubLock()
     new = [_entry(record) for record in records if not is_locked(lock, record, path)]
     new = [entry for place, entry in enumerate(new) if entry not in new[:place]]  # a split may have two names
     if new:

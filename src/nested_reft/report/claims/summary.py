@@ -15,11 +15,15 @@ BY_CORRECTION = {
 
 
 def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim: id, verdict ("mixed" if corrections differ) and claim, with its corrections by verdict."""
+    """One row per claim: id, verdict ("mixed" if corrections differ) and claim.
+
+    The claim names its corrections by verdict, and of what is inconclusive the number of cells that pass.
+    """
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in claims.to_dict("records"):
         claim, _, correction = row["id"].partition("-")
-        groups.setdefault(claim, []).append((correction, row["verdict"], row["claim"]))
+        count = f" ({row['passing']} of {row['cells']} cells pass)" if row["verdict"] == "inconclusive" else ""
+        groups.setdefault(claim, []).append((correction + count, row["verdict"], row["claim"] + count))
     return pd.DataFrame(
         [_row(claim, rows) for claim, rows in groups.items()], columns=["id", "verdict", "claim"], dtype=str
     )
@@ -30,7 +34,7 @@ def summary(claims: pd.DataFrame, root: Path) -> str:
     return "\n".join(
         [
             "The paper's claims, as measured here:",
-            *(f"  {row.id}  {row.verdict:<9}  {row.claim}" for row in verdicts(claims).itertuples()),
+            *(f"  {row.id}  {row.verdict:<12}  {row.claim}" for row in verdicts(claims).itertuples()),
             f"Figures: {root / 'figures'}",
             f"Tables:  {root / 'tables'} (start with claims.md)",
         ]

@@ -18,8 +18,8 @@ from nested_reft.report.figures.style import (
     look_of,
     marker_only,
     not_run,
+    of_model,
     panels,
-    percents,
     rows,
     seeds_and_mean,
 )
@@ -51,16 +51,16 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
             if len(start):
                 axis.axhline(100 * start[0], color=PRETRAINED.color, linestyle=PRETRAINED.linestyle, lw=1.2)
             tuned = panel[panel["dataset"] == dataset]
-            baseline = percents(tuned, BASELINE_CORRECTION, 0)
+            baseline = of_model(tuned, BASELINE_CORRECTION, 0)
             if len(baseline):
-                axis.axhline(baseline.mean(), color=BASELINE.color, linestyle=BASELINE.linestyle, lw=0.8)
+                axis.axhline(100 * baseline["value"].mean(), color=BASELINE.color, linestyle=BASELINE.linestyle, lw=0.8)
             if tuned.empty:
                 not_run(axis)
             seeds_and_mean(axis, 0.0, baseline, BASELINE, BESIDE)
             for correction in config.corrections:
                 for skip in skips:
                     x = places[skip] + offsets[correction]
-                    seeds_and_mean(axis, x, percents(tuned, correction, skip), look_of(correction), BESIDE)
+                    seeds_and_mean(axis, x, of_model(tuned, correction, skip), look_of(correction), BESIDE)
     entries = [("baseline ReFT", BASELINE), *((name, marker_only(look_of(name))) for name in config.corrections)]
     legend(figure, [*entries, ("pre-trained", PRETRAINED)])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)

@@ -12,7 +12,14 @@ from nested_reft.config.experiment import Config
 from nested_reft.report.figures.style import BASELINE, MARGIN, PRETRAINED, Look, look_of, not_run, panels, rows
 from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity, strategy_seeds
-from nested_reft.report.statistics.intervals import Array, Interval, equivalence, t_interval
+from nested_reft.report.statistics.intervals import (
+    POSITIVE,
+    SHARE,
+    Array,
+    Interval,
+    equivalence,
+    t_interval,
+)
 
 
 def strategies(table: pd.DataFrame, config: Config) -> Figure:
@@ -45,13 +52,13 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
             else:
                 same = equivalence(difference.low, difference.high, margin) == "equivalent"
                 _draw(row[0], y, difference, seeds, look, same, scale=100)
-            for axis, quantity in zip(row[1:], ("kl_k3", "ess"), strict=True):
+            for axis, quantity, scale in zip(row[1:], ("kl_k3", "ess"), (POSITIVE, SHARE), strict=True):
                 values = chosen.loc[(chosen["strategy"] == name) & (chosen["metric"] == quantity), "value"]
                 if values.empty:
                     _not_run(axis, y)
                 else:
                     measured = values.to_numpy(dtype=np.float64)
-                    _draw(axis, y, t_interval(measured), measured, look)
+                    _draw(axis, y, t_interval(measured, scale=scale), measured, look)
     first = axes[0, 0]
     first.set_yticks(range(len(names)), names)
     first.set_ylim(len(names) - 0.4, -0.6)

@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
-from nested_reft.report.statistics.intervals import t_interval
+from nested_reft.report.statistics.comparisons import accuracy_of
 
 
 class Look(NamedTuple):
@@ -137,21 +137,20 @@ def dodge(count: int, width: float) -> np.ndarray:
     return (np.arange(count) - (count - 1) / 2) * (width / max(count, 1))
 
 
-def percents(table: pd.DataFrame, correction: str, skip: int) -> np.ndarray:
-    """Accuracies in percent (seeds,) of one model, of a table with the columns correction, skip and value."""
-    chosen = table[(table["correction"] == correction) & (table["skip"] == skip)]
-    return 100 * chosen["value"].to_numpy(dtype=np.float64)
+def of_model(table: pd.DataFrame, correction: str, skip: int) -> pd.DataFrame:
+    """The rows of one model, one per seed, of a table with the columns correction, skip, seed, value and n."""
+    return table[(table["correction"] == correction) & (table["skip"] == skip)]
 
 
-def seeds_and_mean(axis: Axes, x: float, values: np.ndarray, look: Look, beside: float = 0.0) -> None:
-    """Every seed faint, `beside` the mean's marker, and a bar for the t interval if there is one."""
-    if not len(values):
+def seeds_and_mean(axis: Axes, x: float, model: pd.DataFrame, look: Look, beside: float = 0.0) -> None:
+    """In percent: every seed faint, `beside` the mean's marker, and a bar for the mean's interval if there is one."""
+    interval = accuracy_of(model)
+    if interval is None:
         return
-    axis.scatter(np.full(len(values), x + beside), values, s=5, color=look.color, alpha=0.6, lw=0)
-    interval = t_interval(values)
+    axis.scatter(np.full(len(model), x + beside), 100 * model["value"], s=5, color=look.color, alpha=0.6, lw=0)
     if interval.exists:
-        axis.vlines(x, interval.low, interval.high, color=look.color, lw=0.8, alpha=0.7)
-    axis.plot(x, interval.estimate, marker=look.marker, color=look.color, markersize=3.5, ls="")
+        axis.vlines(x, 100 * interval.low, 100 * interval.high, color=look.color, lw=0.8, alpha=0.7)
+    axis.plot(x, 100 * interval.estimate, marker=look.marker, color=look.color, markersize=3.5, ls="")
 
 
 def rows(config: Config) -> list[tuple[str, str, str]]:

@@ -19,12 +19,18 @@ from nested_reft.report.figures.style import (
     legend,
     look_of,
     not_run,
+    of_model,
     panels,
-    percents,
     rows,
     seeds_and_mean,
 )
-from nested_reft.report.statistics.comparisons import benchmark_means, rollout_speedups, step_speedups
+from nested_reft.report.statistics.comparisons import (
+    Speedups,
+    StepSpeedups,
+    benchmark_means,
+    rollout_speedups,
+    step_speedups,
+)
 from nested_reft.report.statistics.intervals import Interval
 
 # Of the panel's width: corrections at one skip have one speed-up, and are drawn side by side around it.
@@ -35,9 +41,13 @@ NAMES = 0.15  # of the panel's width, for the names of these lines
 
 def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFrame, config: Config) -> Figure:
     """Mean accuracy over benchmarks against speed-up, of the rollout and of the whole step; rows are sizes."""
+    return of_speedups(runs, rollout_speedups(throughput, config), step_speedups(training, config), config)
+
+
+def of_speedups(runs: pd.DataFrame, rollouts: Speedups, steps: StepSpeedups, config: Config) -> Figure:
+    """The same figure, with the speed-ups known already."""
     metric = config.evaluation.headline
     scores = benchmark_means(runs, config, metric)
-    rollouts, steps = rollout_speedups(throughput, config), step_speedups(training, config)
     cells, skips = rows(config), nested_skips(config)
     figure, axes = panels(len(cells), 2, (3.2, 2.1), sharey="row")
     for axis, title in zip(axes[0], ("rollout, timed alone", "whole training step"), strict=True):
@@ -49,7 +59,9 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFram
         for axis, speedups in zip(row, found, strict=True):
             _panel(axis, chosen, speedups, config)
         low, high = row[0].get_ylim()  # of all panels of the row
-        row[0].set_ylim(high - (high - low) / (1 - LINE * (len(skips) + 0.5)), high)
+        bottom = high - (high - low) / (1 - LINE * (len(skips) + 0.5))
+        row[0].set_yticks([tick for tick in row[0].get_yticks() if 0 <= tick <= 100])  # the lines' room has none
+        row[0].set_ylim(bottom, high)
     legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in config.corrections)])
     figure.supxlabel("speed-up (tokens/s over the full model's)", fontsize=8)
     return figure
@@ -58,22 +70,23 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFram
 def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | None], config: Config) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    baseline = percents(scores, BASELINE_CORRECTION, 0)
+    baseline = of_model(scores, BASELINE_CORRECTION, 0)
     known = {skip: speedup for skip, speedup in speedups.items() if speedup}
     if not len(baseline) or not known:
         not_run(axis)
         return
-    margin = 100 * config.evaluation.parity_margin
-    axis.axhspan(baseline.mean() - margin, baseline.mean() + margin, color=MARGIN, lw=0)
+    level, margin = 100 * baseline["value"].mean(), 100 * config.evaluation.parity_margin
+    axis.axhspan(max(level - margin, 0), min(level + margin, 100), color=MARGIN, lw=0)
     places = {skip: speedup.estimate for skip, speedup in known.items()}
     width = SIDE_BY_SIDE * max(np.ptp([1.0, *places.values()]), 0.01)
     seeds_and_mean(axis, 1.0, baseline, BASELINE)
     for name, offset in zip(config.corrections, dodge(len(config.corrections), width), strict=True):
-        measured = {skip: values for skip in known if len(values := percents(scores, name, skip))}
-        path = [(1.0, baseline.mean()), *((places[skip] + offset, v.mean()) for skip, v in measured.items())]
+        measured = {skip: model for skip in known if len(model := of_model(scores, name, skip))}
+        path = [(1.0, level)]
+        path += [(places[skip] + offset, 100 * model["value"].mean()) for skip, model in measured.items()]
         axis.plot(*zip(*path, strict=True), color=look_of(name).color, linestyle=look_of(name).linestyle, lw=0.9)
-        for skip, values in measured.items():
-            seeds_and_mean(axis, places[skip] + offset, values, look_of(name))
+        for skip, model in measured.items():
+            seeds_and_mean(axis, places[skip] + offset, model, look_of(name))
     _speedups(axis, known)
 
 

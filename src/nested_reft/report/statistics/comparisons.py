@@ -15,7 +15,15 @@ import pandas as pd
 from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
-from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, paired_difference, paired_ratio
+from nested_reft.report.statistics.intervals import (
+    LEVEL,
+    Array,
+    Interval,
+    accuracy_interval,
+    paired_difference,
+    paired_ratio,
+    score_interval,
+)
 
 # Keys: (size, skip), (size, data set, skip), (size, data set, correction, skip), (size, data set),
 # (size, correction, skip) and (size, data set, strategy).
@@ -61,12 +69,30 @@ def step_speedups(training: pd.DataFrame, config: Config) -> StepSpeedups:
 
 
 def benchmark_means(runs: pd.DataFrame, config: Config, metric: str, run: list[str] = _RUN) -> pd.DataFrame:
-    """Mean accuracy over all benchmarks: the columns `run` that tell runs apart, and value (0..1).
+    """Mean accuracy over all benchmarks: the columns `run` that tell runs apart, value (0..1) and n.
 
-    A run that misses a benchmark has no mean: one over fewer benchmarks would be compared with one over all.
+    n is the number of problems of a single benchmark whose accuracy would vary as much as the mean: all of them
+    together, if benchmarks have equal numbers. A run that misses a benchmark has no mean: one over fewer benchmarks
+    would be compared with one over all.
     """
-    groups = runs[runs["metric"] == metric].groupby(run, dropna=False, sort=False)["value"]
-    return groups.mean()[groups.count() == len(config.benchmarks)].reset_index()
+    chosen = runs[runs["metric"] == metric]
+    groups = chosen.assign(inverse=1 / chosen["n"]).groupby(run, dropna=False, sort=False)
+    count = groups["value"].count()
+    means = pd.DataFrame({"value": groups["value"].mean(), "n": count**2 / groups["inverse"].sum()})
+    return means[count == len(config.benchmarks)].reset_index()
+
+
+def accuracy_of(model: pd.DataFrame) -> Interval | None:
+    """Mean accuracy (0..1) of one model's rows, one per seed, with the columns seed, value and n problems.
+
+    The pre-trained model has one row without a seed, and an interval over problems only. None for no rows.
+    """
+    if model.empty:
+        return None
+    problems = float(model["n"].iloc[0])
+    if model["seed"].isna().all():
+        return score_interval(float(model["value"].iloc[0]), problems)
+    return accuracy_interval(model["value"].to_numpy(dtype=np.float64), problems)
 
 
 def parity(runs: pd.DataFrame, config: Config, metric: str) -> Differences:

@@ -58,7 +58,8 @@ def relative_bias(grams: Grams) -> Interval:
     """||E o - E a|| / ||E a|| without the noise: the root of unbiased squared bias over unbiased squared norm.
 
     The squared norm is that of a and r pooled, of which there are twice as many. The root of the estimate and of its
-    bounds is taken last; that of a negative square is 0. NaN if the squared norm is not positive: the gradient itself
+    bounds is taken last; that of a negative square is 0. A bound below 0 holds no possible bias, so that nothing is
+    lost by 0 in its place. NaN if the squared norm is not positive: the gradient itself
     is lost in the noise.
     """
     squared = _jackknife(_over(_across(_differences(grams)), _across(_pooled(grams))))
@@ -88,10 +89,8 @@ def variance_ratio(grams: Grams) -> Interval:
 
 def bias_verdict(bias: Interval, margin: float) -> BiasVerdict:
     """Unbiased: the whole interval of the relative bias is within `margin`. Biased: all of it is above."""
-    # A relative bias is never negative, so "worse" cannot occur.
     found = equivalence(bias.low, bias.high, margin)
-    names: dict[str, BiasVerdict] = {"equivalent": "unbiased", "better": "biased", "no interval": "no interval"}
-    return names.get(found, "inconclusive")
+    return "unbiased" if found == "equivalent" else "biased" if found == "beyond the margin" else found
 
 
 def is_controlled(variance: Interval, limit: float) -> bool:

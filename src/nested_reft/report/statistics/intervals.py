@@ -1,8 +1,11 @@
 """Statistics of the report: one pure function each, arrays in, an `Interval` out.
 
 Every interval says what it is (`method`), over how many independent units (`n`) and at which level. With fewer than
-two units there is no interval: `low` and `high` are NaN. The bootstraps are seeded, so a table made again is the same
+two units there is no interval: `low` and `high` are NaN. The bootstrap is seeded, so a table made again is the same
 table.
+
+The interval of a bounded quantity stays within its bounds. It is not cut off there, which would leave the other end as
+wrong as before: it is computed on a scale that has no bounds (`Scale`), or from a test that knows them (Wilson's).
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Array = NDArray[np.float64]
-Equivalence = Literal["equivalent", "worse", "better", "inconclusive", "no interval"]
+Equivalence = Literal["equivalent", "beyond the margin", "inconclusive", "no interval"]
+AgainstZero = Literal["below 0", "above 0", "includes 0", "no interval"]
 
 LEVEL = 0.95
 RESAMPLES = 5000
@@ -41,20 +46,72 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
-def t_interval(values: Array, level: float = LEVEL) -> Interval:
-    """Mean of `values` (n,) with Student's t interval: mean ± t_{n-1} s / sqrt(n)."""
+@dataclass(frozen=True)
+class Scale:
+    """A scale on which a bounded quantity has no bounds; `slope` is the derivative of `to`, `back` its inverse."""
+
+    method: str
+    to: Callable[[float], float]
+    slope: Callable[[float], float]
+    back: Callable[[float], float]
+
+
+UNBOUNDED = Scale("t", lambda x: x, lambda x: 1.0, lambda x: x)
+POSITIVE = Scale("t on the log scale", np.log, lambda x: 1 / x, np.exp)
+SHARE = Scale("t on the logit scale", special.logit, lambda x: 1 / (x * (1 - x)), special.expit)  # 0 to 1
+DIFFERENCE = Scale("t on the artanh scale", np.arctanh, lambda x: 1 / (1 - x**2), np.tanh)  # of two shares: -1 to 1
+
+
+def t_interval(values: Array, level: float = LEVEL, scale: Scale = UNBOUNDED) -> Interval:
+    """Mean of `values` (n,) with Student's t interval: mean ± t_{n-1} s / sqrt(n), added on `scale`.
+
+    The standard error is carried to the scale by its slope at the mean (delta method).
+    """
     values = _units(values)
     n, mean = len(values), float(values.mean())
     if n < 2:
-        return Interval(mean, math.nan, math.nan, n, level, "t")
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n, level, "t")
+        return Interval(mean, math.nan, math.nan, n, level, scale.method)
+    half = float(_quantile(n - 1, level) * values.std(ddof=1) / math.sqrt(n))
+    if half == 0:
+        return Interval(mean, mean, mean, n, level, scale.method)  # also at a bound, where there is no slope
+    low, high = (float(scale.back(scale.to(mean) + side * half * scale.slope(mean))) for side in (-1, 1))
+    return Interval(mean, low, high, n, level, scale.method)
+
+
+def score_interval(share: float, problems: float, level: float = LEVEL) -> Interval:
+    """A share of `problems` with Wilson's (1927) score interval over problems, for a model that has no seed."""
+    low, high = _wilson(share, problems, _quantile(problems - 1, level))
+    return Interval(share, low, high, 1, level, "score over problems")
+
+
+def accuracy_interval(accuracies: Array, problems: float, level: float = LEVEL) -> Interval:
+    """Mean of `accuracies` (seeds,), all on the same problems, with an interval over seeds and problems, in [0, 1].
+
+    Its variance is s^2 / n between the n seeds, plus p (1 - p) / problems, which is at least that between problems (so
+    the interval is rather too wide than too narrow). Wilson's interval takes it as that of fewer problems, as for
+    clusters of a survey (Franco et al. 2019). The two parts have n - 1 and problems - 1 degrees of freedom: the
+    squares of their half-widths are added (Zou and Donner 2008), as one t quantile of Satterthwaite's degrees of
+    freedom covers less than it says at two seeds. `tools/interval_coverage.py` measures how often it holds the truth.
+    """
+    accuracies = _units(accuracies)
+    n, share = len(accuracies), float(accuracies.mean())
+    method = "score over seeds and problems"
+    if n < 2:
+        return Interval(share, math.nan, math.nan, n, level, method)
+    seeds, sampled = float(accuracies.var(ddof=1)) / n, share * (1 - share) / problems
+    part = seeds / (seeds + sampled) if seeds else 0.0
+    squared = part * _quantile(n - 1, level) ** 2 + (1 - part) * _quantile(problems - 1, level) ** 2
+    low, high = _wilson(share, (1 - part) * problems, math.sqrt(squared))
+    return Interval(share, low, high, n, level, method)
 
 
 def paired_difference(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
-    """Mean of treatment - control, both (n,) with the same seed at the same index: difference first, then t."""
+    """Mean of treatment - control, shares (n,) with the same seed at the same index: difference first, then t.
+
+    On the scale of `DIFFERENCE`: hardly other numbers while differences are small, and never beyond ±1.
+    """
     treatment, control = _paired(treatment, control)
-    return t_interval(treatment - control, level)
+    return t_interval(treatment - control, level, DIFFERENCE)
 
 
 def paired_ratio(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
@@ -65,9 +122,22 @@ def paired_ratio(treatment: Array, control: Array, level: float = LEVEL) -> Inte
 
 
 def median_ratio(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
-    """Median of treatment / control over pairs, both (n,), with the percentile bootstrap over pairs."""
+    """Median of treatment / control over pairs, both (n,), positive, with the percentile bootstrap over pairs."""
     treatment, control = _paired(treatment, control)
-    return _bootstrap((treatment / control,), np.median, level, "bootstrap over pairs")
+    ratios, method = treatment / control, "bootstrap over pairs"
+    n, median = len(ratios), float(np.median(ratios))
+    if n < 2:
+        return Interval(median, math.nan, math.nan, n, level, method)
+    interval = stats.bootstrap(
+        (ratios,),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    ).confidence_interval
+    return Interval(median, float(interval.low), float(interval.high), n, level, method)
 
 
 def interquartile_mean(scores: Array, axis: int | None = None) -> Any:
@@ -75,51 +145,40 @@ def interquartile_mean(scores: Array, axis: int | None = None) -> Any:
     return stats.trim_mean(scores, proportiontocut=0.25, axis=axis)
 
 
-def stratified_bootstrap(scores: Array, statistic: Callable[..., Any], level: float = LEVEL) -> Interval:
-    """`statistic` of `scores` (seeds, tasks), seeds resampled separately within each task (Agarwal et al. 2021).
-
-    `statistic` takes an array and `axis`, as `np.mean` and `interquartile_mean` do; `n` counts the seeds.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or not scores.size:
-        raise ValueError(f"scores must be (seeds, tasks) and not empty, got shape {scores.shape}")
-    return _bootstrap(tuple(scores.T), statistic, level, "bootstrap over seeds, stratified by task")
-
-
 def equivalence(low: float, high: float, margin: float) -> Equivalence:
-    """Whether an interval of differences is within ±margin (two one-sided tests, Schuirmann 1987).
+    """Whether a 95 % interval of differences is within ±margin, or wholly beyond it.
 
-    Not being within is not the same as differing: `worse` and `better` need the whole interval beyond the margin.
+    Within it: two one-sided tests (Schuirmann 1987), at 2.5 % each. Not to be within is not to be beyond.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"
     if -margin <= low and high <= margin:
         return "equivalent"
-    if high < -margin:
-        return "worse"
-    return "better" if low > margin else "inconclusive"
+    return "beyond the margin" if high < -margin or low > margin else "inconclusive"
 
 
-def _bootstrap(strata: tuple[Array, ...], statistic: Callable[..., Any], level: float, method: str) -> Interval:
-    """Percentile bootstrap of a statistic of all strata together, each stratum (n,) resampled separately."""
+def against_zero(low: float, high: float) -> AgainstZero:
+    """On which side of 0 the whole interval is: another question than `equivalence`, and another answer."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
+    return "below 0" if high < 0 else "above 0" if low > 0 else "includes 0"
 
-    def of_strata(*samples: Array, axis: int) -> Any:
-        return statistic(np.concatenate(samples, axis=axis), axis=axis)
 
-    n = len(strata[0])
-    estimate = float(of_strata(*strata, axis=-1))
-    if n < 2:
-        return Interval(estimate, math.nan, math.nan, n, level, method)
-    interval = stats.bootstrap(
-        strata,
-        of_strata,
-        n_resamples=RESAMPLES,
-        confidence_level=level,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(BOOTSTRAP_SEED),
-    ).confidence_interval
-    return Interval(estimate, float(interval.low), float(interval.high), n, level, method)
+def _wilson(share: float, problems: float, quantile: float) -> tuple[float, float]:
+    """The shares p with (share - p)^2 <= quantile^2 p (1 - p) / problems; the bounds 0 and 1 are exact."""
+
+    def lower(share: float) -> float:
+        squared = quantile**2 / problems
+        middle, half = share + squared / 2, math.sqrt(squared * max(share * (1 - share), 0) + squared**2 / 4)
+        return share**2 / (middle + half)  # of both roots' product, which is stable; their sum is not
+
+    return lower(share), 1 - lower(1 - share)
+
+
+@cache
+def _quantile(freedom: float, level: float) -> float:
+    """Student's t; cached, as simulations ask for the same ones again and again."""
+    return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
 def _units(values: Array) -> Array:

@@ -7,9 +7,10 @@ import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED
-from nested_reft.report.formatting import NOT_RUN
+from nested_reft.report.formatting import NOT_RUN, percent
 from nested_reft.report.pages.page import Page
-from nested_reft.report.statistics.intervals import interquartile_mean, stratified_bootstrap, t_interval
+from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means
+from nested_reft.report.statistics.intervals import interquartile_mean
 
 
 def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
@@ -31,7 +32,7 @@ def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFr
                         "dataset": dataset,
                         "size": size,
                         "model": _model_name(correction, skip),
-                        **_accuracy_cells(cell, list(config.benchmarks)),
+                        **_accuracy_cells(cell, config, metric),
                     }
                 )
     return pd.DataFrame(rows)
@@ -45,39 +46,24 @@ def accuracy_page(table: pd.DataFrame, config: Config, metric: str) -> Page:
         for dataset in config.datasets
     )
     notes = (
-        f"Accuracy in percent on held-out problems, mean over training seeds ({len(config.seeds)}) ± half-width of "
-        "the 95 % Student-t interval over seeds. IQM: interquartile mean over seeds and benchmarks with its 95 % "
-        "bootstrap interval over seeds, stratified by benchmark (Agarwal et al. 2021). One seed, or the pre-trained "
-        "model, has no interval."
+        f"Accuracy in percent on held-out problems, mean over training seeds ({len(config.seeds)}). Brackets: 95 % "
+        "interval over seeds and problems (Wilson's score interval; the squares of the half-widths of the two are "
+        "added); of the pre-trained model, which has no seed, over problems only. One seed gives no interval. Models "
+        "are compared on identical problems, which the table of parity does, not by these intervals. IQM: "
+        "interquartile mean over seeds and benchmarks (Agarwal et al. 2021)."
     )
     return Page(f"Accuracy, {metric} ({role} metric)", tables, notes, marked=tuple(config.benchmarks))
 
 
-def _accuracy_cells(cell: pd.DataFrame, benchmarks: list[str]) -> dict[str, str]:
+def _accuracy_cells(cell: pd.DataFrame, config: Config, metric: str) -> dict[str, str]:
     """The texts of one model's row, from its tidy rows: one value per benchmark and seed."""
-    # The pre-trained model has no seed, and a pivot would drop it.
-    scores = (
-        cell.fillna({"seed": 0}).pivot(index="seed", columns="benchmark", values="value").reindex(columns=benchmarks)
-    )
-    texts = {name: _percent(scores[name].dropna().to_numpy()) for name in benchmarks}
-    complete = scores.dropna().to_numpy(dtype=np.float64)
-    texts["mean"] = _percent(complete.mean(axis=1)) if len(complete) else NOT_RUN
-    texts["IQM"] = _iqm(complete) if len(complete) else NOT_RUN
+    benchmarks = list(config.benchmarks)
+    texts = {name: percent(accuracy_of(cell[cell["benchmark"] == name])) for name in benchmarks}
+    mean = benchmark_means(cell, config, metric)
+    texts["mean"] = percent(accuracy_of(mean))
+    complete = cell[cell["seed"].fillna(0).isin(mean["seed"].fillna(0))]["value"].to_numpy(dtype=np.float64)
+    texts["IQM"] = f"{100 * interquartile_mean(complete):.1f}" if len(complete) else NOT_RUN
     return texts
-
-
-def _percent(values: np.ndarray) -> str:
-    if not len(values):
-        return NOT_RUN
-    interval = t_interval(values)
-    half = f" ± {100 * (interval.high - interval.estimate):.1f}" if interval.exists else ""
-    return f"{100 * interval.estimate:.1f}{half}"
-
-
-def _iqm(scores: np.ndarray) -> str:
-    interval = stratified_bootstrap(scores, interquartile_mean)
-    bounds = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval.exists else ""
-    return f"{100 * interval.estimate:.1f}{bounds}"
 
 
 def _model_name(correction: str, skip: int) -> str:

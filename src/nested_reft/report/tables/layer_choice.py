@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.formatting import NOT_RUN, points, with_interval
+from nested_reft.report.formatting import NOT_RUN, percent, points
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import (
     CHOICE,
+    accuracy_of,
     benchmark_means,
     compared_strategies,
     strategy_contrasts,
     strategy_parity,
 )
-from nested_reft.report.statistics.intervals import t_interval
 
 
 def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -40,7 +39,7 @@ def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame
                         "size": size,
                         "dataset": dataset,
                         "strategy": title,
-                        "accuracy": _accuracy(_cell(means, cell)["value"].to_numpy(dtype=np.float64)),
+                        "accuracy": percent(accuracy_of(_cell(means, cell))),
                         "difference to baseline": "" if is_baseline else points(against_baseline[key]),
                         reference: "" if is_baseline or is_first else points(against_first[key]),
                         "KL": _mean(off_policyness, "kl_k3"),
@@ -59,9 +58,10 @@ def layer_choice_page(table: pd.DataFrame, config: Config) -> Page:
     choice, metric = config.layer_choice, config.evaluation.headline
     notes = (
         f"Correction '{choice.correction}' at skip {choice.skip} %. Accuracy: {metric}, in percent, mean over "
-        "benchmarks and seeds. Differences in percentage points, paired by seed on identical problems. Brackets: 95 % "
-        "Student-t interval over seeds. KL(b ‖ π), k3, in nats a token, and effective sample size (1 is on-policy): "
-        "means over training steps and seeds."
+        "benchmarks and seeds. Brackets: 95 % interval over seeds and problems (Wilson's score interval). Differences "
+        "in percentage points, paired by seed on identical problems. Brackets: 95 % Student-t interval over seeds "
+        "(artanh scale); the problems do not vary. KL(b ‖ π), k3, in nats per token, and effective sample size (1 is "
+        "on-policy): means over training steps and seeds."
     )
     return Page(title, (("", table),), notes)
 
@@ -71,10 +71,6 @@ def _cell(table: pd.DataFrame, cell: Mapping[str, object]) -> pd.DataFrame:
     for column, value in cell.items():
         chosen &= table[column] == value
     return table[chosen]
-
-
-def _accuracy(values: np.ndarray) -> str:
-    return with_interval(t_interval(values), lambda value: f"{100 * value:.1f}") if len(values) else NOT_RUN
 
 
 def _mean(table: pd.DataFrame, metric: str) -> str:

@@ -8,7 +8,7 @@ from nested_reft.config.experiment import Config
 from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import parity
-from nested_reft.report.statistics.intervals import equivalence
+from nested_reft.report.statistics.intervals import against_zero, equivalence
 
 
 def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -18,7 +18,8 @@ def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
     for (size, dataset, correction, skip), found in parity(runs, config, config.evaluation.headline).items():
         row = {"dataset": dataset, "size": size, "correction": correction, "skip %": str(skip)}
         if found is None:
-            row |= {"difference": NOT_RUN, "low": "", "high": "", "margin": "", "seeds": "0", "verdict": NOT_RUN}
+            row |= {"difference": NOT_RUN, "low": "", "high": "", "margin": "", "seeds": "0"}
+            row |= {"verdict": NOT_RUN, "against 0": NOT_RUN}
         else:
             row |= {
                 "difference": f"{100 * found.estimate:+.1f}",
@@ -27,6 +28,7 @@ def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
                 "margin": f"{100 * margin:g}",
                 "seeds": str(found.n),
                 "verdict": equivalence(found.low, found.high, margin),
+                "against 0": against_zero(found.low, found.high),
             }
         rows.append(row)
     return pd.DataFrame(rows).sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
@@ -37,7 +39,9 @@ def equivalence_page(table: pd.DataFrame, config: Config) -> Page:
     notes = (
         f"Difference in {config.evaluation.headline} accuracy (percentage points, mean over benchmarks), nested minus "
         "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
-        "seeds. Equivalent: the interval lies within ± margin. Worse, better: it lies wholly beyond. Inconclusive: "
-        "neither, which more seeds could settle."
+        "seeds (artanh scale, which never leaves ± 100 points); the problems do not vary. Equivalent: the interval "
+        "lies within ± margin, which is two one-sided tests at 2.5 % each. Beyond the margin: it lies wholly beyond, "
+        "on one side. Inconclusive: neither, which more seeds could settle. Against 0: on which side of 0 the whole "
+        "interval lies, if on one; a difference can be below 0 and yet within the margin, or not known to be beyond it."
     )
     return Page("Parity with baseline ReFT", (("", table),), notes)

@@ -1,0 +1,222 @@
+"""Verdicts: every rule of a cell, every verdict of every claim, and the examples that used to be reported wrongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+from synthetic import make_config
+
+from nested_reft.report.claims.judge import Claim, judge, judge_claims
+from nested_reft.report.claims.rules import (
+    CellVerdict,
+    has_learned,
+    is_at_most,
+    is_faster,
+    is_on_par,
+    rises,
+    verdict,
+)
+from nested_reft.report.claims.tables import cells_table
+from nested_reft.report.statistics.intervals import Interval
+
+CONFIG = make_config(
+    sizes=2, benchmarks=1, skips=(10, 20, 30), corrections=("base",), gradients=("is_sequence",), steps=2
+)
+SKIPS = (10, 20, 30)
+CELLS = [(size, skip) for size in CONFIG.sizes for skip in SKIPS]
+NAN = math.nan
+Values = list[tuple[float, float, float]]  # estimate, low, high of each cell
+
+
+def interval(estimate: float, low: float, high: float) -> Interval:
+    return Interval(estimate, low, high, 3, 0.95, "t")
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["passes", "passes"], "supported"),
+        (["passes", "fails"], "partly"),
+        (["passes", "fails", "undecided", None], "partly"),
+        (["passes", "undecided"], "inconclusive"),
+        (["undecided", "undecided"], "inconclusive"),
+        (["passes", None], "inconclusive"),
+        (["fails", "fails"], "refuted"),
+        (["fails", "undecided", None], "refuted"),
+        ([None, None], "not run"),
+        ([], "not run"),
+    ],
+)
+def test_verdict_over_cells(cells: list[CellVerdict | None], expected: str) -> None:
+    assert verdict(cells) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "found", "expected"),
+    [
+        (is_faster, (1.1, 1.01, 1.2), "passes"),
+        (is_faster, (1.1, 1.0, 1.2), "undecided"),
+        (is_faster, (0.9, 0.8, 1.0), "fails"),
+        (lambda bias: is_at_most(bias, 0.10), (0.05, 0.0, 0.10), "passes"),
+        (lambda bias: is_at_most(bias, 0.10), (0.05, 0.0, 0.11), "undecided"),
+        (lambda bias: is_at_most(bias, 0.10), (0.15, 0.10, 0.2), "undecided"),
+        (lambda bias: is_at_most(bias, 0.10), (0.15, 0.11, 0.2), "fails"),
+        (lambda difference: is_on_par(difference, 0.05), (0.0, -0.05, 0.05), "passes"),
+        (lambda difference: is_on_par(difference, 0.05), (0.0, -0.06, 0.05), "undecided"),
+        (lambda difference: is_on_par(difference, 0.05), (-0.1, -0.2, -0.05), "undecided"),
+        (lambda difference: is_on_par(difference, 0.05), (-0.1, -0.2, -0.051), "fails"),
+        (lambda difference: is_on_par(difference, 0.05), (0.1, 0.051, 0.2), "fails"),
+        (has_learned, (0.10, 0.01, 0.2), "passes"),
+        (has_learned, (0.20, -0.01, 0.4), "undecided"),
+        (has_learned, (0.09, 0.08, 0.1), "undecided"),
+        (has_learned, (0.08, 0.07, 0.09), "fails"),
+        (has_learned, (-0.10, -0.12, -0.08), "fails"),
+    ],
+)
+def test_rules_of_a_cell(
+    rule: Callable[[Interval], CellVerdict], found: tuple[float, float, float], expected: str
+) -> None:
+    assert rule(interval(*found)) == expected
+
+
+def test_a_cell_without_interval_is_not_judged() -> None:
+    cells = {("a",): interval(1.5, NAN, NAN), ("b",): None, ("c",): interval(2, 1.5, 2.5)}
+    assert judge(cells, is_faster) == [None, None, "passes"]
+
+
+def test_rises_within_each_size() -> None:
+    config = make_config(sizes=1, skips=(10, 20))
+    low, high = interval(1.1, 1.05, 1.2), interval(1.2, 1.15, 1.3)
+    assert rises({("small", 10): low, ("small", 20): high}, config) == "passes"
+    # It falls, but the two intervals overlap.
+    assert rises({("small", 10): high, ("small", 20): low}, config) == "undecided"
+    assert rises({("small", 10): interval(1.4, 1.3, 1.5), ("small", 20): low}, config) == "fails"
+
+
+def rows(cells: list[tuple[str, int]], values: Values, names: tuple[str, str, str], **more: object) -> pd.DataFrame:
+    """A table with one row per cell; a cell beyond the values was not run."""
+    return pd.DataFrame(
+        [
+            {"size": size, "skip": skip, "n": 9, **more} | dict(zip(names, found, strict=True))
+            for (size, skip), found in zip(cells, values, strict=False)
+        ],
+        columns=["size", "skip", "n", *more, *names],
+    )
+
+
+def accuracies(differences: list[list[float]], gains: list[list[float]]) -> pd.DataFrame:
+    """A `runs` table: by cell and size, the three seeds' nested minus baseline and baseline minus pre-trained."""
+    found = []
+
+    def add(size: str, correction: str, skip: int, seed: int | None, value: float) -> None:
+        dataset = "" if correction == "pretrained" else "stories"
+        key = {"size": size, "dataset": dataset, "correction": correction, "skip": skip, "seed": seed}
+        found.append({**key, "benchmark": "heldout", "metric": "sampled", "value": value, "n": 200})
+
+    for size, gain in zip(CONFIG.sizes, gains, strict=False):
+        add(size, "pretrained", 0, None, 0.3)
+        for seed, by in enumerate(gain, start=1):
+            add(size, "base", 0, seed, 0.3 + by)
+    for (size, skip), difference in zip(CELLS, differences, strict=False):
+        for seed, by in enumerate(difference, start=1):
+            add(size, "base", skip, seed, 0.3 + gains[list(CONFIG.sizes).index(size)][seed - 1] + by)
+    columns = ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
+    return pd.DataFrame(found, columns=columns).astype({"seed": "Int64"})
+
+
+def judged(claim: str, values: Values) -> Claim:
+    """`claim` judged by what was measured of its cells, in their order; the other claims are not run."""
+    steps = {(size, "stories", skip): None for size, skip in CELLS}
+    throughput = rows(CELLS, values if claim == "C1" else [], ("speedup", "speedup_low", "speedup_high"))
+    if claim == "C2":
+        steps |= {(size, "stories", skip): interval(*found) for (size, skip), found in zip(CELLS, values, strict=False)}
+    bias = rows(CELLS, values if claim == "C3" else [], ("bias_debiased", "bias_low", "bias_high"),
+                correction="is_sequence", variance_ratio=NAN, variance_low=NAN, variance_high=NAN)  # fmt: skip
+    variance = rows(CELLS, values if claim == "C4" else [], ("variance_ratio", "variance_low", "variance_high"),
+                    correction="is_sequence", bias_debiased=NAN, bias_low=NAN, bias_high=NAN)  # fmt: skip
+    # Three seeds, one at the estimate and two as far from it on either side as the interval asks for.
+    around = [[mean + (high - mean) / T * 3**0.5 * step for step in (-1, 0, 1)] for mean, _, high in values]
+    runs = accuracies(around if claim == "C5" else [], around if claim == "C6" else [[0.2] * 3] * 2)
+    if claim not in ("C5", "C6"):
+        runs = runs.iloc[:0]
+    gradients = bias if claim == "C3" else variance
+    names = {"C3": "C3-is_sequence", "C4": "C4-is_sequence", "C5": "C5-base"}
+    (found,) = (one for one in judge_claims(runs, steps, throughput, gradients, CONFIG)
+                if one.id == names.get(claim, claim))  # fmt: skip
+    return found
+
+
+T = 4.302653  # Student's t of two degrees of freedom, 97.5 %
+NOT_RUN: Values = []
+# A cell of each claim that passes, one that fails and one that is undecided.
+EXAMPLES = {
+    "C1": [(1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.1, 0.9, 1.3)],
+    "C2": [(1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.1, 0.9, 1.3)],
+    "C3": [(0.04, 0.0, 0.08), (0.3, 0.2, 0.4), (0.08, 0.0, 0.16)],
+    "C4": [(1.1, 0.9, 1.3), (5.0, 4.0, 6.0), (2.0, 0.5, 8.0)],
+    "C5": [(0.01, -0.02, 0.04), (-0.2, -0.25, -0.15), (0.0, -0.2, 0.2)],
+    "C6": [(0.2, 0.15, 0.25), (0.02, -0.03, 0.07), (0.2, -0.1, 0.5)],
+}
+
+
+@pytest.mark.parametrize("claim", EXAMPLES)
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ("pppppp", "supported"), ("ffffff", "refuted"), ("ufuuuf", "refuted"), ("pfpppp", "partly"),
+        ("uuuuuu", "inconclusive"), ("pupppu", "inconclusive"), ("", "not run"),
+    ],
+)  # fmt: skip
+def test_every_verdict_of_every_claim(claim: str, cells: str, expected: str) -> None:
+    if claim == "C6":
+        cells = cells[:2]  # one for each size
+    passes, fails, undecided = EXAMPLES[claim]
+    values = [{"p": passes, "f": fails, "u": undecided}[cell] for cell in cells]
+    if claim == "C1":  # which must also rise
+        values = [(mean + 0.01 * place, low, high) for place, (mean, low, high) in enumerate(values)]
+    found = judged(claim, values)
+    assert found.verdict == expected
+    if cells:
+        assert found.measured.startswith(f"{cells.count('p')} of {len(cells)} pass")
+        assert (f"{cells.count('f')} fail" in found.measured) == ("f" in cells)
+        assert (f"{cells.count('u')} undecided" in found.measured) == ("u" in cells)
+        names = {"p": "passes", "f": "fails", "u": "undecided"}
+        assert list(cells_table([found])["verdict"]) == [names[cell] for cell in cells]
+
+
+def test_what_was_not_shown_is_inconclusive_and_what_is_far_off_is_refuted() -> None:
+    nothing_known = judged("C5", [(0.0, -0.20, 0.20)] * 6)
+    assert nothing_known.verdict == "inconclusive"
+    assert nothing_known.measured.endswith("0 beyond the margin; 0 below 0, 0 above 0")
+    far_off = judged("C5", [(-0.20, -0.25, -0.15)] * 6)
+    assert far_off.verdict == "refuted"
+    assert far_off.measured.endswith("6 beyond the margin; 6 below 0, 0 above 0")
+
+
+def test_below_zero_and_beyond_the_margin_are_two_facts() -> None:
+    found = judged("C5", [(-0.142, -0.244, -0.04), *[(0.0, -0.02, 0.02)] * 5])
+    assert found.verdict == "inconclusive"
+    assert found.measured.startswith("5 of 6 pass, 1 undecided; worst (small, stories, skip 10 %): -14.2 [-24")
+    assert found.measured.endswith("0 beyond the margin; 1 below 0, 0 above 0")
+
+
+def test_an_unbiased_estimate_with_too_few_batches_is_inconclusive() -> None:
+    bias = [(0.046, 0.0, 0.088), (0.055, 0.0, 0.119), (0.081, 0.0, 0.155), *[(0.0, 0.0, 0.335)] * 3]
+    found = judged("C3", bias)
+    assert found.verdict == "inconclusive"
+    assert found.measured.startswith("1 of 6 pass, 5 undecided")
+
+
+def test_a_rise_that_is_not_shown_is_inconclusive_and_a_fall_is_partly() -> None:
+    rising = [(1.1, 1.05, 1.2), (1.2, 1.1, 1.3), (1.3, 1.2, 1.4)]
+    assert judged("C1", [*rising, *rising]).verdict == "supported"
+    flat = judged("C1", [*rising, rising[0], rising[2], (1.25, 1.2, 1.4)])
+    assert flat.verdict == "inconclusive"
+    assert flat.measured.startswith("6 of 6 pass")
+    assert flat.measured.endswith("; not shown to rise with every skip")
+    falling = judged("C1", [*rising, rising[0], (1.5, 1.45, 1.6), rising[2]])
+    assert falling.verdict == "partly"
+    assert falling.measured.endswith("; does not rise with every skip")
