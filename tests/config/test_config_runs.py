@@ -15,7 +15,14 @@ from nested_reft.config.experiment import (
     run_table,
     strategy_table,
 )
-from nested_reft.config.jobs import data_settings, evaluate_settings, gradient_settings, train_settings
+from nested_reft.config.jobs import (
+    data_settings,
+    evaluate_settings,
+    gradient_settings,
+    model_settings,
+    throughput_settings,
+    train_settings,
+)
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.training import Training
 from nested_reft.core.advantages import BASELINES
@@ -179,3 +186,21 @@ def test_choices_of_the_training_settings_are_those_of_the_core() -> None:
     fields = Training.model_fields
     assert get_args(fields["normalisation"].annotation) == NORMALISATIONS
     assert get_args(fields["advantage_baseline"].annotation) == BASELINES
+
+
+def test_keys_of_the_prompt_that_are_not_set_change_no_job() -> None:
+    """What was made before these keys existed stays valid."""
+    config = parse_config(VALID)
+    run = run_table(config)[0]
+    for settings in (train_settings(config, run), evaluate_settings(config, run.size, run, ("steps",))):
+        assert '"prompt":{"style":"plain","system":null,"suffix":""}' in settings.canonical_json()
+
+
+def test_end_tokens_change_only_jobs_whose_completions_end() -> None:
+    before, after = parse_config(VALID), parse_config(changed("prompt/end_tokens", ["?"]))
+    size = next(iter(before.sizes))
+    assert model_settings(before, size) == model_settings(after, size)
+    assert throughput_settings(before, size, 17) == throughput_settings(after, size, 17)
+    assert gradient_settings(before, size, 17).canonical_json() != gradient_settings(after, size, 17).canonical_json()
+    run = run_table(before)[0]
+    assert '"end_tokens":["?"]' in train_settings(after, run).canonical_json()

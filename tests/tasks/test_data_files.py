@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from nested_reft.config.sources import HubProblems
@@ -121,3 +126,81 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, name: str, content: s
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=f"{name}.*{message}"):
         list(read_rows([tmp_path / name]))
+
+
+# --- encodings and numbers
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.json", "d.csv"])
+def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path: Path, name: str, encoding: str) -> None:
+    rows = [{"question": "π?", "answer": "3.14"}, {"question": "b", "answer": "025"}]
+    contents = {
+        "a.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        "b.json": json.dumps(rows, ensure_ascii=False),
+        "c.json": "".join(json.dumps(row) + "\n" for row in rows),
+        "d.csv": "question,answer\nπ?,3.14\nb,025\n",
+    }
+    mark = "\ufeff" if encoding.endswith("-be") else ""  # the other codecs write it themselves
+    (tmp_path / name).write_bytes((mark + contents[name]).encode(encoding))
+    assert list(read_rows([tmp_path / name])) == rows
+
+
+def test_joined_files_may_each_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"q": "1"}\n\ufeff{"q": "\ufeff2"}\n', encoding="utf-8")
+    assert list(read_rows([tmp_path / "a.jsonl"])) == [{"q": "1"}, {"q": "\ufeff2"}]
+
+
+def test_text_that_is_not_what_its_mark_says_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("q,a\n".encode("utf-16") + b"\n")
+    with pytest.raises(DataError, match=r"a\.csv: is not UTF-16 text \(truncated data at byte 10\).*save it as UTF-8"):
+        list(read_rows([tmp_path / "a.csv"]))
+
+
+def test_the_names_of_columns_are_visible_in_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "o/d"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text(json.dumps({"question\u200b": "q", "answer": "1"}), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        hub.load_problems(source(), tmp_path)
+    assert str(caught.value).isascii()
+    assert r"columns: 'question\u200b', answer" in str(caught.value)
+
+
+def test_numbers_of_parquet_are_as_short_as_their_type_allows(tmp_path: Path) -> None:
+    """3.14 is stored as 3.140000104904175 in 32 bits, and as 3.140625 in 16."""
+    half = numpy.array([3.14, 0.1, 27.0], numpy.float16)
+    columns = {
+        "\ufefffloat16": pyarrow.array(half), "float32": pyarrow.array([3.14, -0.1, 27.0], pyarrow.float32()),
+        "float64": pyarrow.array([3.14, 3.140000104904175, 27.0]),
+        "none": pyarrow.array([None, 0.7, float("nan")], pyarrow.float32()),
+        "list": pyarrow.array([[3.14], [], [0.1, None]], pyarrow.list_(pyarrow.float32())),
+        "large": pyarrow.array([1e10, 16777216.0, 1.5e-7], pyarrow.float32()),
+        "integer": pyarrow.array([1, 2, 3], pyarrow.int8()),
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    rows = list(read_rows([tmp_path / "a.parquet"]))
+    read = {name: [row[name] for row in rows] for name in rows[0]}
+    assert read["float16"] == [3.14, 0.1, 27.0]
+    assert read["float32"] == [3.14, -0.1, 27.0]
+    assert read["float64"] == [3.14, 3.140000104904175, 27.0]
+    assert read["none"][:2] == [None, 0.7]
+    assert math.isnan(read["none"][2])
+    assert read["list"] == [[3.14], [], [0.1, None]]
+    assert read["large"] == [1e10, 16777216.0, 1.5e-7]
+    assert read["integer"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("cell", "type_", "answer"),
+    [
+        (3.14, pyarrow.float32(), "3.14"), (27.0, pyarrow.float32(), "27"), (27.0, pyarrow.float64(), "27"),
+        ([0.1, 2.0], pyarrow.list_(pyarrow.float32()), "0.1, 2"), (Decimal("3.10"), None, "3.1"),
+        (Decimal("1200.00"), None, "1200"),
+    ],
+)  # fmt: skip
+def test_answers_that_are_numbers_of_parquet(tmp_path: Path, cell: Any, type_: Any, answer: str) -> None:
+    (tmp_path / "o/d").mkdir(parents=True)
+    table = pyarrow.table({"question": ["q"], "answer": pyarrow.array([cell], type_)})
+    pyarrow.parquet.write_table(table, tmp_path / "o/d/test.parquet")
+    assert hub.load_problems(source(), tmp_path)[0][0].answer == answer

@@ -63,6 +63,36 @@ def test_a_long_prompt_is_an_error_and_not_cut() -> None:
         encode_prompts(["1 + 2", "1 + 2 = ?"], prompt, tokenizer(), 5)
 
 
+def template(single: str) -> processors.PostProcessor:
+    used = [word for word in single.split() if word != "$A"]
+    return processors.TemplateProcessing(single=single, special_tokens=[(word, ids(word)[0]) for word in used])
+
+
+@pytest.mark.parametrize(
+    ("processor", "before"),
+    [
+        (template("<s> $A <pad>"), ["<s>"]),
+        (template("$A <pad>"), []),
+        (template("<s> brief $A ? <pad>"), ["<s>", "brief"]),
+        (template("<s> $A"), ["<s>"]),
+        (processors.BertProcessing(("<pad>", 0), ("<s>", 1)), ["<s>"]),
+        (processors.RobertaProcessing(("<pad>", 0), ("<s>", 1)), ["<s>"]),
+        (processors.Sequence([processors.ByteLevel(), template("<s> $A <pad>")]), ["<s>"]),
+        (None, []),
+    ],
+)
+@pytest.mark.parametrize("text", ["1 + 2 =", "user : <pad>", "<s> 1 <pad> ?", "1 ?"])
+def test_a_plain_prompt_begins_as_the_tokenizer_wants_but_ends_as_it_was_written(
+    processor: processors.PostProcessor | None, before: list[str], text: str
+) -> None:
+    """Of several lengths at once, of which one ends with the very token that the post-processor appends."""
+    made = tokenizer(None)
+    made.backend_tokenizer.post_processor = processor
+    made.add_special_tokens({"eos_token": "<pad>"})
+    expected = [[ids(word)[0] for word in (*before, *words.split())] for words in (text, "1")]
+    assert encode_prompts([text, "1"], Prompt(style="plain"), made, 20) == expected
+
+
 def test_left_pad() -> None:
     tokens, real = left_pad([[5, 6, 7], [8], []], pad_id=0)
     assert tokens.tolist() == [[5, 6, 7], [0, 0, 8], [0, 0, 0]]

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config
 from workflow_harness import PROBLEM, Finished, Pipeline, tiny_config
 
 
@@ -32,7 +34,9 @@ def small_mirror(tmp_path: Path) -> Path:
     for name, split in (("first", "train"), ("second", "train"), ("bench", "test")):
         (folder / name).mkdir(parents=True)
         (folder / name / f"{split}.jsonl").write_text(json.dumps(PROBLEM) + "\n", encoding="utf-8")
-    (folder / "model").mkdir()
-    (folder / "model/config.json").write_text('{"num_hidden_layers": 6}', encoding="utf-8")
+    Qwen2Config(num_hidden_layers=6, max_position_embeddings=64).save_pretrained(folder / "model")
+    words = Tokenizer(models.WordLevel({"<end>": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(folder / "model")
     (folder / "model/model.safetensors").write_bytes(b"")
     return folder.parent

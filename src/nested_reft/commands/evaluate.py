@@ -20,7 +20,9 @@ def run(options: argparse.Namespace) -> None:
     """Write one record per benchmark."""
     settings = parse(EvaluateSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
-    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.dtype)
+    policy = load_policy(
+        options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
+    )
     name = settings.run.path if settings.run else f"{settings.size}, pre-trained"
     for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
         record = evaluate(settings, policy, benchmark, read_problems(problems))

@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(GradientSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     problems = read_problems(options.problems)
-    policy = load_policy(options.policy, device=select_device(settings.device))
+    policy = load_policy(options.policy, device=select_device(settings.device), prompt=settings.prompt)
     progress = Progress(f"gradients {settings.size} skip{settings.skip}")
     batches = settings.gradients.batches
     record = measure_gradients(settings, policy, problems, lambda done: progress.step(f"batch {done}/{batches}"))

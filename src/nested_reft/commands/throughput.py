@@ -20,7 +20,9 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(ThroughputSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     problems = read_problems(options.problems)
-    policy = load_policy(options.policy, device=select_device(settings.device), dtype=settings.dtype)
+    policy = load_policy(
+        options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
+    )
     record = measure_throughput(settings, policy, problems)
     write_json(options.output, record)
     progress = Progress(f"throughput {settings.size} skip{settings.skip}")

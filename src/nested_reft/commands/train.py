@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> None:
                 problems = read_problems(options.problems)
                 # Frozen weights can have the dtype of the matrix products; trained ones cannot.
                 dtype = settings.training.dtype if settings.training.lora else "float32"
-                policy = load_policy(options.policy, device=select_device(settings.device), dtype=dtype)
+                policy = load_policy(
+                    options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
+                )
                 code = source_digest("nested_reft.commands.train")
             done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code)
         if not world.is_main:

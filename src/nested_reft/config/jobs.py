@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
+from nested_reft.config.checks import CheckSettings, Request
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config
 from nested_reft.config.gradients import GradientMeasurement, GradientSettings
@@ -26,6 +27,23 @@ def data_settings(config: Config, role: Literal["train", "test"], name: str) -> 
     return DataSettings(name=name, role=role, problems=problems)
 
 
+def check_settings(config: Config) -> CheckSettings:
+    training, evaluation = config.training, config.evaluation
+    requests = [
+        Request(role="train", problems=name, key="training.max_new_tokens", new_tokens=training.max_new_tokens,
+                max_prompt_tokens=training.max_prompt_tokens)
+        for name in config.datasets
+    ] + [
+        Request(role="train", problems=next(iter(config.datasets)), key="throughput.new_tokens",
+                new_tokens=config.throughput.new_tokens, max_prompt_tokens=training.max_prompt_tokens)
+    ] + [
+        Request(role="test", problems=name, key="evaluation.max_new_tokens", new_tokens=evaluation.max_new_tokens,
+                max_prompt_tokens=evaluation.max_prompt_tokens)
+        for name in config.benchmarks
+    ]  # fmt: skip
+    return CheckSettings(sizes=config.sizes, prompt=config.prompt, requests=tuple(requests))
+
+
 def model_settings(config: Config, size: str) -> ModelSettings:
     model = config.sizes[size]
     scratch = model.source == "scratch"
@@ -33,7 +51,7 @@ def model_settings(config: Config, size: str) -> ModelSettings:
         size=size,
         model=model,
         pretraining=config.pretraining if scratch else None,
-        prompt=config.prompt,
+        prompt=config.prompt.model_copy(update={"template": None, "end_tokens": ()}),
         device=config.device if scratch else "cpu",
     )
 
@@ -66,7 +84,7 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
         size=size,
         skip=skip,
         throughput=config.throughput,
-        prompt=config.prompt,
+        prompt=config.prompt.model_copy(update={"end_tokens": ()}),  # every completion has the same length
         sampling=_part(Sampling, training),
         border=training.border,
         max_prompt_tokens=training.max_prompt_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 
 from nested_reft.config.strict import Positive, Strict
 
@@ -18,6 +18,20 @@ class Prompt(Strict):
     """The system message of the chat template; null: none. `plain` has none."""
     suffix: str = ""
     """Appended to the question, in both styles."""
+    # Unset, the next two are not in the canonical JSON: what was made before they existed stays valid.
+    template: str | None = Field(None, exclude_if=lambda value: value is None)
+    """The name of the chat template, if the model has several; null: the default one. `plain` has none."""
+    end_tokens: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        (), exclude_if=lambda value: not value
+    )
+    """Tokens that end a completion, besides the model's own end tokens and, in style `chat`, the one that ends a turn
+    of the template. Each must be one token of every model."""
+
+    @model_validator(mode="after")
+    def _only_chat_has_a_template(self) -> Prompt:
+        if self.style == "plain" and self.template is not None:
+            raise ValueError("template: style `plain` has none; remove it, or set `style: chat`")
+        return self
 
 
 class Sampling(Strict):

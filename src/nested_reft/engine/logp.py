@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.core.layers import decoder_layers
 from nested_reft.core.rollout import Rollout
+from nested_reft.engine.lengths import check_call_length
 from nested_reft.engine.llama import PackedModel, attention, unsupported
 from nested_reft.engine.tensors import position_ids, upcast
 
@@ -27,7 +28,11 @@ def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float
     Returns:
         (B, T), in nats; 0 where the mask is false, -inf for a token that is not in the support. float64 for a float64
         model, float32 for every other.
+
+    Raises:
+        LengthError: a prompt and its completion are more than `engine.lengths.exact_limit` of the model.
     """
+    check_call_length(model, lambda: _longest(rollout))
     logits = _model_logits if unsupported(model) else _packed_logits
     first, rest = logits(model, rollout)
     later = _later(rollout)
@@ -48,6 +53,12 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
     model.disable_input_require_grads()  # a hook that only the re-entrant kind needs
     for layer in decoder_layers(model):
         layer.training = True  # the layer, not its parts: log pi is that of a policy without dropout
+
+
+def _longest(rollout: Rollout) -> int:
+    """Tokens of the longest prompt with its completion."""
+    prompts = rollout.prompt_mask.sum(-1).repeat_interleave(rollout.group_size)
+    return int((prompts + rollout.mask.sum(-1)).max())
 
 
 def _later(rollout: Rollout) -> Tensor:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.decoder import make_decoder
+from nested_reft.engine.lengths import check_call_length
 from nested_reft.engine.tensors import upcast
 
 BLOCK = 1024  # columns
@@ -69,6 +70,7 @@ def sample_completions(
 
     Raises:
         ValueError: temperature < 0, top_k < 1, top_p outside (0, 1], or prompts that are empty or padded on the right.
+        LengthError: prompt and new tokens are more than `engine.lengths.exact_limit` of the model.
     """
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
@@ -80,6 +82,7 @@ def sample_completions(
         raise ValueError(f"prompt_ids {tuple(prompt_ids.shape)} and prompt_mask {tuple(prompt_mask.shape)} differ")
     if not prompt_mask[:, -1].all():
         raise ValueError("prompts must be padded on the left, and none may be empty")
+    check_call_length(model, lambda: int(prompt_mask.sum(-1).max()) + max_new_tokens)
     num_rows, device = prompt_ids.shape[0] * group_size, prompt_ids.device
     ends = torch.tensor(sorted(end_ids), dtype=torch.long, device=device)
     decoder = make_decoder(model)

@@ -11,6 +11,7 @@ from nested_reft.config.run import PRETRAINED
 from nested_reft.config.sampling import Sampling
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.grading import grade
+from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
@@ -30,6 +31,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
     encoded = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, evaluation.max_prompt_tokens
     )
+    check_policy_lengths(policy, encoded, evaluation.max_new_tokens, "evaluation.max_new_tokens")
     items: list[dict[str, Any]] = []
     examples: list[dict[str, Any]] = []
     for first in range(0, len(problems), evaluation.batch_problems):

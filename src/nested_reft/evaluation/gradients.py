@@ -28,6 +28,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.influence import layer_influence
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
 from nested_reft.runtime.seeding import derive_seed
+from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
@@ -119,6 +120,7 @@ def measure_gradients(
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
     )
+    check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
     coordinates = choose_coordinates(model, options.coordinates, options.seed)
     on_policy = [Objective(correction="unit", **UNBIASED)]
     corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -103,6 +104,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         yield from _json_array(path, text)
         return
     for number, line in enumerate(text.split("\n"), start=1):
+        line = line.lstrip("\ufeff")  # of files that were joined, each with its byte-order mark
         if not line.strip():
             continue
         try:
@@ -143,14 +145,44 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             rows = Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # pyarrow's, datasets' and the operating system's errors have no common class
             raise DataError(f"{path}: is not a readable parquet file ({error}); fetch it again") from error
-        yield from rows
+        types = {field.name: field.type for field in rows.features.arrow_schema}
+        for row in rows:
+            # A file made from a CSV file may have the byte-order mark in the name of its first column.
+            yield {name.lstrip("\ufeff"): _as_written(cell, types[name]) for name, cell in row.items()}
+
+
+def _as_written(cell: Any, type_: Any) -> Any:
+    """A cell of a parquet file, its numbers of 16 or 32 bits as the shortest decimal that is read as the same number.
+
+    Python's numbers have 64 bits, in which the float32 next to 3.14 is 3.140000104904175.
+    """
+    import numpy
+
+    if isinstance(cell, float) and str(type_) in ("halffloat", "float"):  # arrow's names of them
+        return float(str((numpy.float16 if type_.bit_width == 16 else numpy.float32)(cell)))
+    if isinstance(cell, list) and hasattr(type_, "value_type"):
+        return [_as_written(inner, type_.value_type) for inner in cell]
+    return cell
+
+
+# The longer marks first: that of UTF-32 begins with that of UTF-16.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 
 
 def _text(path: Path) -> str:
+    """A file's text without its byte-order mark, which says the encoding; without one it must be UTF-8."""
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        return path.read_bytes().decode("utf-8")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); fetch it again") from None
+        raise DataError(
+            f"{path}: is not {encoding.removesuffix('-sig').upper()} text ({error.reason} at byte {error.start}); "
+            "fetch it again, or save it as UTF-8"
+        ) from None
 
 
 _READERS = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,13 @@ def _answer_pattern(settings: HubProblems) -> re.Pattern[str] | None:
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:
-    """A cell as text: 27.0 is "27", a list is joined by ", ", an empty cell is ""."""
+    """A cell as text: 27.0 is "27", a list is joined by ", ", an empty cell is "".
+
+    A number is the shortest decimal that is read as the same number, in the column's own precision.
+    """
     if column not in row:
-        raise DataError(f"{where}: has no column {column!r}, {nearest(column, row)}; columns: {', '.join(row)}")
+        names = [name if name.isprintable() else repr(name) for name in row]
+        raise DataError(f"{where}: has no column {column!r}, {nearest(column, names)}; columns: {', '.join(names)}")
     value = row[column]
     cells = value if isinstance(value, list) else [value]
     return ", ".join(filter(None, (_cell(cell, column, where) for cell in cells)))
@@ -112,6 +117,8 @@ def _cell(value: Any, column: str, where: str) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value.normalize():f}"
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             return str(value).strip().encode("utf-8").decode("utf-8")

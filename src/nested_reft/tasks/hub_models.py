@@ -16,6 +16,7 @@ from nested_reft.tasks.records import DataError
 
 # Safetensors, configuration and tokenizer: no pickle (*.bin, *.pt), which runs code when loaded, and no Python.
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
+CHAT_TEMPLATES = "additional_chat_templates/*.jinja"  # those besides the default one
 
 
 def fetch_model(
@@ -37,11 +38,15 @@ def fetch_model(
         _check_layers(source / "config.json", settings)
         source, _ = snapshot("model", settings.repo, resolved, MODEL_FILES)
     paths = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path)]
+    paths += sorted(source.glob(CHAT_TEMPLATES))
     if not any(path.suffix == ".safetensors" for path in paths):
         raise DataError(f"{settings.repo}: has no .safetensors file; pickled weights are not loaded, so convert it")
     destination.mkdir(parents=True, exist_ok=True)
     # Copies, not links into the hub's cache: results stay when the cache is emptied.
-    copies = [Path(shutil.copyfile(path, destination / path.name)) for path in paths]
+    copies = [destination / path.relative_to(source) for path in paths]
+    for path, copy in zip(paths, copies, strict=True):
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
     files = fingerprints(destination, copies)
     return {
         "kind": "model",

@@ -8,15 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
+from nested_reft.config.sampling import Prompt
 from nested_reft.runtime.files import check_space
-from nested_reft.tasks.prompts import left_pad
+from nested_reft.tasks.prompts import end_token_ids, left_pad
 from nested_reft.tasks.records import DataError
 
 if TYPE_CHECKING:
     from nested_reft.core.rollout import Rollout
+
+TOKENIZER = "tokenizer.json"
+# What other tokenizers are saved as; transformers can convert these.
+OTHER_TOKENIZERS = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +54,11 @@ class Policy:
         return ids.to(self.model.device), mask.to(self.model.device)
 
     def responses(self, rollout: Rollout) -> list[str]:
-        """The text of each completion, without special tokens."""
-        rows = [tokens[keep].tolist() for tokens, keep in zip(rollout.tokens.cpu(), rollout.mask.cpu(), strict=True)]
+        """The text of each completion, without special tokens and without the token that ended it."""
+        rows = [
+            [token for token in tokens[keep].tolist() if token not in self.end_ids]
+            for tokens, keep in zip(rollout.tokens.cpu(), rollout.mask.cpu(), strict=True)
+        ]
         return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
 
 
@@ -54,25 +77,62 @@ def compute_dtype(model: PreTrainedModel, dtype: str) -> torch.autocast:
     return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-def load_policy(path: Path, *, device: torch.device, dtype: str = "float32") -> Policy:
-    """The policy in a folder written by `save_policy` or downloaded from the hub; DataError names the folder."""
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder; DataError says why it cannot be loaded, and what to do."""
+    if not (path / TOKENIZER).is_file():
+        others = sorted(file.name for file in path.glob("*") if file.name in OTHER_TOKENIZERS)
+        load = f"AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}')"
+        raise DataError(
+            f"{path}: cannot be loaded as a model: it has no {TOKENIZER}, the one tokenizer file that is read"
+            + (f", but {' and '.join(others)}; convert: " if others else "; delete the folder to make it again")
+            + (f'`python -c "from transformers import AutoTokenizer; {load}"`' if others else "")
+        )
     try:
         # Not AutoTokenizer: for some model types (qwen2 is one) it takes the type's own class, which pre-tokenizes by
         # built-in rules instead of those in tokenizer.json.
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+        return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # a damaged file: the parsers of json, tokenizers and transformers have no common error
+        raise _not_loaded(path, "tokenizer", error) from None
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The configuration of the model in a folder; DataError says why it cannot be loaded, and what to do."""
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _not_loaded(path, "model", error) from None
+
+
+def load_policy(path: Path, *, device: torch.device, dtype: str = "float32", prompt: Prompt | None = None) -> Policy:
+    """The policy in a folder written by `save_policy` or downloaded from the hub; DataError names the folder.
+
+    A completion ends with the model's own end tokens, and those that come with the prompt (`end_token_ids`).
+    """
+    tokenizer = load_tokenizer(path)
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             path, local_files_only=True, dtype=getattr(torch, dtype), use_safetensors=True
         )
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be loaded as a model ({first}); delete the folder to make it again") from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _not_loaded(path, "model", error) from None
     ends = model.generation_config.eos_token_id
-    end_ids = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
-    end_ids.discard(None)
+    own_ids = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    own_ids.discard(None)
+    end_ids = own_ids | (end_token_ids(prompt, tokenizer) if prompt is not None else set())
     if not end_ids:
-        raise DataError(f"{path}: neither generation_config.json nor the tokenizer names an end-of-sequence token")
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+        raise DataError(
+            f"{path}: neither generation_config.json nor the tokenizer names an end-of-sequence token; set "
+            "`prompt.end_tokens`"
+        )
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(own_ids or end_ids)
     return Policy(model.to(device).eval(), tokenizer, tuple(sorted(end_ids)), pad_id)
+
+
+def _not_loaded(path: Path, part: str, error: Exception) -> DataError:
+    reason = " ".join(
+        f"{'' if isinstance(error, OSError | ValueError) else f'{type(error).__name__}: '}{error}".split()
+    )
+    return DataError(f"{path}: cannot be loaded as a {part} ({reason}); delete the folder to make it again")
 
 
 def save_policy(policy: Policy, path: Path) -> None:
