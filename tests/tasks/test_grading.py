@@ -155,13 +155,17 @@ def test_lists_have_no_order_and_tuples_do(values: list[int], random: object) ->
         "the answer is $ " + ". " * 9000 + "$", "\\[" * 10_000, "$" * 20_000, "\\boxed{" * 3000,
         "\\boxed{" * 2000 + "5" + "}" * 2000, r"\boxed{" + "(" * 900 + "7" + ")" * 900 + "}", "answer " * 3000,
         r"\boxed{" + "1," * 900 + "1}", "#### " + "9" * 4400, r"\boxed{5" + " " * 1900 + "x}", "\x00\ud800",
-        "1" * 20_000,
+        "1" * 20_000, r"\boxed{1.1" + ".11" * 600 + "x}", '{"answer": {a:' * 1400, '{"answer": ["' + "'" * 19_000,
+        "{:" + " " * 19_000 + "x}", "<answer>" * 2400, "answer is " + "1 and " * 900, "answer" + " is" * 5000,
+        r"\boxed{5" + r" \text{ a}" * 190 + "x}", r"\boxed{" + "√" * 1900 + "}", "5 (" + "since " * 3000,
+        r"\boxed{" + "one hundred " * 160 + "}", r"\boxed{" + r"\\" * 900 + "}", "5 (" * 6000, "A and " * 3000,
     ],
 )  # fmt: skip
 def test_long_and_broken_text_is_quick(text: str) -> None:
-    start = time.perf_counter()
+    """In processor time, which other work on the machine does not use up; the worker has a limit of its own."""
+    start = time.process_time()
     assert not any(grade(text, gold) for gold in ("3", r"\frac{x+1}{2}", "C", "(1, 2)"))
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4
 
 
 def test_a_time_out_is_counted_and_logged_and_the_next_answer_is_graded(
@@ -169,10 +173,10 @@ def test_a_time_out_is_counted_and_logged_and_the_next_answer_is_graded(
 ) -> None:
     assert grade(r"\boxed{x+x}", "2x")  # the worker's start is not the answer's time
     monkeypatch.setattr(symbolic, "TIME_LIMIT", 0.5)
-    before, start = grading.timeouts(), time.perf_counter()
+    before, process = grading.timeouts(), symbolic._worker._process
     assert grade(r"\boxed{9^{9^{9^{9}}}}", "81") is False
-    assert time.perf_counter() - start < 3
     assert grading.timeouts() == before + 1
+    assert symbolic._worker._process is process, "its child reached the limit of processor time, not of hanging"
     assert "cut off" in caplog.text
     monkeypatch.undo()
     assert grade(r"\boxed{y+y}", "2y")
@@ -234,21 +238,20 @@ def test_a_worker_that_cannot_start_is_not_a_wrong_answer(monkeypatch: pytest.Mo
 # --- labelled pairs ---------------------------------------------------------------------------------------------
 
 
-def test_agreement_with_public_graders(data_mirror: Path) -> None:
+def test_agreement_with_public_graders(data_mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page lists every pair on which the grader and the label differ, and no other."""
+    monkeypatch.setattr(symbolic, "TIME_LIMIT", 5 * symbolic.TIME_LIMIT)  # a slow machine has the same list
     lines = (data_mirror / "grading" / "cases.jsonl").read_text(encoding="utf-8").splitlines()
     cases = [case for line in lines if (case := json.loads(line))["kind"] in ("answer", "response")]
     verdicts = {(case["gold"], case["prediction"], case["equivalent"]): grade(case["prediction"], case["gold"])
                 for case in cases}  # fmt: skip
     differing = {(gold, text, verdict) for (gold, text, label), verdict in verdicts.items() if verdict != label}
     assert len(cases) == 292
-    assert len(differing) <= 0.06 * len(cases)
+    assert len(differing) <= 0.05 * len(cases)
     page = (Path(__file__).parents[2] / "docs/grading.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `` (.*?) `` \| `` (.*?) `` \| (yes|no) \|", page, re.MULTILINE)
     listed = {(json.loads(f'"{gold}"'), json.loads(f'"{text}"'), verdict == "yes") for gold, text, verdict in rows}
-    assert differing <= listed
-    # One is cut off at a second of processor time: a faster machine may get to its end.
-    assert all(gold.startswith("$F_n") for gold, _, _ in listed - differing)
+    assert differing == listed
 
 
 @pytest.mark.parametrize("name", ["math-ai/minervamath", "math-ai/olympiadbench", "HuggingFaceH4/MATH-500"])

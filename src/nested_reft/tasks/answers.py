@@ -14,51 +14,6 @@ MAX_CHARS = 2_000
 # A decimal of at least this many significant digits may stand for the exact value that rounds to it (1/3 = 0.333333).
 ROUNDED_DIGITS = 6
 
-_UNICODE = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
-     "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "²": "^2", "³": "^3", "°": r"^\circ ",
-     "（": "(", "）": ")", "，": ",", "％": "%", "\u00a0": " ", "\t": " ", "\n": " "}
-)  # fmt: skip
-_SPELLINGS = [
-    (re.compile(r"\\\\(?=[A-Za-z])"), r"\\"),  # a command whose backslash was escaped twice
-    (re.compile(r"\\!\s*|\\(?:left|right|big|Big|bigg|Bigg)(?![A-Za-z])|\\displaystyle(?![A-Za-z])"), ""),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\{\s*,\s*\}"), ","),
-    (re.compile(r'\\?["“”]'), ""),
-    (re.compile(r"<="), r"\\le "),
-    (re.compile(r">="), r"\\ge "),
-    (re.compile(r"!="), r"\\ne "),
-    (re.compile(r"[:=]="), "="),
-    (re.compile(r"(?<=[0-9])\.(?![0-9.])"), ""),  # 5. and -1./3
-    (re.compile(r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~"), " "),
-    (re.compile(r"\\langle(?![A-Za-z])"), "("),
-    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
-    (re.compile(r"\\(?:leq|leqslant)(?![A-Za-z])"), r"\\le"),
-    (re.compile(r"\\(?:geq|geqslant)(?![A-Za-z])"), r"\\ge"),
-    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
-    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\\\$|\$|(?<!\\)\\[\[\]()]"), ""),
-    (re.compile(r"\\?%|\s*\b(?:percentage|percent|pct)\b\.?|\\text\s*\{\s*percent\s*\}"), "%"),
-    (re.compile(r"\\(?:text[a-z]*|mbox)\s*\{\s*(?:,?\s*and|,?\s*or)\s*\}|\b(?:and|or)\b"), ","),
-]
-_OPTION = re.compile(r"^(?:\\(?:text|math)[a-z]*\s*\{\s*)?\(?\b[A-J]\)(?:\s*\})?\s*(?=\S)")
-_WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal|bb)|operatorname)\s*\{([^{}]*)\}")
-_WRAPPED_UNIT = re.compile(
-    r"(?<=[0-9a-zA-Z}).%])\s*\\(?:text[a-z]*|mbox|mathrm)\s*\{[^{}]*\}\s*(?:\^\s*\{?[0-9]\}?)?\s*$"
-)
-_DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)(?:\s*[CF]\b)?\s*$")
-# Units of two letters and more. A single letter after a number may be a variable: 5m is not 5.
-_UNIT = re.compile(
-    r"(?<=[0-9}])\s*(?:sq(?:uare)?\.?\s+|cubic\s+)?(?:[cmk]m|[mk]g|m[ls]|ft|lbs?|mph|km/h|m/s|units?|inch(?:es)?|feet"
-    r"|foot|yards?|miles?|(?:kilo|centi|milli)?met(?:er|re)s?|(?:kilo)?grams?|lit(?:er|re)s?|pounds?|ounces?|degrees?"
-    r"|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|euros?|yuan|usd)"
-    r"(?:\s*\^\s*\{?[0-9]\}?)?\s*\.?\s*$",
-    re.IGNORECASE,
-)
-# A plain number and then words, as in "15 red apples": what is counted is not part of the answer.
-_COUNTED = re.compile(r"^([-+]?[$€£]?[0-9][0-9,.]*)(?:\s+[A-Za-z][a-z]+){1,6}\.?$")
-_MATHS_WORD = re.compile(r"\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|mod|choose|times|over|base|or|and|to)\b", re.IGNORECASE)
-
 _INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(
     rf"([-+]*)\s*[€£]?\s*({_INTEGER})?(?:\.([0-9]*))?"
@@ -68,6 +23,13 @@ _FRACTION = re.compile(
     r"([-+]?)\s*(?:([0-9]+)\s*(?=\\frac|\s[0-9]))?\s*"
     r"(?:\\frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|(-?[0-9]+)\s*/\s*([0-9]+))\s*(%?)"
 )
+# 0.1\overline{6}, 0.\dot{1}4285\dot{7}, 0.(3), and 0.333... if its digits say what goes on.
+_REPEATING = re.compile(
+    r"([-+]?)\s*([0-9]*)\.([0-9]*)(?:\\(?:overline|bar)\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))|\(([0-9]+)\)"
+    r"|\\dot\s*(?:\{\s*([0-9])\s*\}|([0-9]))(?:([0-9]*)\\dot\s*(?:\{\s*([0-9])\s*\}|([0-9])))?)\s*(%?)"
+)
+_CONTINUED = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*?)([0-9]+?)\4\4+\.{2,}()")
+WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal)|operatorname|underline)\s*\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -104,27 +66,9 @@ def _same(a: Number, b: Number) -> bool:
     return coarse.places != fine.places and coarse.rounds_from(fine.value)
 
 
-def clean(text: str) -> str:
-    """The answer in one spelling: no dollar signs, spacing commands, units, option letters or final full stop."""
-    text = " ".join(text.translate(_UNICODE).split())
-    for pattern, replacement in _SPELLINGS:
-        if pattern.search(text):
-            text = pattern.sub(replacement, text)
-    text = text.strip().rstrip("\\").strip()
-    text = text.removesuffix(".").strip().strip("*").strip()
-    if whole := _WRAPPER.fullmatch(text):
-        text = whole[1].strip()
-    for unit in (_WRAPPED_UNIT, _DEGREES, _UNIT):
-        if shorter := unit.sub("", text).strip():
-            text = shorter
-    if (counted := _COUNTED.match(text)) and not _MATHS_WORD.search(text):
-        text = counted[1].rstrip(",.")
-    return _OPTION.sub("", text)
-
-
 def as_text(text: str) -> str:
     """A cleaned answer as a key for comparison: wrappers opened, spaces dropped (never between digits)."""
-    text = _WRAPPER.sub(r"\1", text)
+    text = WRAPPER.sub(r"\1", text)
     text = re.sub(r"_\{(\w)\}", r"_\1", re.sub(r"\^\{(\w)\}", r"^\1", text))
     text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
     return text.casefold() if re.fullmatch(r"[A-Za-z]{2,}", text) else text
@@ -151,7 +95,18 @@ def as_number(text: str) -> Number | None:
             return None
         value = Fraction(int(whole or 0)) + Fraction(top, bottom)
         return Number(-value if sign == "-" else value, None, bool(percent))
+    if "." in text and (match := _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)):
+        return _repeating(*match.groups())
     return None
+
+
+def _repeating(sign: str, whole: str, before: str, *rest: str | None) -> Number:
+    """A decimal whose last digits repeat for ever, exactly."""
+    *periods, percent = rest
+    period = "".join(part for part in periods if part)
+    nines = 10 ** len(period) - 1
+    value = (int((whole + before) or "0") + Fraction(int(period), nines)) / 10 ** len(before)
+    return Number(-value if sign == "-" else value, None, bool(percent))
 
 
 def split_top(text: str, separators: str = ",;") -> list[str]:

@@ -1,28 +1,37 @@
-"""Finds the final answer in a response: text in, text out, by the conventions that maths benchmarks share.
+r"""Finds the final answer in a response: text in, text out, by the conventions that maths benchmarks share.
 
-Order: the last explicit marker (`\\boxed{...}` or `####`), then "answer is ...", then a response that is nothing but an
-answer, then the last formula or number, whichever comes last. Standard library only, and every search is bounded.
+Order: the last explicit mark (`markers`: a box, `####`, a tag, JSON), then "answer is ...", then a response that is
+nothing but an answer, then the last formula or number, whichever comes last. Standard library only, and every search is
+bounded.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+
+from nested_reft.tasks.markers import Mark, last_mark
+from nested_reft.tasks.spelling import without_reason
 
 # The answer is at the end: only so much of a longer response is read, which bounds the time of every search.
 TAIL_CHARS = 20_000
-# Boxes this close, with nothing but a separator between them, are one list: \boxed{1} and \boxed{2}.
-_BOX_GAP_CHARS = 60
-
 # The end of the sentence after the word "answer" is searched for in so much text.
 _SENTENCE_CHARS = 2_000
+# So many of the last occurrences of the word "answer" are looked at.
+_LAST_KEYWORDS = 3
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-_BOX_SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
-_HASHES = re.compile(r"####[ \t]*")
-_KEYWORD = re.compile(r"answer\b", re.IGNORECASE)
+_KEYWORD = re.compile(r"answers?\b", re.IGNORECASE)
 _FINAL = re.compile(r"final answer\b", re.IGNORECASE)
-_COPULA = re.compile(r"\b(?:is|are|equals?|be)\b|[:：]", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?。](?=\s|$)|。|\n\s*\n")
+_ADVERB = r"(?:\s+(?:thus|therefore|then|simply|just|exactly|hence|also|indeed|now|clearly|given by|equal to)\b)*"
+_COPULA = re.compile(rf"\b(?:is|are|equals?|be)\b{_ADVERB}[\s*_]*[:：=]?|(?<![0-9])[:：]", re.IGNORECASE)
+# Right after the word "answer": "**:**", "is:", "(s) are", "=".
+_LEAD = re.compile(
+    rf"(?:\(s\))?[\s*_`#]*(?:(?:is|are|was|equals?|(?:will|would|must|should) be)\b{_ADVERB}[\s*_]*)?"
+    r"(?:[:：=]|[-–—](?=\s))?[\s*_`]*",
+    re.IGNORECASE,
+)
+_START = re.compile(r"[-+]?[0-9$\\(\[]")
+_SENTENCE_END = re.compile(r"(?<!\b[A-Za-z]\.[A-Za-z])[.!?。](?=\s|$)|。|(?<![:：=])(?<!:\*)\n\s*\n")
 _FORMULA = re.compile(
     r"\$\$([^$]{1,2000})\$\$|(?<![\\\d])\$((?:\\\$|[^$\n]){1,2000})(?<!\\)\$"
     r"|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(-?\\[dtc]?frac\{[^{}]{,200}\}\{[^{}]{,200}\})",
@@ -33,11 +42,12 @@ _NUMBER = re.compile(
     r"(?:/[0-9]+)?(?:\s*\\?%)?"
 )
 _WRAPPED = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf)|operatorname)\s*\{[^{}]*\}")
-_WRAPPER = re.compile(r"\\(?:boxed|text[a-z]*|mbox|math(?:rm|bf|it|sf))\s*\{([^{}]*)\}")
 _WORD = re.compile(r"[A-Za-z]{2,}|[^\x00-\x7f]{2,}")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
-# What follows a comma and a word is an explanation: "5, which is ...".
-_EXPLANATION = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}\b")
+# What follows a comma and a word is an explanation: "5, which is ...", and "5 because ...".
+_EXPLANATION = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}\b|\s(?:since|because|as|so|where|which|when)\b|\s[—–]\s")
+# And so is another clause: "5, and 4 are left".
+_CLAUSE = re.compile(r",?\s+(?:and|but)\s+(?=[^,]*\b(?:is|are|was|were|has|have|we|it)\b)")
 # Words between or after the parts of an answer that do not make it prose.
 _GLUE = {"and", "or", "percent", "pct", "percentage"}
 # Words that a bare answer never has.
@@ -47,45 +57,44 @@ _PROSE = re.compile(
 
 
 def final_answer(response: str) -> str | None:
-    """The final answer's text, without box, dollar signs or sentence around it; None if there is none."""
-    text = response[-TAIL_CHARS:]
-    # A reasoning model's answer follows its thoughts.
-    text = (text.rpartition("</think>")[2].strip() or text).strip()
-    marked, found = _marked(text)
-    if marked:
-        return found
-    keywords = list(_KEYWORD.finditer(text))
-    if keywords and (found := _after_keyword(text[keywords[-1].end() :])):
-        return found
+    """The final answer's text, without mark, dollar signs or sentence around it; None if there is none."""
+    text = after_thoughts(response[-TAIL_CHARS:])
+    if mark := marked(text):
+        return final_answer(mark.content) if mark.content and mark.prose else mark.content
+    for end in keywords(text):
+        if found := _after_keyword(text[end:]):
+            return found
     return _unmarked(text)
 
 
-def choice(text: str) -> str | None:
-    """The option letter of a text that is one: `C`, `(C)`, `\\text{C}`, `C. Paris`, `(C) 12`."""
-    plain = _WRAPPER.sub(r"\1", re.sub(r"\\[ ,;]|\*\*|\$", " ", text)).strip()
-    if match := re.match(r"\(([A-J])\)", plain):
-        return match[1]
-    # A bare letter before algebra is a variable: A \cos(t), E = mc^2.
-    match = re.match(r"([A-J])(?=[.):,：。]|\s+[A-Za-z]{2,}|\s*$|[^\x00-\x7f])", plain)
-    return match[1] if match and not re.search(r"[\\=+^_{}/*<>]", plain) else None
+def after_thoughts(text: str) -> str:
+    """The text after a reasoning model's thoughts, which is where its answer is."""
+    return (text.rpartition("</think>")[2].strip() or text).strip()
 
 
-def chosen(response: str) -> str | None:
-    """The option letter that a response to a multiple-choice question settles on."""
-    text = response[-TAIL_CHARS:].strip()
-    marked, found = _marked(text)
-    if marked:
-        return choice(found) if found else None
-    # "A" before a lower-case word is the article.
-    lone = re.compile(r"(?<![A-Za-z\\])([B-J]|A(?!\s+[a-z]))(?![A-Za-z'])")
-    keywords = list(_KEYWORD.finditer(text))
-    if keywords:
-        match = lone.search(text, keywords[-1].end())
-        return match[1] if match else None
-    if letter := choice(text):
-        return letter
-    letters = re.findall(r"\(([A-J])\)", text)[-1:] or lone.findall(text)[:1]
-    return letters[0] if letters else None
+def marked(text: str) -> Mark | None:
+    """The last marked answer, or "the final answer is ..." after it, as Minerva's prompt has it."""
+    mark = last_mark(text)
+    if mark is None:
+        return None
+    for final in list(_FINAL.finditer(text, mark.start + 1))[-1:]:
+        rest = text[final.end() :]
+        if _says(rest[:_SENTENCE_CHARS]) and (found := _after_keyword(rest)):
+            return replace(mark, content=found, prose=False)
+    return mark
+
+
+def keywords(text: str) -> list[int]:
+    """Where the word "answer" ends, the last one first; of several, those where it is said what the answer is."""
+    ends = [match.end() for match in _KEYWORD.finditer(text)][: -_LAST_KEYWORDS - 1 : -1]
+    return [end for end in ends if len(ends) == 1 or _says(text[end : end + _SENTENCE_CHARS])]
+
+
+def _says(rest: str) -> bool:
+    """Whether an answer follows the word "answer": after "is", a colon or a heading, or directly."""
+    lead = _LEAD.match(rest)
+    assert lead is not None
+    return bool(re.search(r"[:：=\n]", lead[0]) or _COPULA.search(_sentence(rest)) or _START.match(rest, lead.end()))
 
 
 def formulas(text: str) -> list[tuple[int, int, str]]:
@@ -98,64 +107,16 @@ def formulas(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def _marked(text: str) -> tuple[bool, str | None]:
-    """Whether there is a box or `####`, and the answer at the last of them."""
-    boxes = _boxes(text)
-    hashes = list(_HASHES.finditer(text))
-    last_box = boxes[-1][0] if boxes else -1
-    # Minerva's "Final Answer: The final answer is ..." after the last box overrides it.
-    finals = list(_FINAL.finditer(text, last_box + 1))
-    if boxes and finals and (found := _after_keyword(text[finals[-1].end() :])):
-        return True, found
-    if hashes and hashes[-1].start() > last_box:
-        line = text[hashes[-1].end() :].strip().partition("\n")[0].strip()
-        return True, line or None
-    if not boxes:
-        return False, None
-    if boxes[-1][2] is None:  # cut off: its answer is not known
-        return True, None
-    parts: list[str] = [boxes[-1][2]]
-    for (_, end, content), (start, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
-        gap = text[end:start]
-        if content is None or len(gap) > _BOX_GAP_CHARS or "\n\n" in gap:
-            break
-        if not _BOX_SEPARATOR.search(gap) and _WORD.search(_COMMAND.sub("", gap)):
-            break
-        if content != parts[0]:
-            parts.insert(0, content)
-    joined = ", ".join(parts)
-    return True, _boxes(joined)[-1][2] if _BOX.search(joined) else joined
-
-
-def _boxes(text: str) -> list[tuple[int, int, str | None]]:
-    """Start, end and content of every box; the content is None if the closing brace is missing."""
-    boxes: list[tuple[int, int, str | None]] = []
-    position = 0
-    while match := _BOX.search(text, position):
-        opening = match.end()
-        if text[opening : opening + 1] != "{":
-            bare = re.compile(r"[^\s$\\.,;]+").match(text, opening)
-            position = bare.end() if bare else opening
-            boxes.append((match.start(), position, bare[0] if bare else None))
-            continue
-        depth = 0
-        for brace in re.compile(r"(?<!\\)[{}]").finditer(text, opening):
-            depth += 1 if brace[0] == "{" else -1
-            if depth == 0:
-                boxes.append((match.start(), brace.end(), text[opening + 1 : brace.start()].strip()))
-                position = brace.end()
-                break
-        else:
-            return [*boxes, (match.start(), len(text), None)]
-    return boxes
-
-
 def _after_keyword(rest: str) -> str | None:
     """The answer in the sentence after the word "answer": after its first "is" or colon, else after its last."""
-    sentence = _sentence(rest)
-    first = _COPULA.split(sentence, maxsplit=1)[-1]
-    for part in (_EXPLANATION.split(first)[0], _COPULA.split(sentence)[-1]):
-        candidate = part.strip().strip("*").strip()
+    lead = _LEAD.match(rest)
+    assert lead is not None
+    said = re.search(r"[a-z:：=\n]", lead[0], re.IGNORECASE) is not None
+    sentence = _sentence(rest[lead.end() :])
+    first = sentence if said else _COPULA.split(sentence, maxsplit=1)[-1]
+    until = [pattern.split(first)[0] for pattern in (_EXPLANATION, _CLAUSE)]
+    for part in (_first_line(first), *until, _COPULA.split(sentence)[-1]):
+        candidate = without_reason(part.strip().strip("*`").strip())
         spans = formulas(candidate)
         if spans and not _words(candidate[: spans[-1][0]].replace("answer", "")):
             return candidate if not _has_prose_outside(candidate, spans) else _join(candidate, spans)
@@ -165,6 +126,15 @@ def _after_keyword(rest: str) -> str | None:
         return _join(sentence, spans)
     number = _NUMBER.search(first)
     return number[0] if number else None
+
+
+def _first_line(text: str) -> str:
+    """The first line, without an explanation after the answer; a formula is not cut."""
+    line = text.strip()
+    end = line.find("\n")
+    if end >= 0 and not any(start < end < stop for start, stop, _ in formulas(line)):
+        line = line[:end]
+    return _EXPLANATION.split(line)[0]
 
 
 def _sentence(text: str) -> str:
@@ -179,7 +149,7 @@ def _sentence(text: str) -> str:
 
 def _unmarked(text: str) -> str | None:
     spans = formulas(text)
-    if not _has_prose_outside(text, spans):
+    if _is_formula(text) or not _has_prose_outside(text, spans):
         return text.rstrip(".") or None
     numbers = list(_NUMBER.finditer(text))
     if spans and (not numbers or numbers[-1].start() < spans[-1][1]):
@@ -204,6 +174,12 @@ def _has_prose_outside(text: str, spans: list[tuple[int, int, str]]) -> bool:
         position = end
     rest = " ".join([*outside, text[position:]])
     return bool(_words(rest)) if spans else _is_prose(rest)
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a text is LaTeX without dollar signs, in which letters are variables: no word is by itself."""
+    plain = _COMMAND.sub(" ", _WRAPPED.sub(" ", text)) if len(text) <= 1_000 and "\\" in text else "word"
+    return not re.search(r"[$#]|(?<!\S)[A-Za-z]{2,}(?![^\s.,;:!?])|[^\x00-\x7f]{4,}", plain)
 
 
 def _is_prose(text: str) -> bool:

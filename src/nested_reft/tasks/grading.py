@@ -1,12 +1,14 @@
 """Grades a response against a gold answer: the verifiable reward.
 
-The final answer is found in the response (`extraction`), brought to one spelling and compared: numbers, options, words,
-lists, tuples and intervals here, in exact rational arithmetic; what needs algebra by math-verify, in a worker process
-(`symbolic`) that is killed at a time limit. The text of a model is never run as code.
+The final answer is found in the response (`extraction`, `options`), brought to one spelling (`spelling`) and compared:
+numbers, options, words, lists, tuples and intervals here, in exact rational arithmetic; what needs algebra by
+math-verify, in a worker process (`symbolic`) that is killed at a time limit. The text of a model is never run as code.
 
-Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong:
+Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong;
+docs/grading.md has all of them. The most important ones:
 - a decimal equals an exact value only with six significant digits or more, and is never compared by relative error;
 - units after a number are dropped, but single letters are variables: `5 cm` is 5, `5m` is not;
+- words that belong to the value are not: `2 million` is 2000000, `9 p.m.` is not `9 a.m.`;
 - if only one side has a per cent sign, `10%` is both 10 and 0.1;
 - lists and sets have no order, tuples and intervals do; `(0, 1)` is not `[0, 1]`.
 """
@@ -18,10 +20,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from nested_reft.tasks import symbolic
-from nested_reft.tasks.answers import MAX_CHARS, Number, as_number, as_text, brackets, clean, same_number, split_top
-from nested_reft.tasks.extraction import choice, chosen, final_answer
+from nested_reft.tasks.answers import MAX_CHARS, Number, as_number, as_text, brackets, same_number, split_top
+from nested_reft.tasks.extraction import final_answer
+from nested_reft.tasks.options import chosen, options
+from nested_reft.tasks.spelling import clean
+from nested_reft.tasks.words import contrary, is_time
 
 logger = logging.getLogger(__name__)
 _cut_off = Counter[str]()
@@ -32,13 +38,18 @@ SECONDS = 1.0
 _MAX_DEPTH = 6
 # Two lists are matched by trying every pair.
 _MAX_PARTS = 64
-_NAME = r"(?:\\?[A-Za-z]+'*(?:_\s*(?:\w|\{[^{}]*\}|\\[a-z]+))?)"
+_NAME = r"(?:(?:\\(?:text|math[a-z]+|operatorname)\s*\{[A-Za-z ]+\}|\\?[A-Za-z]+)'*(?:_\s*(?:\w|\{[^{}]*\}|\\[a-z]+))?)"
 _LEFT_NAME = re.compile(
     rf"\s*{_NAME}(?:\s*\([^()=]*\))?\s*|\s*\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\)\s*|\s*\\frac\{{[A-Z]+\}}\{{[A-Z]+\}}\s*"
 )
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _MEMBER = re.compile(rf"^\s*{_NAME}\s*\\in(?![A-Za-z])\s*")
-_BASED = re.compile(r"[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
+_MATRIX = re.compile(r"\\begin\s*\{(?:[a-zA-Z]?matrix|array)\}")
+_ROWS = re.compile(r"\[\s*(\[[^][]*\](?:\s*,\s*\[[^][]*\])*)\s*\]")
+# Units of one letter are dropped only if the other answer is a number: 5 m, but not 5m.
+_UNIT_LETTER = re.compile(r"(?<=[0-9])\s+[mghsLNJWVAK]$")
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
+_BASED = re.compile(r"-?[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
 _ALGEBRA = re.compile(r"[0-9+*/^_=<>|!\\-]")
 
 
@@ -60,21 +71,28 @@ def grade(response: str, gold: str) -> bool:
         RuntimeError: the worker process that runs math-verify cannot be started, which is a fault of the installation
             and must not be counted as wrong answers.
     """
-    expected = final_answer(gold)
+    expected, letters = _gold_answer(gold)
     if expected is None:
         return False
-    option = choice(gold) or choice(expected)
-    if option and (letter := chosen(response)):
-        return letter == option
+    if letters and (choice := chosen(response, len(letters) > 1)):
+        return choice == letters
     found = final_answer(response)
     if found is None:
         return False
     try:
-        return _equal(clean(found[: MAX_CHARS + 1]), clean(expected[: MAX_CHARS + 1]), _Bound())
+        equal = _equal(clean(found[: MAX_CHARS + 1]), clean(expected[: MAX_CHARS + 1]), _Bound())
+        return equal and not contrary(found[:MAX_CHARS], expected[:MAX_CHARS])
     except _TooLongError:
         _cut_off["answers"] += 1
         logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", found, expected)
         return False
+
+
+@lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
+def _gold_answer(gold: str) -> tuple[str | None, frozenset[str]]:
+    """The gold answer's text, and its letters if it is one or several options of a multiple-choice question."""
+    expected = final_answer(gold)
+    return expected, options(gold) or options(expected or "")
 
 
 def timeouts() -> int:
@@ -107,9 +125,13 @@ def _equal(found: str, expected: str, bound: _Bound) -> bool:
     a, b = as_number(found), as_number(expected)
     if a and b:
         return same_number(a, b)
-    if (a or b) and (as_decimal_comma := _decimal_comma(found if b else expected)):
-        return same_number(as_decimal_comma, a or b)  # type: ignore[arg-type]
-    for rule in (_equal_approximations, _equal_brackets, _equal_lists, _equal_assignments):
+    if b and (as_decimal_comma := _decimal_comma(found)):
+        return same_number(as_decimal_comma, b)
+    if is_time(found) or is_time(expected):
+        return False  # 09:00 is not 9, and 21:00 is another time
+    if (a or b) and (bare := as_number(_UNIT_LETTER.sub("", found if b else expected))):
+        return same_number(bare, a or b)  # type: ignore[arg-type]
+    for rule in _RULES:
         verdict = rule(found, expected, bound)
         if verdict is not None:
             return verdict
@@ -137,7 +159,7 @@ def _fraction(number: Number) -> str:
 
 
 def _decimal_comma(text: str) -> Number | None:
-    """`1,22` as 1.22: tried only against a number, never in a list."""
+    """`1,22` as 1.22, in a response whose gold answer is one number. A gold answer of 1,22 is two numbers."""
     return as_number(text.replace(",", ".")) if re.fullmatch(r"-?[0-9]+,[0-9]+", text) else None
 
 
@@ -149,6 +171,25 @@ def _equal_approximations(found: str, expected: str, bound: _Bound) -> bool | No
     number = as_number(expected)
     rounded = bool(number and number.places is not None) or _LEFT_NAME.fullmatch(exact)
     return _equal((approximate[-1] if rounded else exact).strip(), expected, bound.deeper())
+
+
+def _equal_members(found: str, expected: str, bound: _Bound) -> bool | None:
+    """`x \\in [0, 1]` is `[0, 1]`; None if neither side names a member."""
+    bare_found, bare_expected = _MEMBER.sub("", found), _MEMBER.sub("", expected)
+    if bare_found != found or bare_expected != expected:
+        return _equal(bare_found, bare_expected, bound.deeper())
+    return None
+
+
+def _equal_matrices(found: str, expected: str, bound: _Bound) -> bool | None:
+    """`[[1, 2], [3, 4]]` against a matrix in LaTeX; None for everything else."""
+    a, b = _MATRIX.match(found), _MATRIX.match(expected)
+    rows = _ROWS.fullmatch(expected if a else found)
+    if bool(a) == bool(b) or not rows:
+        return None
+    lines = r" \\ ".join(row.replace(",", "&") for row in re.findall(r"\[([^][]*)\]", rows[1]))
+    matrix = rf"\begin{{pmatrix}} {lines} \end{{pmatrix}}"
+    return _equal(found if a else matrix, expected if b else matrix, bound.deeper())
 
 
 def _equal_brackets(found: str, expected: str, bound: _Bound) -> bool | None:
@@ -176,13 +217,20 @@ def _equal_lists(found: str, expected: str, bound: _Bound) -> bool | None:
     a, b = _parts(found), _parts(expected)
     if len(a) < 2 and len(b) < 2:
         return None
+    if len(a) != len(b) and (r"\cup" in found or r"\cup" in expected):
+        return None  # sets that may be equal: the reals without 2, or a union
     if len(b) == 1:  # one value in several forms: 1/2, or 0.5
         return all(_equal(part, expected, bound.deeper()) for part in a)
     if len(a) != len(b):
         return False
-    # x = 1, y = 2 against 1, 2: the names gave the order.
-    ordered = all(map(_is_assignment, a)) != all(map(_is_assignment, b))
+    # x = 1, y = 2 against 1, 2: the names gave the order. But x = 1, x = 2 has none.
+    ordered = _name_all(a) != _name_all(b)
     return _in_order(a, b, bound) if ordered else _matched(a, b, bound)
+
+
+def _name_all(parts: Sequence[str]) -> bool:
+    """Whether every part is an assignment, and not all to one name."""
+    return all(map(_is_assignment, parts)) and len({as_text(_sides(part)[0]) for part in parts}) > 1
 
 
 def _parts(text: str) -> list[str]:
@@ -196,21 +244,23 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _equal_assignments(found: str, expected: str, bound: _Bound) -> bool | None:
-    """`x = 5` against `5`, `k = 2/2 = 1`, `x \\in [0, 1]`; None if there is nothing to drop."""
-    bare_found, bare_expected = _MEMBER.sub("", found), _MEMBER.sub("", expected)
-    if bare_found != found or bare_expected != expected:
-        return _equal(bare_found, bare_expected, bound.deeper())
+def _equal_equations(found: str, expected: str, bound: _Bound) -> bool | None:
+    """`x = 5` against `5`, `k = 2/2 = 1`, `y = 2x` against `f(x) = 2x`; None if there is nothing to drop."""
     a, b = _sides(found), _sides(expected)
     if len(a) > 1 and len(b) > 1:
-        if _is_assignment(found) and _is_assignment(expected) and as_text(a[0]) == as_text(b[0]):
+        if _is_assignment(found) and _is_assignment(expected) and _same_name(as_text(a[0]), as_text(b[0])):
             return _equal(a[-1], b[-1], bound.deeper())
         return None
     if len(a) > 1:  # x + y = 7 says 7, as in math-verify
         return _equal(a[-1], expected, bound.deeper())
     if len(b) > 1:  # but 7 does not say x + y = 7
-        return _is_assignment(expected) and _equal(found, b[-1], bound.deeper())
+        return (_is_assignment(expected) or not _LETTER.search(expected)) and _equal(found, b[-1], bound.deeper())
     return None
+
+
+def _same_name(a: str, b: str) -> bool:
+    """Whether two left-hand sides are one, or `y` and a function of x."""
+    return a == b or ("y" in (a, b) and any(re.fullmatch(r"[a-zA-Z]\(x\)", name) for name in (a, b)))
 
 
 def _sides(text: str) -> list[str]:
@@ -238,3 +288,9 @@ def _matched(a: Sequence[str], b: Sequence[str], bound: _Bound) -> bool:
             return False
         del left[partner]
     return True
+
+
+# Each decides, or answers None if the two answers are not of its kind.
+_RULES = (
+    _equal_approximations, _equal_members, _equal_matrices, _equal_brackets, _equal_lists, _equal_equations,
+)  # fmt: skip

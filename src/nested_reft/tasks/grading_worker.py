@@ -4,7 +4,9 @@
 A forked child answers. If it reaches the limit, the kernel ends it, `equal` is null, and another child is forked, which
 has everything imported already.
 
-Equality is math-verify's, except for two rational functions: taking their difference is faster.
+Equality is math-verify's, with two exceptions. Rational functions are compared by their exact difference, which is
+faster. And two expressions that differ at a point by more than the error of their values are different, however close
+they are: math-verify takes any difference below its precision for none, as between 1/2004! and 1/2006!.
 
 Run as a script. Formulas go through the LaTeX grammar that math-verify uses; its reader for plain expressions,
 which ends in Python's `eval`, is not used.
@@ -26,6 +28,7 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 from sympy import (  # type: ignore[import-untyped]
+    Abs,
     Add,
     Basic,
     Expr,
@@ -33,13 +36,23 @@ from sympy import (  # type: ignore[import-untyped]
     I,
     MatrixBase,
     Mul,
+    NumberSymbol,
     Pow,
     Rational,
     Symbol,
+    factorial,
+    log,
     nan,
     oo,
     preorder_traversal,
     zoo,
+)
+from sympy.core.expr import UnevaluatedExpr  # type: ignore[import-untyped]
+from sympy.core.numbers import ImaginaryUnit  # type: ignore[import-untyped]
+from sympy.functions.elementary.exponential import ExpBase  # type: ignore[import-untyped]
+from sympy.functions.elementary.trigonometric import (  # type: ignore[import-untyped]
+    InverseTrigonometricFunction,
+    TrigonometricFunction,
 )
 
 # 10^{10^{10}} must fail here, not take the machine's memory.
@@ -49,6 +62,16 @@ DIGITS = 50
 
 # Larger exponents of a rational function are left to the library: expanded, it would have too many terms.
 LARGEST_POWER = 64
+
+# What an expression may consist of if its value at a point is to be taken.
+ELEMENTARY = (
+    Add, Mul, Pow, Rational, NumberSymbol, ImaginaryUnit, Symbol, UnevaluatedExpr, Abs, factorial, log, ExpBase,
+    TrigonometricFunction, InverseTrigonometricFunction,
+)  # fmt: skip
+# Expressions that may be equal where both are defined differ at both points: the roots of x - 5 are real at one only.
+POINTS = (Rational(355, 113), Rational(20021, 97))
+# Digits that are tried until a difference is known to be none or not.
+MOST_DIGITS = 1000
 
 # Boxes and units are handled before; the library's list of units has single letters, which are variables here.
 SPELLING = NormalizationConfig(
@@ -65,6 +88,7 @@ WARM_UP = [
     (r"(-\infty, 1)", "x < 2", None),
     (r"\begin{pmatrix} 1 \\ \frac{\pi}{4} \end{pmatrix}", r"\begin{pmatrix} x \\ 2 \end{pmatrix}", None),
     (r"\int_0^1 x dx", r"x^2 - 1", None),
+    (r"\sin(x) + \sqrt{2}", r"\ln(x) + 3!", None),
 ]
 
 
@@ -96,6 +120,29 @@ def rational_functions_equal(a: Expr, b: Expr) -> bool | None:
     return True if difference.expand() == 0 else None
 
 
+def certainly_different(a: Expr, b: Expr) -> bool:
+    """Whether two expressions differ at all POINTS by more than the error of their values; false if this is unknown."""
+    difference = a - b
+    if not all(isinstance(part, ELEMENTARY) for part in preorder_traversal(difference)):
+        return False
+    symbols = sorted(difference.free_symbols, key=str)
+    for start in POINTS if symbols else POINTS[:1]:
+        point = {symbol: start + Rational(2 * place, 113) for place, symbol in enumerate(symbols)}
+        value = difference.evalf(subs=point, maxn=MOST_DIGITS)  # which does not write out 3^{10^{9}}
+        parts = [value] if symbols else value.as_real_imag()
+        # The precision of a difference of which no digit is known is 1.
+        if not any(part.is_Float and part and part._prec > 1 for part in parts):
+            return False
+    return True
+
+
+def different(a: Basic | MatrixBase, b: Basic | MatrixBase) -> bool:
+    """Whether two expressions, or two entries of matrices, are certainly different."""
+    if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
+        return a.shape == b.shape and any(map(certainly_different, a.flat(), b.flat()))
+    return isinstance(a, Expr) and isinstance(b, Expr) and certainly_different(a, b)
+
+
 def _is_rational(part: Basic) -> bool:
     """Whether a rational function can have this part."""
     small_power = isinstance(part, Pow) and part.exp.is_Integer and abs(part.exp) <= LARGEST_POWER
@@ -108,6 +155,8 @@ def equal(found: str, expected: str, places: int | None) -> bool:
         return bool(a.doit() == b.doit())  # the library takes the root of infinity for any number
     expressions = isinstance(a, Expr) and isinstance(b, Expr)
     same = rational_functions_equal(a, b) if expressions else None
+    if same is None and different(a, b):
+        same = False
     if same is None:
         same = verify(
             b, a, float_rounding=DIGITS, numeric_precision=DIGITS, allow_set_relation_comp=True, timeout_seconds=None
