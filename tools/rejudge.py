@@ -3,7 +3,8 @@
     python tools/rejudge.py
 
 Writes its claims, verdicts and cells, and the tables and figures of accuracy, parity, layer choice and trade-off. The
-table of training steps is not kept, as it is large; what came of it, the speed-ups of whole steps, is in `cells.csv`.
+exact table is computed anew. The table of training steps is not kept, as it is large; what came of it, the speed-ups of
+whole steps, is in `cells.csv`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import matplotlib as mpl
 import pandas as pd
 
 from nested_reft.config.experiment import Config, load_config
+from nested_reft.evaluation.exact import exact_rows
 from nested_reft.report.claims.judge import judge_claims
 from nested_reft.report.claims.tables import write_judged
 from nested_reft.report.figures.draw import draw, save_figure
@@ -25,6 +27,7 @@ from nested_reft.report.pages.page import write_page
 from nested_reft.report.statistics.comparisons import StepSpeedups, rollout_speedups
 from nested_reft.report.statistics.intervals import LEVEL, Interval
 from nested_reft.report.tables.accuracy import accuracy_page, accuracy_table
+from nested_reft.report.tables.gradients import exact_bias_page, exact_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_page, layer_choice_table
 from nested_reft.report.tables.parity import equivalence_page, equivalence_table
 from nested_reft.report.tables.write import METRICS
@@ -57,6 +60,8 @@ def rejudge(root: Path, config: Config) -> None:
     write_page(root, "equivalence", table, equivalence_page(table, config))
     table = layer_choice_table(strategies, config)
     write_page(root, "layer_choice", table, layer_choice_page(table, config))
+    table = exact_bias_table(pd.DataFrame(exact_rows()))
+    write_page(root, "exact_bias", table, exact_bias_page(table))
 
 
 def redraw(root: Path, config: Config) -> None:

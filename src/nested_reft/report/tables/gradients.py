@@ -91,9 +91,9 @@ def exact_bias_page(table: pd.DataFrame) -> Page:
         "A model small enough to enumerate every completion, so that nothing is sampled and there is no interval. "
         "Bias: norm of the difference between the estimator's expectation and the gradient of the expected reward, "
         "over the norm of the latter. On-policy: with no layer left out, where every weight is 1; given once for "
-        "estimators that differ in the weight alone. Drawn: so many layers are left out at random. Worst layers: the "
-        "largest value where the same layers are always left out. Variance ratio: over the on-policy estimator's. A "
-        f"bias below {ZERO:g} is 0 in double precision."
+        "estimators that differ in the weight alone. Drawn: so many layers are left out, drawn for each batch of 16 "
+        "problems, as training draws them. Worst layers: the largest value where the same layers are always left out. "
+        f"Variance ratio: over the on-policy estimator's. A bias below {ZERO:g} is 0 in double precision."
     )
     return Page(title, (("", table),), notes)
 
