@@ -79,6 +79,8 @@ def grade(response: str, gold: str) -> bool:
     found = final_answer(response)
     if found is None:
         return False
+    if found == gold.strip():  # whatever it says
+        return True
     try:
         equal = _equal(clean(found[: MAX_CHARS + 1]), clean(expected[: MAX_CHARS + 1]), _Bound())
         return equal and not contrary(found[:MAX_CHARS], expected[:MAX_CHARS])
