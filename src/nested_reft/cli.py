@@ -52,8 +52,6 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     add("fetch-model", "fetch one model", "ModelSettings", ("output", "provenance"))
     check = add("check", "sum up data and fetched models before any training starts", "", ("output",))
     check.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
-    check.add_argument("--settings", metavar="JSON", help="config class CheckSettings, as JSON")
-    check.add_argument("--root", type=Path, default=Path(), metavar="PATH", help="the folder of data/ and models/")
     lock = add("lock", "record fetched data sets and models in the lock file", "", ())
     lock.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
     for name in ("fetch-data", "fetch-model", "check", "lock"):

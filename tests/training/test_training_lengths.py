@@ -1,22 +1,19 @@
-"""What is asked of a model is held against its positions and its kind, by every job and before any of them."""
+"""What is asked of a model is held against its positions and its kind, at the start of every job."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import MODEL, PROMPT, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
 
-from nested_reft.cli import main
-from nested_reft.config.checks import CheckSettings, Request
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import load_config
 from nested_reft.config.gradients import GradientSettings
-from nested_reft.config.jobs import check_settings, evaluate_settings, gradient_settings, throughput_settings
+from nested_reft.config.jobs import evaluate_settings, gradient_settings, throughput_settings
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.evaluation.gradients import measure_gradients
@@ -24,7 +21,7 @@ from nested_reft.evaluation.throughput import measure_throughput
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import DataError, write_problems
+from nested_reft.tasks.records import DataError
 from nested_reft.training.run import train
 
 CONFIG = load_config(Path(__file__).parents[2] / "config/smoke.yaml")
@@ -118,32 +115,3 @@ def test_whatever_else_depends_on_the_length_is_refused() -> None:
     policy.model.model.rotary_emb.forward = scaled
     with pytest.raises(DataError, match=r"Qwen2ForCausalLM computes for the same \d+ tokens changes by .*lower key"):
         check_policy_lengths(policy, PROMPTS, ROOM, "key")
-
-
-# --- before any job
-
-
-def test_all_that_a_config_asks_for_is_checked() -> None:
-    requests = [(request.role, request.problems, request.key) for request in check_settings(CONFIG).requests]
-    assert requests == [
-        ("train", "stories", "training.max_new_tokens"), ("train", "stories", "throughput.new_tokens"),
-        ("test", "heldout", "evaluation.max_new_tokens"), ("test", "steps", "evaluation.max_new_tokens"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("new_tokens", "code"), [(ROOM, 0), (ROOM + 1, 1)])
-def test_a_model_that_is_made_here_is_checked_before_it_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], new_tokens: int, code: int
-) -> None:
-    write_problems(tmp_path / "data/test/heldout.jsonl", tiny_problems())
-    (tmp_path / "heldout.json").write_text(json.dumps({"role": "test", "name": "heldout", "origin": "generated"}))
-    request = Request(
-        role="test", problems="heldout", key="evaluation.max_new_tokens", new_tokens=new_tokens, max_prompt_tokens=1024
-    )
-    settings = CheckSettings(sizes={"tiny": MODEL}, prompt=PROMPT, requests=(request,)).canonical_json()
-    output, record = tmp_path / "checked.json", str(tmp_path / "heldout.json")
-    arguments = ["check", "--settings", settings, "--root", str(tmp_path), "--output", str(output), record]
-    assert main(arguments) == code
-    assert output.exists() == (code == 0)
-    if code:
-        assert f"prompt of heldout has {LONGEST} tokens and evaluation.max_new_tokens is" in capsys.readouterr().err

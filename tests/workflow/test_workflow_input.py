@@ -134,35 +134,6 @@ def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_
     expect_one_line(pipeline, done, "fetch-model", "owner/model: has 28 layers", "`layers: 6`")
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "problems"),
-    [
-        ("training", "max_new_tokens", "first"),
-        ("throughput", "new_tokens", "first"),
-        ("evaluation", "max_new_tokens", "bench"),
-    ],
-)
-def test_more_tokens_than_a_model_has_positions_stop_all_training(
-    pipeline: Pipeline, small_mirror: Path, section: str, key: str, problems: str
-) -> None:
-    settings = hub_config()
-    settings[section][key] = 58  # each prompt has 7 tokens, and the model 64 positions
-    done = pipeline.call("results/hub/data/checked.json", config=pipeline.write_config(settings), mirror=small_mirror)
-    expect_one_line(
-        pipeline, done, "check", "results/hub/models/m: has 64 positions (max_position_embeddings), but the longest",
-        f"prompt of {problems} has 7 tokens and {section}.{key} is 58, 65 in all; lower it to at most 57",
-    )  # fmt: skip
-
-
-def test_a_model_without_tokenizer_file_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    (small_mirror / "owner/model/tokenizer.json").rename(small_mirror / "owner/model/tokenizer.model")
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(
-        pipeline, done, "check", "results/hub/models/m: cannot be loaded as a model: it has no tokenizer.json",
-        "but tokenizer.model; convert: `python -c",
-    )  # fmt: skip
-
-
 def test_a_missing_mirror_folder_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
     target = "results/hub/data/train/first.jsonl"
     done = pipeline.call(target, config=pipeline.write_config(hub_config()), mirror=tmp_path / "nowhere")

@@ -15,7 +15,7 @@ from workflow_harness import Pipeline, tiny_config
 
 pytestmark = pytest.mark.slow
 
-RUN = "tiny/stories/unit/skip17/seed1"
+RUN = "tiny/stories/retrace/skip17/seed1"
 STEPS = 60
 
 

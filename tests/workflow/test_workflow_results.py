@@ -14,7 +14,7 @@ from nested_reft.report.registry import FIGURE_KINDS, FIGURES, PAGES, PRESENTATI
 
 pytestmark = pytest.mark.slow
 
-RUNS = ["base/skip0/seed1", "base/skip17/seed1", "unit/skip17/seed1"]
+RUNS = ["base/skip0/seed1", "base/skip17/seed1", "retrace/skip17/seed1"]
 COLUMNS = {
     "runs": ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"],
     "throughput": ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"],
@@ -188,7 +188,7 @@ def test_editing_a_page_writes_pages_alone(twin: Pipeline) -> None:
 
 def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:
     planned = plan(twin, lambda settings: settings["skips"].append(33))
-    new = {f"Train: tiny, stories, {correction}, skip33, seed 1" for correction in ("base", "unit")}
+    new = {f"Train: tiny, stories, {correction}, skip33, seed 1" for correction in ("base", "retrace")}
     assert planned.messages_of("Train") == new
     assert planned.messages_of("Throughput") == {"Throughput, alone on the machine: tiny, skip 33 %"}
     assert planned.jobs == {"train": 2, "evaluate": 2, "throughput": 1, "gradients": 1} | REPORTED
@@ -208,9 +208,9 @@ def test_one_more_correction_runs_only_its_own_run(twin: Pipeline) -> None:
 
 
 def test_one_more_strategy_runs_only_its_own_run(twin: Pipeline) -> None:
-    compared = {"strategies": ["uniform", "static"], "skip": 17, "correction": "unit"}
+    compared = {"strategies": ["uniform", "static"], "skip": 17, "correction": "retrace"}
     planned = plan(twin, lambda settings: settings.update(layer_choice=compared))
-    assert planned.messages_of("Train") == {"Train: tiny, stories, unit, skip17-static, seed 1"}
+    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip17-static, seed 1"}
     assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
 
 
@@ -220,10 +220,9 @@ def test_a_setting_of_the_gradients_measures_them_alone(twin: Pipeline) -> None:
 
 
 def test_a_parameter_of_one_correction_retrains_only_its_runs(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["corrections"]["base"].update(clip_high=0.3))
-    skips = {f"Train: tiny, stories, base, skip{skip}, seed 1" for skip in (0, 17)}
-    assert planned.messages_of("Train") == skips
-    assert planned.jobs["evaluate"] == 2
+    planned = plan(twin, lambda settings: settings["corrections"].update(retrace={"lambda": 0.9}))
+    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip17, seed 1"}
+    assert planned.jobs["evaluate"] == 1
 
 
 def test_an_evaluation_setting_evaluates_again_and_trains_nothing(twin: Pipeline) -> None:

@@ -171,7 +171,7 @@ def tiny_config() -> dict[str, Any]:
     """The smoke experiment made smaller: three runs of two steps."""
     settings = read_config("smoke.yaml")
     settings |= {"experiment": "tiny", "skips": [0, 17], "seeds": [1]}
-    settings["corrections"] = {name: settings["corrections"][name] for name in ("base", "unit")}
+    settings["corrections"] = {name: settings["corrections"][name] for name in ("base", "retrace")}
     settings["sizes"]["tiny"]["pretraining_steps"] = 5
     settings["training"] |= {"steps": 2, "checkpoint_every": 1}
     settings["throughput"]["pairs"] = 3

@@ -164,27 +164,17 @@ def policy_folder(wildcards):
     )
 
 
-def all_problems(kind="jsonl"):
-    """The files of all problems, or with kind "json" the records of where they came from."""
-    return [
-        f"{RESULTS}/data/{role}/{name}.{kind}"
+def checked_sources():
+    """The provenance of everything that is downloaded or generated: all of it exists before any training starts."""
+    data = [
+        f"{RESULTS}/data/{role}/{name}.json"
         for role, names in DATASETS.items()
         for name in names
     ]
-
-
-def fetched_models():
-    """The folders of the models that are not made here."""
-    return [
-        f"{RESULTS}/models/{size}"
-        for size, model in CONFIG.sizes.items()
-        if isinstance(model, HubModel)
+    fetched = [
+        size for size, model in CONFIG.sizes.items() if isinstance(model, HubModel)
     ]
-
-
-def checked_sources():
-    """The provenance of everything that is downloaded or generated: all of it exists before any training starts."""
-    return all_problems("json") + [f"{folder}.json" for folder in fetched_models()]
+    return data + [f"{RESULTS}/models/{size}.json" for size in fetched]
 
 
 def lock_file():

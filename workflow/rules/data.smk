@@ -32,9 +32,6 @@ rule check:
         # A new or changed entry is verified against what was fetched before; no training is repeated for it.
         lock=lock_file(),
         sources=checked_sources(),
-        # The prompts of all problems, as each model's tokenizer reads them, are held against the model's positions.
-        problems=all_problems(),
-        models=fetched_models(),
     output:
         f"{RESULTS}/data/checked.json",
     log:
@@ -42,17 +39,12 @@ rule check:
     localrule: True
     conda:
         ENVIRONMENT
-    resources:
-        mem_mb=lambda wildcards, attempt: attempt * 2000,
     params:
-        settings=jobs.check_settings(CONFIG).canonical_json(),
-        root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         lock=LOCK,
     message:
         "All data sets and fetched models are present"
     shell:
-        "nested-reft check --settings {params.settings:q} --root {params.root} --output {output}"
-        " --lock {params.lock:q} {input.sources} 2> {log}"
+        "nested-reft check --output {output} --lock {params.lock:q} {input.sources} 2> {log}"
 
 
 # Only runs when it is named. It edits a file under version control, so it has no output that other rules could need.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-from nested_reft.config.checks import CheckSettings, Request
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config
 from nested_reft.config.gradients import GradientMeasurement, GradientSettings
@@ -25,23 +24,6 @@ T = TypeVar("T", bound=Strict)
 def data_settings(config: Config, role: Literal["train", "test"], name: str) -> DataSettings:
     problems = (config.datasets if role == "train" else config.benchmarks)[name]
     return DataSettings(name=name, role=role, problems=problems)
-
-
-def check_settings(config: Config) -> CheckSettings:
-    training, evaluation = config.training, config.evaluation
-    requests = [
-        Request(role="train", problems=name, key="training.max_new_tokens", new_tokens=training.max_new_tokens,
-                max_prompt_tokens=training.max_prompt_tokens)
-        for name in config.datasets
-    ] + [
-        Request(role="train", problems=next(iter(config.datasets)), key="throughput.new_tokens",
-                new_tokens=config.throughput.new_tokens, max_prompt_tokens=training.max_prompt_tokens)
-    ] + [
-        Request(role="test", problems=name, key="evaluation.max_new_tokens", new_tokens=evaluation.max_new_tokens,
-                max_prompt_tokens=evaluation.max_prompt_tokens)
-        for name in config.benchmarks
-    ]  # fmt: skip
-    return CheckSettings(sizes=config.sizes, prompt=config.prompt, requests=tuple(requests))
 
 
 def model_settings(config: Config, size: str) -> ModelSettings:
