@@ -202,8 +202,8 @@ def test_one_more_seed_runs_only_its_own_runs(twin: Pipeline) -> None:
 
 
 def test_one_more_correction_runs_only_its_own_run(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["corrections"].update(retrace={"lambda": 1.0}))
-    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip17, seed 1"}
+    planned = plan(twin, lambda settings: settings["corrections"].update(unit={}))
+    assert planned.messages_of("Train") == {"Train: tiny, stories, unit, skip17, seed 1"}
     assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
 
 

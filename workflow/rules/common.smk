@@ -17,7 +17,7 @@ from nested_reft.config.experiment import (
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.runtime.sources import source_files
-from nested_reft.tasks.hub_lock import needs_lock, no_lock
+from nested_reft.tasks.hub_lock import no_lock
 from nested_reft.report.registry import (
     CLAIMS,
     FIGURE_KINDS,
@@ -179,7 +179,12 @@ def checked_sources():
 
 def lock_file():
     """The lock file as an input, if something in this experiment comes from the hub."""
-    if not needs_lock(CONFIG):
+    sources = [
+        *CONFIG.sizes.values(),
+        *CONFIG.datasets.values(),
+        *CONFIG.benchmarks.values(),
+    ]
+    if not any(isinstance(source, (HubModel, HubProblems)) for source in sources):
         return []
     if not Path(LOCK).exists():
         raise WorkflowError(str(no_lock(LOCK)))

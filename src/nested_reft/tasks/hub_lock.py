@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from nested_reft.config.experiment import Config
 from nested_reft.config.reading import read_settings
 from nested_reft.config.sources import HubModel, HubProblems
 from nested_reft.config.strict import ConfigError, Strict, parse
@@ -67,12 +66,6 @@ def find_lock(config_file: str | Path | None, own: str | Path) -> Path:
     """`hub.lock` beside a configuration file if there is one, otherwise `own`."""
     beside = None if config_file is None else Path(config_file).with_name("hub.lock")
     return beside if beside and beside.exists() else Path(own)
-
-
-def needs_lock(config: Config) -> bool:
-    """Whether something in the experiment comes from the hub."""
-    sources = [*config.sizes.values(), *config.datasets.values(), *config.benchmarks.values()]
-    return any(isinstance(source, (HubModel, HubProblems)) for source in sources)
 
 
 def no_lock(path: str | Path) -> ConfigError:
