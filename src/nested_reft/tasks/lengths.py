@@ -17,17 +17,12 @@ HALF_TOLERANCE = 0.1
 
 
 def check_lengths(
-    model: str,
-    config: PreTrainedConfig,
-    prompts: Sequence[Sequence[int]],
-    new_tokens: int,
-    key: str,
-    problems: str = "",
+    model: str, config: PreTrainedConfig, prompts: Sequence[Sequence[int]], new_tokens: int, key: str
 ) -> None:
     """Raise DataError if the longest prompt and `new_tokens`, which the config's `key` asks for, are too many.
 
     Too many for the model's positions, or for rotary embeddings that depend on the length of a call beyond a limit.
-    `model` and `problems` name the model and the problems in the message.
+    `model` names the model in the message.
     """
     prompt = max(map(len, prompts), default=0)
     limit, exact = position_limit(config), exact_limit(config)
@@ -39,9 +34,8 @@ def check_lengths(
     else:
         return
     remedy = f"lower it to at most {limit - prompt}" if prompt < limit else "leave out the longest problems"
-    of_problems = f" of {problems}" if problems else ""
     raise DataError(
-        f"{model}: {reason}, but the longest prompt{of_problems} has {prompt} tokens and {key} is {new_tokens}, "
+        f"{model}: {reason}, but the longest prompt has {prompt} tokens and {key} is {new_tokens}, "
         f"{prompt + new_tokens} in all; {remedy}, or use another model"
     )
 

@@ -11,9 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -93,14 +91,6 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     except Exception as error:  # a damaged file: the parsers of json, tokenizers and transformers have no common error
         raise _not_loaded(path, "tokenizer", error) from None
-
-
-def load_config(path: Path) -> PreTrainedConfig:
-    """The configuration of the model in a folder; DataError says why it cannot be loaded, and what to do."""
-    try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_loaded(path, "model", error) from None
 
 
 def load_policy(path: Path, *, device: torch.device, dtype: str = "float32", prompt: Prompt | None = None) -> Policy:

@@ -42,24 +42,20 @@ def build_tokenizer(prompt: Prompt) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
 
 
-def build_config(settings: ScratchModel, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
-    """The configuration of a model that is made here."""
+def build_model(settings: ScratchModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+    """A freshly initialised model; the same for the same seed."""
+    torch.manual_seed(seed)
     # The default of 0.02 is right for widths of thousands; at 64 it all but silences every layer, and learning to copy
     # a number takes several times as many steps.
     initializer_range = 0.65 / math.sqrt(settings.width)
-    return Qwen2Config(
+    config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=settings.width, intermediate_size=settings.feed_forward,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
         num_key_value_heads=settings.key_value_heads, max_position_embeddings=MAX_TOKENS, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         initializer_range=initializer_range,
     )  # fmt: skip
-
-
-def build_model(settings: ScratchModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
-    """A freshly initialised model; the same for the same seed."""
-    torch.manual_seed(seed)
-    return Qwen2ForCausalLM(build_config(settings, tokenizer))
+    return Qwen2ForCausalLM(config)
 
 
 def pretrain(
