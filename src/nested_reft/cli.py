@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.home import use_writable_caches
+from nested_reft.runtime.lines import write_line
 from nested_reft.runtime.out_of_memory import explain_memory, memory_errors
 
 # No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
@@ -126,6 +127,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(command: str, text: str, code: int) -> int:
     line = f"nested-reft {command}: error: {text}"
-    print(line, file=sys.stderr)
-    print(line, flush=True)
+    write_line(line, sys.stderr, sys.stdout)
     return code

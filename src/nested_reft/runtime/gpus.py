@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nested_reft.runtime.errors import UserError
+from nested_reft.runtime.lines import write_line
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 1.0
@@ -81,7 +82,7 @@ def choose_gpus(count: int, environment: Mapping[str, str], folder: Path) -> lis
     waiting = False
     while (chosen := take_gpus(count, names, folder)) is None:
         if not waiting:
-            print(f"waiting for {count} of {len(names)} GPUs to be free", file=sys.stderr, flush=True)
+            write_line(f"waiting for {count} of {len(names)} GPUs to be free")
         waiting = True
         time.sleep(POLL_SECONDS)
     return chosen

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
+
+from nested_reft.runtime.lines import write_line
 
 CACHE = "XDG_CACHE_HOME"  # Hugging Face's caches are below it too, unless HF_HOME says otherwise
 MATPLOTLIB = "MPLCONFIGDIR"
@@ -21,7 +22,7 @@ def use_writable_caches() -> None:
         folder = Path(tempfile.gettempdir()) / f"nested-reft-cache-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         os.environ[CACHE] = str(folder)
-        print(f"HOME cannot be written: caches go to {folder}; set {CACHE} to keep them elsewhere", file=sys.stderr)
+        write_line(f"HOME cannot be written: caches go to {folder}; set {CACHE} to keep them elsewhere")
     os.environ.setdefault(MATPLOTLIB, str(Path(os.environ[CACHE]) / "matplotlib"))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from nested_reft.runtime.lines import write_line
+
 
 class Progress:
     """Progress of one job. It writes to the terminal at most every `interval` seconds, since many jobs share it."""
@@ -16,14 +18,14 @@ class Progress:
 
     def log(self, text: str) -> None:
         """A line for the log only."""
-        print(f"{self._label}  {text}", file=sys.stderr, flush=True)
+        write_line(f"{self._label}  {text}")
 
     def step(self, text: str) -> None:
         """A line for the log, and for the terminal if the last one there is `interval` seconds old."""
         self.log(text)
         if time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()
-            print(f"{self._label}  {text}", flush=True)
+            write_line(f"{self._label}  {text}", sys.stdout)
 
 
 def clock(seconds: float) -> str:
