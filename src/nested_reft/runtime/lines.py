@@ -9,8 +9,8 @@ from typing import TextIO
 def write_line(text: str, *streams: TextIO) -> None:
     """Write a line to each stream (default: standard error), at once.
 
-    `print` writes the line's end by a call of its own if Python runs unbuffered, as torchrun starts it: two ranks' lines
-    then stand on one.
+    If Python runs unbuffered, as torchrun starts it, `print` writes the end of the line by another call: the lines of
+    two ranks then end up on one.
     """
     for stream in streams or (sys.stderr,):
         stream.write(f"{text}\n")
