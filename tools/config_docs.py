@@ -54,7 +54,8 @@ def _sections(schema: dict[str, Any]) -> dict[str, list[str]]:
         for key, field in definition["properties"].items():
             for name, suffix in _classes(field):
                 path = f"{prefix}{key}{suffix}"
-                found.setdefault(name, []).append(path)
+                if path not in found.setdefault(name, []):  # several sources of a model may have the same section
+                    found[name].append(path)
                 walk(schema["$defs"][name], f"{path}.")
 
     walk(schema, "")

@@ -14,7 +14,7 @@ from nested_reft.cli import main
 from nested_reft.config.experiment import load_config
 from nested_reft.config.sources import GeneratedProblems, HubProblems
 from nested_reft.planning.costs import Machine
-from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, problem_count
+from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_disk, plan_jobs, problem_count
 from nested_reft.planning.shapes import model_shape
 from nested_reft.tasks.hub_lock import HubLock, read_lock
 
@@ -50,6 +50,20 @@ def test_the_numbers_of_the_paper_s_jobs() -> None:
     assert {(job.size, job.kind): job.count for job in planned} == {
         (size, kind): number for size in ("1.5b", "7b") for kind, number in numbers.items()
     }
+
+
+@pytest.mark.parametrize("source", [{"source": "package", "package": "a==1"}, {"source": "gguf", "path": "a.gguf"}])
+def test_a_gguf_file_costs_what_a_model_of_the_hub_does_but_is_stored_in_float32(
+    source: dict[str, str], tmp_path: Path
+) -> None:
+    settings = read_config("paper.yaml")
+    settings["sizes"]["1.5b"] = source | {key: settings["sizes"]["1.5b"][key] for key in ("layers", "shape")}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
+    assert jobs_of(tmp_path / "own.yaml", HubLock()) == jobs_of(ROOT / "config/paper.yaml", HubLock())
+    config = load_config(tmp_path / "own.yaml")
+    shape = model_shape(config, "1.5b", tmp_path)
+    assert shape is not None
+    assert plan_disk(config, "1.5b", shape).model == 4 * shape.parameters
 
 
 def test_every_job_has_work_and_starts_once() -> None:

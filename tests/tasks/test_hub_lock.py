@@ -22,6 +22,7 @@ from nested_reft.tasks.records import DataError
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "config/hub.lock"
 A, B = "a" * 40, "b" * 40
+FILES = f"{{a.gguf: {{bytes: 1, sha256: {'a' * 64}}}}}"
 
 
 def record(**keys: Any) -> dict[str, Any]:
@@ -139,6 +140,38 @@ def test_files_of_a_mirror_do_not_bind_the_hub(lock: Path) -> None:
     assert not is_locked(read_lock(lock), of_hub(files=files("2")), lock)
 
 
+# --- GGUF files
+
+
+def of_package(digit: str = "1", **keys: Any) -> dict[str, Any]:
+    known = {"kind": "model", "origin": "package", "package": "smol==1.2", "files": files(digit, "a.gguf")}
+    return known | keys
+
+
+def of_path(digit: str = "1") -> dict[str, Any]:
+    return {"kind": "model", "origin": "gguf", "path": "models/a.gguf", "files": files(digit, "a.gguf")}
+
+
+@pytest.mark.parametrize(("made", "thing"), [(of_package, "smol==1.2"), (of_path, "models/a.gguf")])
+def test_a_gguf_file_is_locked_by_its_package_or_path(lock: Path, made: Any, thing: str) -> None:
+    assert not is_locked(HubLock(), made(), lock)
+    assert add_to_lock(lock, [made()]) == [f"model {thing}"]
+    key = "package" if made is of_package else "path"
+    assert yaml.safe_load(lock.read_text(encoding="utf-8"))["entries"] == [
+        {"kind": "model", key: thing, "files": files("1", "a.gguf")}
+    ]
+    assert is_locked(read_lock(lock), made(), lock)
+    with pytest.raises(DataError, match=rf"^model {thing}: a\.gguf has changed: .*remove its entry from {lock}"):
+        is_locked(read_lock(lock), made("2"), lock)
+
+
+def test_a_package_with_a_file_of_another_name_has_changed(lock: Path) -> None:
+    add_to_lock(lock, [of_package()])
+    with pytest.raises(DataError, match=r"a\.gguf is locked, but missing"):
+        is_locked(read_lock(lock), of_package(files=files("1", "b.gguf")), lock)
+    assert not is_locked(read_lock(lock), of_package(package="smol==1.3"), lock)
+
+
 # --- pinning
 
 
@@ -174,7 +207,13 @@ def test_the_locked_commit_is_fetched_when_the_branch_has_moved(lock: Path, fake
         ("entries: [", "is not valid YAML"),
         ("- a\n", "must hold keys and values"),
         ("version: 2\nentries: []\n", "version: unknown value 2"),
-        ("version: 1\nentries:\n- {kind: dataset}\n", "entries.*repo: is missing"),
+        ("version: 1\nentries:\n- {kind: dataset}\n", "entries.*files: is missing"),
+        (f"version: 1\nentries:\n- {{kind: model, repo: o/m, files: {FILES}}}\n", "revision: is missing"),
+        (
+            f"version: 1\nentries:\n- {{kind: model, package: a==1, path: b, files: {FILES}}}\n",
+            "repo, package and path",
+        ),
+        (f"version: 1\nentries:\n- {{kind: model, files: {FILES}}}\n", "repo: is missing"),
         ("version: 1\nentries:\n- {kind: model, repo: o/m, revision: main, commit: main, files: {}}\n", "commit: "),
     ],
 )

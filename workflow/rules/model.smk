@@ -1,4 +1,4 @@
-# Pre-trained models: made here (`source: scratch`), or from the hub or its mirror.
+# Pre-trained models: made here (`source: scratch`), or fetched: from the hub or its mirror, or a GGUF file.
 rule model:
     input:
         lambda wildcards: model_sources(model_command(wildcards)),

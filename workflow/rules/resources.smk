@@ -1,5 +1,6 @@
 # What jobs request from Snakemake or its scheduler: GPUs, memory, minutes, cores.
 from nested_reft.config.experiment import job_resources
+from nested_reft.config.sources import FetchedModel
 
 # If several jobs share the GPUs of one machine, each gets its own; a scheduler's jobs have theirs already.
 ON_GPU = "nested-reft on-gpu {resources.gpu} " if CONFIG.device == "cuda" else ""
@@ -20,7 +21,8 @@ def gpus(kind):
     """How many GPUs a job of this kind requests, by its size."""
 
     def asked(wildcards):
-        fetched = kind == "model" and isinstance(CONFIG.sizes[wildcards.size], HubModel)
+        model = CONFIG.sizes[wildcards.size]
+        fetched = kind == "model" and isinstance(model, FetchedModel)
         if CONFIG.device == "cpu" or fetched:
             return 0
         return job_resources(CONFIG, wildcards.size, kind).gpu

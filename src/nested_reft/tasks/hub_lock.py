@@ -1,9 +1,10 @@
-"""The lock file: which files the data sets and models of the hub consisted of when they were recorded.
+"""The lock file: which files the fetched data sets and models consisted of when they were recorded.
 
 What is fetched later is verified against it, and the hub is asked for the locked commit even if a branch has moved. An
 entry with a commit is for files that the hub served. An entry without one is for a mirror that does not say which
 commit it holds, and binds mirrors only, since they may hold the same rows in another format. An entry is for the files
-that it names; it does not bind a mirror with files of other names. Entries are never overwritten: to accept a change,
+that it names; it does not bind a mirror with files of other names. That of a GGUF file has a package or a path in place
+of repository, revision and commit. Entries are never overwritten: to accept a change,
 remove the entry.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nested_reft.config.reading import read_settings
 from nested_reft.config.sources import HubModel, HubProblems
@@ -25,7 +26,7 @@ from nested_reft.tasks.mirror import COMMIT
 from nested_reft.tasks.records import DataError
 
 HEADER = """\
-# What the data sets and models of the hub consist of; every run verifies what it fetches against this (docs/data.md).
+# What fetched data sets and models consist of; every run verifies what it fetches against this (docs/data.md).
 # Written by the target `lock_hub`. `commit: null`: of a data mirror that does not say which commit it holds.
 """
 
@@ -39,22 +40,37 @@ class LockEntry(Strict):
     """One split of a data set, or one model: what was asked for, which commit that was, and its files."""
 
     kind: Literal["dataset", "model"]
-    repo: str
+    repo: str | None = None
+    package: str | None = None
+    path: str | None = None
     name: str | None = None
     split: str | None = None
-    revision: str
-    commit: Annotated[str, Field(pattern=f"^{COMMIT}$")] | None
+    revision: str | None = None
+    commit: Annotated[str, Field(pattern=f"^{COMMIT}$")] | None = None
     rows: int | None = None
     files: dict[str, LockedFile] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> LockEntry:
+        if [self.repo, self.package, self.path].count(None) != 2:
+            raise ValueError(".repo: is missing, or there is more than one of repo, package and path")
+        if self.repo is not None and self.revision is None:
+            raise ValueError(".revision: is missing")
+        return self
+
     @property
-    def asked(self) -> tuple[str, str, str | None, str | None, str]:
+    def thing(self) -> str:
+        """The repository, the package or the path."""
+        return self.repo or self.package or self.path or ""
+
+    @property
+    def asked(self) -> tuple[str, str, str | None, str | None, str | None]:
         """What a config file says about it."""
-        return self.kind, self.repo, self.name, self.split, self.revision
+        return self.kind, self.thing, self.name, self.split, self.revision
 
     def __str__(self) -> str:
         name, split = f"/{self.name}" if self.name else "", f", split {self.split}" if self.split else ""
-        return f"{self.kind} {self.repo}{name}{split}, revision {self.revision}"
+        return f"{self.kind} {self.thing}{name}{split}" + (f", revision {self.revision}" if self.revision else "")
 
 
 class HubLock(Strict):
@@ -100,7 +116,7 @@ def is_locked(lock: HubLock, record: Mapping[str, Any], path: Path) -> bool:
     entries = [entry for entry in lock.entries if entry.asked == found.asked]
     if record["origin"] == "hub":
         entries = [entry for entry in entries if entry.commit]
-    else:
+    elif record["origin"] == "mirror":
         entries = [entry for entry in entries if entry.files.keys() == found.files.keys()]
     differences = [_difference(entry, found) for entry in entries]
     if entries and None not in differences:
@@ -135,6 +151,8 @@ def _entry(record: Mapping[str, Any]) -> LockEntry:
     settings = {
         "kind": record.get("kind"),
         "repo": record.get("repo"),
+        "package": record.get("package"),
+        "path": record.get("path"),
         "name": record.get("config_name"),
         "split": record.get("split"),
         "revision": record.get("requested_revision"),
@@ -142,7 +160,8 @@ def _entry(record: Mapping[str, Any]) -> LockEntry:
         "rows": record.get("rows"),
         "files": dict(sorted((record.get("files") or {}).items())),
     }
-    return parse(LockEntry, settings, f"the record of {record.get('repo')} (delete it to make it again)")
+    thing = record.get("repo") or record.get("package") or record.get("path")
+    return parse(LockEntry, settings, f"the record of {thing} (delete it to make it again)")
 
 
 def _difference(locked: LockEntry, found: LockEntry) -> str | None:
@@ -169,4 +188,5 @@ def _order(entry: LockEntry) -> tuple[str, ...]:
 
 
 def _without_absent(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if value is not None or key == "commit"}
+    stated = "commit" if entry["repo"] else None  # null says: not known
+    return {key: value for key, value in entry.items() if value is not None or key == stated}

@@ -12,8 +12,10 @@ from nested_reft.runtime.progress import Progress
 from nested_reft.tasks.hub_lock import add_to_lock, is_locked, read_lock
 from nested_reft.tasks.records import DataError
 
-FETCHED = ("hub", "mirror")  # origins; the others are made here
-SUMMARY = ("role", "name", "origin", "rows_kept", "requested_revision", "resolved_revision", "files")
+FETCHED = ("hub", "mirror", "package", "gguf")  # origins; the others are made here
+SUMMARY = (
+    "role", "name", "origin", "package", "path", "rows_kept", "requested_revision", "resolved_revision", "files",
+)  # fmt: skip
 
 
 def verify(record: dict[str, Any], lock: Path, progress: Progress) -> None:
@@ -34,7 +36,7 @@ def check_sources(paths: Sequence[Path], lock_path: Path, output: Path) -> None:
             except DataError as error:  # the lock was changed since this was fetched
                 raise DataError(f"{error}; delete {path} to replace what was fetched before") from None
         rows = f"  {source['rows_kept']} problems" if "rows_kept" in source else ""
-        progress.log(f"{source['role']}  {source['name']}  {source['origin']}{rows}")
+        progress.log(f"{source['role']}  {source['name']}  {source['origin']}{_thing(source)}{rows}")
         sources.append({key: source.get(key) for key in SUMMARY})
     if unlocked:
         line = f"not verified, {lock_path} has no entry: {', '.join(unlocked)}; run the target lock_hub to record them"
@@ -47,6 +49,12 @@ def lock_sources(paths: Sequence[Path], lock_path: Path) -> list[str]:
     """Record in the lock file what was fetched and is not in it yet; returns the new entries."""
     records = [_read(path) for path in paths]
     return add_to_lock(lock_path, [record for record in records if record["origin"] in FETCHED])
+
+
+def _thing(source: dict[str, Any]) -> str:
+    """The package or file of a GGUF model, which no commit identifies."""
+    thing = source.get("package") or source.get("path")
+    return f"  {thing}" if thing else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
