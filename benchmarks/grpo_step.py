@@ -47,8 +47,9 @@ from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.training.batches import batch_indices
 from nested_reft.training.optimizer import set_learning_rate
-from nested_reft.training.run import batch_indices, make_learner, make_objective, make_step_settings
+from nested_reft.training.run import make_learner, make_objective, make_step_settings
 from nested_reft.training.step import reft_step
 
 WARMUP_STEPS, LAST_STEPS = 2, 10

@@ -59,6 +59,10 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         commands.choices[name].add_argument(
             "--lock", type=Path, default=Path("config/hub.lock"), metavar="PATH", help="default %(default)s"
         )
+    add("warmup", "supervised fine-tuning of one model on worked solutions", "WarmupSettings",
+        ("policy", "checkpoints", "output", "manifest")).add_argument(
+        "--problems", required=True, nargs="+", type=Path, metavar="PATH"
+    )  # fmt: skip
     add("train", "one reinforced fine-tuning run", "TrainSettings",
         ("policy", "problems", "checkpoints", "output", "metrics", "manifest"))  # fmt: skip
     evaluate = add("evaluate", "one policy on some benchmarks", "EvaluateSettings", ("policy",))
@@ -87,7 +91,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    for name in ("pretrain", "train", "evaluate", "throughput", "gradients"):
+    for name in ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from valid_config import COMPARED, CONFIGS, REMOVE, VALID, changed
+from valid_config import COMPARED, CONFIGS, PROBLEMS, REMOVE, VALID, changed
 
 from nested_reft.config.experiment import load_config, parse_config
 from nested_reft.config.strict import ConfigError
+
+HUB = {"source": "hub", "repo": "a/b", "split": "train", "question": "q", "answer": "a"}
+WARMUP = {"datasets": {"stories": PROBLEMS}, "steps": 2, "solutions_per_batch": 2, "learning_rate": 0.1}
 
 # (what is changed, its value, everything that the one line must say)
 REFUSED = [
@@ -28,6 +31,21 @@ REFUSED = [
     ("corrections/mask_token", {"lo": 2.0, "hi": 1.0}, ["correction 'mask_token': lo 2.0 is above hi 1.0"]),
     ("corrections/unit", None, ["corrections.unit", "got None"]),
     ("corrections", {"unit": {}}, ["corrections: needs 'base'", "at skip 0 is the baseline ReFT"]),
+    ("warmup", WARMUP | {"step": 3}, ["warmup.step: unknown key", "did you mean 'steps'?"]),
+    ("warmup", WARMUP | {"datasets": {}}, ["warmup.datasets", "at least 1"]),
+    ("warmup", WARMUP | {"datasets": {"x": HUB}}, ["warmup.datasets.x.solution: is missing"]),
+    ("warmup", WARMUP | {"layer_drop": 1.0}, ["warmup.layer_drop", "less than 1", "got 1.0"]),
+    (
+        "warmup",
+        WARMUP | {"datasets": {"x": HUB | {"solution": "{a} {b!r}"}}},
+        ["warmup.datasets.x.solution: '{a} {b!r}': braces may only hold the name of a column"],
+    ),
+    (
+        "warmup",
+        WARMUP | {"datasets": {"x": HUB | {"solution_without": "a"}}},
+        ["warmup.datasets.x: solution_without: there is no `solution`; remove it"],
+    ),
+    ("datasets/stories", HUB | {"solution": "{a}"}, ["datasets.stories.solution: only `warmup.datasets` have"]),
     ("skips", [0, 84], ["skips: 84 % of the 6 layers of 'tiny' is 5", "leaves only 4", "lower the skip or the border"]),
     ("skips", [0, 100], ["skips", "less than 100", "got 100"]),
     ("skips", [0, 5], ["skips: 5 % of the 6 layers of 'tiny' rounds to no layer"]),

@@ -13,6 +13,7 @@ from nested_reft.config.experiment import (
     load_config,
     parse_config,
     run_table,
+    stages,
     strategy_table,
 )
 from nested_reft.config.jobs import (
@@ -22,6 +23,7 @@ from nested_reft.config.jobs import (
     model_settings,
     throughput_settings,
     train_settings,
+    warmup_settings,
 )
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.training import Training
@@ -204,3 +206,24 @@ def test_end_tokens_change_only_jobs_whose_completions_end() -> None:
     assert gradient_settings(before, size, 17).canonical_json() != gradient_settings(after, size, 17).canonical_json()
     run = run_table(before)[0]
     assert '"end_tokens":["?"]' in train_settings(after, run).canonical_json()
+
+
+# --- the warm-up
+
+
+def test_without_a_warmup_the_settings_are_those_before_there_was_one() -> None:
+    config = parse_config(VALID)
+    texts = [config.canonical_json(), evaluate_settings(config, "tiny", None, ("one",)).canonical_json()]
+    assert not any(word in text for text in texts for word in ('"warmup"', "stage", "offset", "solution"))
+
+
+def test_the_warmup_and_what_comes_after_it() -> None:
+    warmup = {"datasets": {"stories": PROBLEMS}, "steps": 2, "solutions_per_batch": 2, "learning_rate": 0.1}
+    config = parse_config(changed("warmup", warmup))
+    assert stages(config) == ("pretrained", "warmed_up")
+    assert stages(parse_config(VALID)) == ("pretrained",)
+    settings = warmup_settings(config, "tiny")
+    assert "stories" not in settings.canonical_json()
+    assert settings.max_new_tokens == 4
+    assert '"stage":"warmed_up"' in evaluate_settings(config, "tiny", None, ("one",), "warmed_up").canonical_json()
+    assert data_settings(config, "warmup", "stories").role == "warmup"

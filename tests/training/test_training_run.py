@@ -16,9 +16,10 @@ from nested_reft.config.training import Alarms, TrainSettings
 from nested_reft.tasks import rewards
 from nested_reft.tasks.policy import Policy
 from nested_reft.training import step
+from nested_reft.training.batches import batch_indices
 from nested_reft.training.checkpoint import TrainingState, remove_checkpoints
 from nested_reft.training.metrics import step_alarms
-from nested_reft.training.run import NumericalError, batch_indices, train
+from nested_reft.training.run import NumericalError, train
 
 
 class InterruptionError(Exception):

@@ -5,14 +5,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from nested_reft.config.run import PRETRAINED
+from nested_reft.config.run import PRETRAINED, WARMED_UP
 from nested_reft.config.sources import FetchedModel, HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.experiment import (
     all_runs,
     benchmark_batches,
     parse_config,
+    problem_sets,
     read_settings,
+    stages,
 )
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
@@ -59,7 +61,11 @@ RESULTS = f"results/{CONFIG.experiment}"
 PREFIXED_RESULTS = workflow.modifier.path_modifier.replace_prefix(RESULTS)
 RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
-DATASETS = {"train": list(CONFIG.datasets), "test": list(CONFIG.benchmarks)}
+PROBLEMS = problem_sets(CONFIG)
+# What reinforcement starts from, and all that is measured without it: the model as it came, or after the warm-up.
+STAGE = stages(CONFIG)[-1]
+STAGE_FOLDERS = {PRETRAINED: "models", WARMED_UP: "warmed_up"}
+START = f"{RESULTS}/{STAGE_FOLDERS[STAGE]}/{{size}}"
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
 
 
@@ -69,8 +75,10 @@ def one_of(values):
 
 
 CONSTRAINTS = dict(
-    role="train|test",
-    problems=one_of([*CONFIG.datasets, *CONFIG.benchmarks]),
+    role=one_of(PROBLEMS),
+    problems=one_of(
+        dict.fromkeys(name for named in PROBLEMS.values() for name in named)
+    ),
     size=one_of(CONFIG.sizes),
     dataset=one_of(CONFIG.datasets),
     benchmark=one_of(CONFIG.benchmarks),
@@ -82,7 +90,9 @@ CONSTRAINTS = dict(
     figure=one_of(FIGURES),
     page=one_of(PAGES),
     # What was done to a model, as a path: nothing, or one run of the table (without its size).
-    tuning=one_of([PRETRAINED, *{run.path.split("/", 1)[1]: None for run in RUNS}]),
+    tuning=one_of(
+        [*stages(CONFIG), *{run.path.split("/", 1)[1]: None for run in RUNS}]
+    ),
 )
 
 
@@ -104,10 +114,9 @@ def sources(command, *modules):
 
 def data_command(wildcards):
     """The sub-command that makes a set of problems."""
-    problems = CONFIG.datasets if wildcards.role == "train" else CONFIG.benchmarks
     return (
         "fetch-data"
-        if isinstance(problems[wildcards.problems], HubProblems)
+        if isinstance(PROBLEMS[wildcards.role][wildcards.problems], HubProblems)
         else "generate"
     )
 
@@ -150,7 +159,7 @@ def run_of(wildcards):
 
 
 def tuned_run(wildcards):
-    """The run that `tuning` names, or None for the pre-trained model."""
+    """The run that `tuning` names, or None for a model before reinforcement."""
     return find_run(f"{wildcards.size}/{wildcards.tuning}")
 
 
@@ -160,7 +169,7 @@ def policy_folder(wildcards):
     return (
         f"{RESULTS}/runs/{run.path}/policy"
         if run
-        else f"{RESULTS}/models/{wildcards.size}"
+        else f"{RESULTS}/{STAGE_FOLDERS[wildcards.tuning]}/{wildcards.size}"
     )
 
 
@@ -168,7 +177,7 @@ def checked_sources():
     """The provenance of everything that is downloaded or generated: all of it exists before any training starts."""
     data = [
         f"{RESULTS}/data/{role}/{name}.json"
-        for role, names in DATASETS.items()
+        for role, names in PROBLEMS.items()
         for name in names
     ]
     fetched = [
@@ -181,8 +190,7 @@ def lock_file():
     """The lock file as an input, if something in this experiment is fetched."""
     sources = [
         *CONFIG.sizes.values(),
-        *CONFIG.datasets.values(),
-        *CONFIG.benchmarks.values(),
+        *(problems for named in PROBLEMS.values() for problems in named.values()),
     ]
     if not any(isinstance(source, FetchedModel | HubProblems) for source in sources):
         return []
@@ -194,9 +202,8 @@ def lock_file():
 
 def policies():
     """The folder of every evaluated policy under `evaluations/`."""
-    return [f"{size}/{PRETRAINED}" for size in CONFIG.sizes] + [
-        run.path for run in RUNS
-    ]
+    before = [f"{size}/{stage}" for size in CONFIG.sizes for stage in stages(CONFIG)]
+    return before + [run.path for run in RUNS]
 
 
 def all_evaluations():

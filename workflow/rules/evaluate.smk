@@ -1,4 +1,4 @@
-# Accuracy of the pre-trained models and of every run: one job per policy and batch of benchmarks
+# Accuracy of the models before reinforcement and of every run: one job per policy and batch of benchmarks
 # (evaluation.benchmarks_per_job: 1 makes it one job per benchmark).
 for number, batch in enumerate(benchmark_batches(CONFIG)):
 
@@ -29,7 +29,11 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
             gpu=gpus("evaluate"),
         params:
             settings=lambda wildcards, batch=batch: jobs.evaluate_settings(
-                CONFIG, wildcards.size, tuned_run(wildcards), batch
+                CONFIG,
+                wildcards.size,
+                tuned_run(wildcards),
+                batch,
+                PRETRAINED if tuned_run(wildcards) else wildcards.tuning,
             ).canonical_json(),
         message:
             f"Evaluate on {', '.join(batch)}: {{wildcards.size}} {{wildcards.tuning}}"

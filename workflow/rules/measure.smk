@@ -3,8 +3,8 @@ rule throughput:
     input:
         sources("throughput"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
-        policy=f"{RESULTS}/models/{{size}}",
-        problems=f"{RESULTS}/data/train/{DATASETS['train'][0]}.jsonl",
+        policy=START,
+        problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
     output:
         f"{RESULTS}/throughput/{{size}}/skip{{skip}}.json",
     log:
@@ -31,13 +31,13 @@ rule throughput:
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
-# Bias and variance of the gradient estimates of a pre-trained model, for all corrections of `gradients`.
+# Bias and variance of the gradient estimates of the model that reinforcement starts from, for all corrections of `gradients`.
 rule gradients:
     input:
         sources("gradients"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
-        policy=f"{RESULTS}/models/{{size}}",
-        problems=f"{RESULTS}/data/train/{DATASETS['train'][0]}.jsonl",
+        policy=START,
+        problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
     output:
         f"{RESULTS}/gradients/{{size}}/skip{{skip}}.json",
     log:

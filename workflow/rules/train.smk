@@ -3,7 +3,7 @@ rule train:
     input:
         sources("train"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
-        policy=f"{RESULTS}/models/{{size}}",
+        policy=START,
         problems=f"{RESULTS}/data/train/{{dataset}}.jsonl",
     output:
         policy=directory(f"{RESULTS}/runs/{RUN_PATH}/policy"),

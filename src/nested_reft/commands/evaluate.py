@@ -7,6 +7,7 @@ import argparse
 import torch
 
 from nested_reft.config.evaluation import EvaluateSettings
+from nested_reft.config.run import STAGES
 from nested_reft.config.strict import parse
 from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.runtime.files import write_json
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     policy = load_policy(
         options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
     )
-    name = settings.run.path if settings.run else f"{settings.size}, pre-trained"
+    name = settings.run.path if settings.run else f"{settings.size}, {STAGES[settings.stage]}"
     for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
         record = evaluate(settings, policy, benchmark, read_problems(problems))
         write_json(output, record)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nested_reft.config.run import Run
+from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 
@@ -33,10 +33,11 @@ class Evaluation(Sampling):
 
 
 class EvaluateSettings(Strict):
-    """One policy on some benchmarks; `run` is None for a pre-trained model."""
+    """One policy on some benchmarks; `run` is None for a model before reinforcement, and `stage` says which."""
 
     size: str
     run: Run | None
+    stage: Stage = Field(PRETRAINED, exclude_if=lambda value: value == PRETRAINED)
     benchmarks: tuple[str, ...]
     evaluation: Evaluation
     prompt: Prompt

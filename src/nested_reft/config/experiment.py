@@ -18,12 +18,13 @@ from nested_reft.config.gradients import Gradients
 from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
-from nested_reft.config.run import BASELINE_CORRECTION, Run
+from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, Run, Stage
 from nested_reft.config.sampling import Prompt
-from nested_reft.config.sources import Model, Pretraining, Problems, ScratchModel
+from nested_reft.config.sources import HubProblems, Model, Pretraining, Problems, Role, ScratchModel
 from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
 from nested_reft.config.throughput import Throughput
 from nested_reft.config.training import Training
+from nested_reft.config.warmup import Warmup
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 
 
@@ -53,6 +54,9 @@ class Config(Strict):
     """How a question becomes a prompt, for all models."""
     pretraining: Pretraining | None = None
     """How models with `source: scratch` are made; required if there is one."""
+    # Unset, it is not in the canonical JSON: what was made before it existed stays valid.
+    warmup: Warmup | None = Field(None, exclude_if=lambda value: value is None)
+    """Supervised fine-tuning before reinforcement; null: none, and reinforcement starts from the model as it is."""
     layer_choice: LayerChoice = LayerChoice()
     """How the layers to skip are chosen."""
     training: Training
@@ -109,6 +113,14 @@ class Config(Strict):
                     f"out only {most} of the {eligible} that border {border} leaves; lower the skip or the border"
                 )
 
+    @field_validator("datasets", "benchmarks")
+    @classmethod
+    def _only_the_warmup_reads_solutions(cls, sets: dict[str, Problems]) -> dict[str, Problems]:
+        for name, problems in sets.items():
+            if isinstance(problems, HubProblems) and problems.solution is not None:
+                raise ValueError(f".{name}.solution: only `warmup.datasets` have solutions; remove it")
+        return sets
+
     @model_validator(mode="after")
     def _resources_are_of_sizes(self) -> Config:
         for size in self.resources:
@@ -124,6 +136,17 @@ class Config(Strict):
         if choice.correction is not None and choice.correction not in self.corrections:
             raise ValueError(f"layer_choice.correction: '{choice.correction}' is not one of corrections")
         return self
+
+
+def problem_sets(config: Config) -> dict[Role, dict[str, Problems]]:
+    """All sets of problems by role and name."""
+    warmup = config.warmup.datasets if config.warmup else {}
+    return {"train": config.datasets, "test": config.benchmarks, "warmup": warmup}
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """What a model is before reinforcement, which starts from the last stage."""
+    return (PRETRAINED, WARMED_UP) if config.warmup else (PRETRAINED,)
 
 
 def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:

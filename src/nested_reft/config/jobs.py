@@ -6,24 +6,24 @@ others; its hash names the run's checkpoints.
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from nested_reft.config.evaluation import EvaluateSettings
-from nested_reft.config.experiment import Config
+from nested_reft.config.experiment import Config, problem_sets
 from nested_reft.config.gradients import GradientMeasurement, GradientSettings
-from nested_reft.config.run import Run
+from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Sampling
-from nested_reft.config.sources import DataSettings, ModelSettings
+from nested_reft.config.sources import DataSettings, ModelSettings, Role
 from nested_reft.config.strict import Strict
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.config.training import TrainSettings
+from nested_reft.config.warmup import WarmupSettings, WarmupTraining
 
 T = TypeVar("T", bound=Strict)
 
 
-def data_settings(config: Config, role: Literal["train", "test"], name: str) -> DataSettings:
-    problems = (config.datasets if role == "train" else config.benchmarks)[name]
-    return DataSettings(name=name, role=role, problems=problems)
+def data_settings(config: Config, role: Role, name: str) -> DataSettings:
+    return DataSettings(name=name, role=role, problems=problem_sets(config)[role][name])
 
 
 def model_settings(config: Config, size: str) -> ModelSettings:
@@ -38,6 +38,22 @@ def model_settings(config: Config, size: str) -> ModelSettings:
     )
 
 
+def warmup_settings(config: Config, size: str) -> WarmupSettings:
+    training = config.training
+    assert config.warmup is not None, "there is a rule only with a warm-up"
+    return WarmupSettings(
+        size=size,
+        warmup=_part(WarmupTraining, config.warmup),
+        prompt=config.prompt,
+        border=training.border,
+        max_new_tokens=training.max_new_tokens,
+        max_prompt_tokens=training.max_prompt_tokens,
+        dtype=training.dtype,
+        gradient_checkpointing=training.gradient_checkpointing,
+        device=config.device,
+    )
+
+
 def train_settings(config: Config, run: Run) -> TrainSettings:
     return TrainSettings(
         run=run,
@@ -48,10 +64,13 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
     )
 
 
-def evaluate_settings(config: Config, size: str, run: Run | None, benchmarks: tuple[str, ...]) -> EvaluateSettings:
+def evaluate_settings(
+    config: Config, size: str, run: Run | None, benchmarks: tuple[str, ...], stage: Stage = PRETRAINED
+) -> EvaluateSettings:
     return EvaluateSettings(
         size=size,
         run=run,
+        stage=stage,
         benchmarks=benchmarks,
         evaluation=config.evaluation,
         prompt=config.prompt,

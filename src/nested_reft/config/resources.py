@@ -6,7 +6,7 @@ from typing import Literal
 
 from nested_reft.config.strict import Positive, Strict
 
-JobKind = Literal["model", "train", "evaluate", "throughput", "gradients"]
+JobKind = Literal["model", "warmup", "train", "evaluate", "throughput", "gradients"]
 
 
 class JobResources(Strict):
@@ -27,6 +27,8 @@ class SizeResources(Strict):
 
     model: JobResources = JobResources()
     """Pre-training; a model from the hub is fetched without a GPU."""
+    warmup: JobResources = JobResources()
+    """The warm-up, if there is one; one process."""
     train: JobResources = JobResources()
     """One run."""
     evaluate: JobResources = JobResources()

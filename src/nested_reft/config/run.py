@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nested_reft.config.strict import Strict
 
 # The baseline is not a separate trainer: it is this correction at skip 0, where the ratio is 1.
 BASELINE_CORRECTION = "base"
-PRETRAINED = "pretrained"
+# What a model is before any reinforcement.
+Stage = Literal["pretrained", "warmed_up"]
+PRETRAINED: Stage = "pretrained"
+WARMED_UP: Stage = "warmed_up"
+STAGES: dict[Stage, str] = {PRETRAINED: "pre-trained", WARMED_UP: "warmed-up"}
 
 
 class Run(Strict):

@@ -4,6 +4,7 @@ files."""
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -45,6 +46,20 @@ class GeneratedProblems(Strict):
         return self
 
 
+def template_columns(template: str) -> list[str]:
+    """The columns that a template names in braces. Raises ValueError if it names none, or braces hold anything else."""
+    try:
+        fields = [field for field in Formatter().parse(template) if field[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r} is not a text with columns in braces ({error})") from None
+    for _, column, form, conversion in fields:
+        if not column or form or conversion or column != column.strip() or set(column) & set(".["):
+            raise ValueError(f"{template!r}: braces may only hold the name of a column")
+    if not fields:
+        raise ValueError(f"{template!r} names no column; write it in braces, such as {{Answer}}")
+    return [str(column) for _, column, _, _ in fields]
+
+
 class HubProblems(Strict):
     """A data set from the Hugging Face hub (or the data mirror), and which of its columns hold what."""
 
@@ -67,6 +82,27 @@ class HubProblems(Strict):
     """Regular expression whose first group is the answer; null: the answer is the whole column."""
     limit: Positive | None = None
     """How many problems to keep, from the first; null: all."""
+    # Unset, the next three are not in the canonical JSON: what was made before they existed stays valid.
+    offset: Annotated[int, Field(ge=0)] = Field(0, exclude_if=lambda value: not value)
+    """How many problems to leave out before the first that is kept; with `limit` it splits one data set in two."""
+    solution: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Worked solutions, for `warmup.datasets` only: a text with columns in braces, such as `{Equation} = {Answer}`. A
+    brace itself is written twice."""
+    solution_without: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Regular expression; what it matches is removed from the solution."""
+
+    @field_validator("solution")
+    @classmethod
+    def _is_a_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            template_columns(value)
+        return value
+
+    @model_validator(mode="after")
+    def _nothing_is_removed_from_nothing(self) -> HubProblems:
+        if self.solution_without is not None and self.solution is None:
+            raise ValueError("solution_without: there is no `solution`; remove it")
+        return self
 
     @field_validator("question", "answer", mode="before")
     @classmethod
@@ -210,12 +246,14 @@ class Pretraining(Strict):
 
 # --- what a job is passed ---------------------------------------------------------------------------------------
 
+Role = Literal["train", "test", "warmup"]
+
 
 class DataSettings(Strict):
     """One set of problems; generated ones depend on the role, so that train and test share no numbers."""
 
     name: str
-    role: Literal["train", "test"]
+    role: Role
     problems: Problems
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from nested_reft.config.evaluation import EvaluateSettings, Evaluation
-from nested_reft.config.run import PRETRAINED
 from nested_reft.config.sampling import Sampling
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.grading import grade
@@ -62,7 +61,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
     return {
         "size": settings.size,
         "dataset": run.dataset if run else None,
-        "correction": run.correction if run else PRETRAINED,
+        "correction": run.correction if run else settings.stage,
         "skip": run.skip if run else 0,
         "strategy": run.strategy if run else "uniform",
         "seed": run.seed if run else None,

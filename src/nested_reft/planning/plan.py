@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from nested_reft.config.experiment import Config, all_runs, benchmark_batches, job_resources
+from nested_reft.config.experiment import Config, all_runs, benchmark_batches, job_resources, problem_sets, stages
 from nested_reft.config.resources import JobKind
 from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubModel, HubProblems
 from nested_reft.core.layer_selection import num_skipped
@@ -57,7 +57,7 @@ class Jobs:
 
 def other_jobs(config: Config) -> int:
     """How many jobs make data, tables, figures and pages."""
-    return len(config.datasets) + len(config.benchmarks) + OTHER_JOBS + len(FIGURES) + len(PAGES)
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(FIGURES) + len(PAGES)
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
@@ -112,7 +112,7 @@ class Planner:
         }
         if None in counts.values():
             return None
-        policies = 1 + sum(run.size == self.size for run in all_runs(self.config))
+        policies = len(stages(self.config)) + sum(run.size == self.size for run in all_runs(self.config))
         jobs = [
             sum((self._benchmark(counts[name] or 0) for name in names), Work())
             for names in benchmark_batches(self.config)
@@ -162,8 +162,22 @@ class Planner:
         batch = Batch(pretraining.batch_size, 0, 1, tokens, ceil(tokens))
         return [self._costs.pretraining_step(batch).times(model.pretraining_steps)]
 
+    def warmup(self) -> list[Work]:
+        """The work of the warm-up; without it, none. Layers that it drops are counted."""
+        warmup, training = self.config.warmup, self.config.training
+        if warmup is None:
+            return []
+        part = warmup.solutions_per_micro_batch or warmup.solutions_per_batch
+        batch = self._batch(
+            warmup.solutions_per_batch, 1, training.max_new_tokens, training.max_prompt_tokens
+        )  # fmt: skip
+        once = training.model_copy(
+            update={"problems_per_micro_batch": part, "updates_per_rollout": 1, "kl_coefficient": 0.0, "lora": None}
+        )
+        return [self._costs.update(batch, once).times(warmup.steps)]
 
-KINDS: tuple[JobKind, ...] = ("model", "train", "evaluate", "throughput", "gradients")
+
+KINDS: tuple[JobKind, ...] = ("model", "warmup", "train", "evaluate", "throughput", "gradients")
 
 
 def plan_jobs(
@@ -172,13 +186,14 @@ def plan_jobs(
     """The jobs of every size and kind."""
     counts = {
         "model": 1,
+        "warmup": int(config.warmup is not None),
         "throughput": len({0, *config.skips}),
         "gradients": len({*config.skips} - {0}),
     }
     for size, shape in shapes.items():
         runs = sum(run.size == size for run in all_runs(config))
-        counts |= {"train": runs, "evaluate": (1 + runs) * len(benchmark_batches(config))}
-        for kind in KINDS:
+        counts |= {"train": runs, "evaluate": (len(stages(config)) + runs) * len(benchmark_batches(config))}
+        for kind in (kind for kind in KINDS if counts[kind]):
             works = None
             if shape is not None:
                 works = getattr(Planner(config, size, shape, assumed, results, lock), kind)()
@@ -204,6 +219,8 @@ class Disk:
     policies: int
     checkpoint: int
     """Of one step: what is trained, and its optimizer states, in float32."""
+    warmed_up: int = 0
+    """The weights after the warm-up, in float32; 0 if there is none."""
 
     @property
     def checkpoints(self) -> int:
@@ -213,7 +230,7 @@ class Disk:
     @property
     def total(self) -> int:
         """Without checkpoints, which are deleted when a run ends."""
-        return self.model + self.policies * self.policy
+        return self.model + self.warmed_up + self.policies * self.policy
 
 
 def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
@@ -225,5 +242,6 @@ def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
         model=stored * shape.parameters,
         policy=dtype * shape.parameters,
         policies=sum(run.size == size for run in all_runs(config)),
+        warmed_up=FLOAT32 * shape.parameters if config.warmup else 0,
         checkpoint=FLOAT32 * (1 + ADAMW_STATES) * trained_parameters(shape, config.training),
     )

@@ -118,7 +118,7 @@ FIGURES: dict[str, Entry] = {
         "Accuracy on held-out problems in the headline metric. Small points: seeds; markers: mean over seeds; bars: "
         "95 % interval over seeds and problems (Wilson's score interval; the squares of the half-widths of the two are "
         "added). Models are compared on identical problems: the parity figure, not these bars, says what differs. "
-        "Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model.",
+        "Dashed line: baseline ReFT (skip 0); dotted: the pre-trained model; dash-dotted: the warmed-up one.",
     ),
     "parity": Entry(
         "figures.accuracy:parity_plot",

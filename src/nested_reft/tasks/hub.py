@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from typing import Any, Literal
 
 from nested_reft.config.errors import nearest
-from nested_reft.config.sources import HubProblems
+from nested_reft.config.sources import HubProblems, template_columns
 from nested_reft.tasks.data_files import DATA_FILES, FORMATS, fingerprints, named_files, read_rows, repository_files
 from nested_reft.tasks.hub_client import snapshot
 from nested_reft.tasks.mirror import MIRROR_VARIABLE, mirrored_commit
@@ -27,7 +28,8 @@ def load_problems(
 ) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of one split in its order, ids `split-row`, and where they came from, for the run's manifest.
 
-    Rows with an empty question or answer are dropped and counted; of the rest, the first `limit` are kept. `commit` is
+    Rows with an empty question, answer or solution are dropped and counted; of the rest, `limit` are kept, after the
+    first `offset`. `commit` is
     fetched from the hub instead of `settings.revision`. In the record, `rows` counts those of the files, of which
     `rows_read` were needed, and `files` maps each path in the repository to its `bytes` and `sha256`. Raises DataError
     if the split, a column or an answer is not as the settings say, a file is damaged, or the hub cannot be reached.
@@ -42,9 +44,11 @@ def load_problems(
         find, remedy = repository_files, f"correct `name` or `split` of {settings.repo}; supported are {FORMATS}"
     paths = find(folder, settings.name, settings.split, remedy)
     files = fingerprints(folder, paths)
-    problems, read, rows = _problems(read_rows(paths), settings)
+    problems, usable, read, rows = _problems(read_rows(paths), settings)
+    if not usable:
+        raise DataError(f"{_where(settings)}: none of the {read} rows has {_needed(settings)}")
     if not problems:
-        raise DataError(f"{_where(settings)}: none of the {read} rows has both a question and an answer")
+        raise DataError(f"{_where(settings)}: offset {settings.offset} leaves none of the {usable} problems; lower it")
     return problems, {
         "kind": "dataset",
         "repo": settings.repo,
@@ -57,15 +61,22 @@ def load_problems(
         "rows": rows,
         "rows_read": read,
         "rows_kept": len(problems),
-        "rows_dropped_empty": read - len(problems),
+        "rows_dropped_empty": read - usable,
     }
 
 
-def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple[list[Problem], int, int]:
-    """The problems kept, how many rows were read for them, and how many there are."""
-    pattern = _answer_pattern(settings)
+def _needed(settings: HubProblems) -> str:
+    return "both a question and an answer" if settings.solution is None else "a question, an answer and a solution"
+
+
+def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple[list[Problem], int, int, int]:
+    """The problems kept, how many rows had one, how many were read, and how many there are."""
+    pattern = _pattern(settings, "answer_pattern")
+    if pattern is not None and not pattern.groups:
+        raise DataError(f"{_where(settings)}: answer_pattern {pattern.pattern!r} needs a group ( ) around the answer")
     problems: list[Problem] = []
-    read = total = 0
+    removed = _pattern(settings, "solution_without")
+    read = total = usable = 0
     for row in rows:
         total += 1
         if len(problems) == settings.limit:
@@ -79,24 +90,33 @@ def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple
             if match is None:
                 raise DataError(f"{where}: answer_pattern {pattern.pattern!r} is not found in {answer[-80:]!r}")
             answer = (match[1] or "").strip()
-        if question and answer:
-            problems.append(Problem(f"{settings.split}-{read}", question, answer))
+        solution = _solution(row, settings, removed, where)
+        if question and answer and solution != "":
+            usable += 1
+            if usable > settings.offset:
+                problems.append(Problem(f"{settings.split}-{read}", question, answer, solution))
         read += 1
-    return problems, read, total
+    return problems, usable, read, total
 
 
-def _answer_pattern(settings: HubProblems) -> re.Pattern[str] | None:
-    if settings.answer_pattern is None:
+def _solution(row: Mapping[str, Any], settings: HubProblems, removed: re.Pattern[str] | None, where: str) -> str | None:
+    """The worked solution of a row; None if the settings ask for none, "" if a column of it is empty."""
+    if settings.solution is None:
         return None
+    cells = {column: _text(row, column, where) for column in template_columns(settings.solution)}
+    if not all(cells.values()):
+        return ""
+    parts = Formatter().parse(settings.solution)
+    text = "".join(literal + (cells[column] if column is not None else "") for literal, column, _, _ in parts)
+    return removed.sub("", text) if removed else text
+
+
+def _pattern(settings: HubProblems, key: Literal["answer_pattern", "solution_without"]) -> re.Pattern[str] | None:
+    text = getattr(settings, key)
     try:
-        pattern = re.compile(settings.answer_pattern)
+        return None if text is None else re.compile(text)
     except re.error as error:
-        raise DataError(
-            f"{_where(settings)}: answer_pattern {settings.answer_pattern!r} is not a regular expression: {error}"
-        ) from None
-    if not pattern.groups:
-        raise DataError(f"{_where(settings)}: answer_pattern {pattern.pattern!r} needs a group ( ) around the answer")
-    return pattern
+        raise DataError(f"{_where(settings)}: {key} {text!r} is not a regular expression: {error}") from None
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nested_reft.config.sources import GeneratedProblems
+from nested_reft.config.sources import GeneratedProblems, Role
 from nested_reft.tasks.records import DataError, Problem
 
 MAX_NUMBER = 99
@@ -166,10 +166,12 @@ def stories(settings: GeneratedProblems, role: Literal["train", "test"], seed: s
     raise DataError(f"generated problems '{seed}': these ranges hold no numbers of the {role} problems; {REMEDY}")
 
 
-def generate_problems(settings: GeneratedProblems, role: Literal["train", "test"], seed: str) -> list[Problem]:
-    """`settings.problems` distinct problems; DataError if the ranges hold too few."""
+def generate_problems(settings: GeneratedProblems, role: Role, seed: str) -> list[Problem]:
+    """`settings.problems` distinct problems, for the warm-up with solutions; DataError if the ranges hold too few."""
     problems: dict[str, Problem] = {}
-    for attempt, story in enumerate(stories(settings, role, seed)):
+    solved = role == "warmup"
+    numbers: Literal["train", "test"] = "test" if role == "test" else "train"
+    for attempt, story in enumerate(stories(settings, numbers, seed)):
         if len(problems) == settings.problems:
             break
         if attempt > 20 * settings.problems + 1000:
@@ -180,7 +182,8 @@ def generate_problems(settings: GeneratedProblems, role: Literal["train", "test"
         text = solution(story)
         assert text is not None, "stories are drawn so that their own solution exists"
         answer = text.split()[-1]
-        problems.setdefault(story.question, Problem(f"{seed}-{len(problems)}", story.question, answer))
+        problem = Problem(f"{seed}-{len(problems)}", story.question, answer, text if solved else None)
+        problems.setdefault(story.question, problem)
     return list(problems.values())
 
 

@@ -16,18 +16,24 @@ class DataError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """A question and the gold answer that the verifiable reward compares with."""
+    """A question, the gold answer that the verifiable reward compares with, and a worked solution for the warm-up."""
 
     id: str
     question: str
     answer: str
+    solution: str | None = None
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """Write one JSON object per line, in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
+    lines = (json.dumps(_filled(problem), ensure_ascii=False) for problem in problems)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _filled(problem: Problem) -> dict[str, str]:
+    """The fields of a problem, without a solution that it does not have."""
+    return {name: value for name, value in asdict(problem).items() if value is not None or name != "solution"}
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -41,8 +47,8 @@ def read_problems(path: Path) -> list[Problem]:
     for number, line in enumerate(lines, start=1) if lines != [""] else ():
         try:
             problem = Problem(**json.loads(line))
-            if not all(isinstance(value, str) and value for value in asdict(problem).values()):
-                raise TypeError("id, question and answer must be text")
+            if not all(isinstance(value, str) and value for value in _filled(problem).values()):
+                raise TypeError("id, question, answer and solution must be text")
         except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path}, line {number}: not a problem ({error}); delete the file to make it again"

@@ -31,6 +31,7 @@ from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.accumulation import NotFiniteError
 from nested_reft.training.adapter import add_adapter
+from nested_reft.training.batches import batch_indices
 from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.metrics import save_batch, step_alarms, step_row
 from nested_reft.training.optimizer import make_optimizer, set_learning_rate
@@ -192,19 +193,6 @@ def make_step_settings(run: Run, training: Training) -> StepSettings:
         max_grad_norm=training.max_grad_norm,
         seed=run.seed,
     )
-
-
-def batch_indices(step: int, batch_size: int, num_problems: int, seed: int) -> list[int]:
-    """Which problems step `step` (from 1) uses: successive slices of permutations, a new one for each epoch.
-
-    The order depends on the seed only, so runs of one seed see the same problems whatever their correction.
-    """
-    indices = []
-    for position in range((step - 1) * batch_size, step * batch_size):
-        epoch, offset = divmod(position, num_problems)
-        generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
-        indices.append(int(torch.randperm(num_problems, generator=generator)[offset]))
-    return indices
 
 
 class PhaseClock:

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from nested_reft.config.experiment import Config
+from nested_reft.config.experiment import Config, stages
+from nested_reft.config.run import STAGES
 from nested_reft.report.claims.rules import (
     CellVerdict,
     Rule,
@@ -95,7 +96,8 @@ def judge_claims(
     c4 = [_variance_claim(name, variances, config) for name in config.gradients.corrections]
     differences = parity(runs, config, metric)
     c5 = [_parity_claim(name, differences, config) for name in HEADLINE_CORRECTIONS]
-    learns = f"Baseline ReFT learns: {metric} accuracy above the pre-trained model's, mean over benchmarks"
+    start = STAGES[stages(config)[-1]]
+    learns = f"Baseline ReFT learns: {metric} accuracy above the {start} model's, mean over benchmarks"
     c6 = _claim("C6", learns, gains(runs, config, metric), has_learned, _points, "accuracy")
     return [c1, c2, *c3, *c4, *c5, c6]
 

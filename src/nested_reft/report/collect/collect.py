@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_skips, run_table, strategy_table
-from nested_reft.config.run import PRETRAINED, Run
+from nested_reft.config.experiment import Config, nested_skips, run_table, stages, strategy_table
+from nested_reft.config.run import Run
 from nested_reft.report.collect.measurements import exact_table, gradient_table, layer_names, throughput_tables
 from nested_reft.report.collect.records import (
     EvaluationRecord,
@@ -87,12 +87,13 @@ def _comparison(config: Config) -> list[Run]:
 
 
 def _runs(root: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The accuracies of the grid and the pre-trained models, and all that is known about the compared strategies."""
+    """The accuracies of the grid and the models before it, and all that is known about the compared strategies."""
     first: dict[str, tuple[Path, list[str]]] = {}
     grid, rows = _in_table_order(config), []
     for size in config.sizes:
-        nobody = {"dataset": None, "correction": PRETRAINED, "skip": 0, "strategy": "uniform", "seed": None}
-        rows += _evaluations(root, config, f"{size}/{PRETRAINED}", {"size": size, **nobody}, first)
+        for stage in stages(config):
+            nobody = {"dataset": None, "correction": stage, "skip": 0, "strategy": "uniform", "seed": None}
+            rows += _evaluations(root, config, f"{size}/{stage}", {"size": size, **nobody}, first)
         for run in grid:
             if run.size == size:
                 rows += _evaluations(root, config, run.path, run.model_dump(), first)

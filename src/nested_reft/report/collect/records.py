@@ -48,7 +48,7 @@ class Completion(Record):
 
 
 class EvaluationRecord(Record):
-    """One model on one benchmark; `strategy` is the run's, "uniform" for the pre-trained model."""
+    """One model on one benchmark; `strategy` is the run's, "uniform" for a model before reinforcement."""
 
     size: str
     dataset: str | None

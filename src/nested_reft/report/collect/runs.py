@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nested_reft.config.experiment import Config, all_runs
-from nested_reft.config.run import PRETRAINED
+from nested_reft.config.experiment import Config, all_runs, stages
 from nested_reft.report.collect.measurements import layer_names
 from nested_reft.report.collect.records import EvaluationRecord, ManifestRecord, StepRecord, read_record, read_records
 
@@ -24,9 +23,13 @@ MANIFESTS = [
 
 
 def samples_table(root: Path, config: Config) -> pd.DataFrame:
-    """One row per completion that an evaluation kept as text; the pre-trained models have no data set and no seed."""
-    nobody = {"dataset": None, "strategy": "uniform", "correction": PRETRAINED, "skip": 0, "seed": None}
-    models = [(f"{size}/{PRETRAINED}", {"size": size, **nobody}) for size in config.sizes]
+    """One row per completion that an evaluation kept as text; one before reinforcement has no data set and no seed."""
+    nobody = {"dataset": None, "strategy": "uniform", "skip": 0, "seed": None}
+    models = [
+        (f"{size}/{stage}", {"size": size, **nobody, "correction": stage})
+        for size in config.sizes
+        for stage in stages(config)
+    ]
     models += [(run.path, run.model_dump()) for run in all_runs(config)]
     rows: list[dict[str, object]] = []
     for folder, model in models:

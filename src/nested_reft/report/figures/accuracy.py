@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.config.run import BASELINE_CORRECTION
-from nested_reft.config.run import PRETRAINED as PRETRAINED_MODEL
+from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.figures.style import (
     BASELINE,
     MARGIN,
     PRETRAINED,
+    STAGE_LOOKS,
     dodge,
     legend,
     look_of,
@@ -47,9 +47,11 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
             axis.set_xticks(list(places.values()), [str(skip) for skip in places])
             axis.set_xlim(-0.6, len(skips) + 0.6)
             panel = scores[(scores["size"] == size) & (scores["benchmark"] == benchmark)]
-            start = panel.loc[panel["correction"] == PRETRAINED_MODEL, "value"].to_numpy(dtype=np.float64)
-            if len(start):
-                axis.axhline(100 * start[0], color=PRETRAINED.color, linestyle=PRETRAINED.linestyle, lw=1.2)
+            for stage in stages(config):
+                start = panel.loc[panel["correction"] == stage, "value"].to_numpy(dtype=np.float64)
+                if len(start):
+                    look = STAGE_LOOKS[stage]
+                    axis.axhline(100 * start[0], color=look.color, linestyle=look.linestyle, lw=1.2)
             tuned = panel[panel["dataset"] == dataset]
             baseline = of_model(tuned, BASELINE_CORRECTION, 0)
             if len(baseline):
@@ -62,7 +64,7 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
                     x = places[skip] + offsets[correction]
                     seeds_and_mean(axis, x, of_model(tuned, correction, skip), look_of(correction), BESIDE)
     entries = [("baseline ReFT", BASELINE), *((name, marker_only(look_of(name))) for name in config.corrections)]
-    legend(figure, [*entries, ("pre-trained", PRETRAINED)])
+    legend(figure, [*entries, *((STAGES[stage], STAGE_LOOKS[stage]) for stage in stages(config))])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure
 

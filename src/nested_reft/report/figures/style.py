@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.run import STAGES
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.statistics.comparisons import accuracy_of
 
@@ -47,6 +48,7 @@ PALETTE = (
 )
 BASELINE = Look("#222222", "D", (0, (6, 2)))
 PRETRAINED = Look("#8A8A8A", "", ":")
+STAGE_LOOKS = dict(zip(STAGES, (PRETRAINED, Look("#8A8A8A", "", "-.")), strict=True))
 IDEAL = Look("#8A8A8A", "", "--")
 NOISE = Look("#8A8A8A", "*", "")  # a control, with nothing to find but noise
 MARGIN = "#E8EEF2"  # the band within which a difference counts as none

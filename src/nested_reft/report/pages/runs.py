@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from nested_reft.config.experiment import Config
-from nested_reft.config.run import PRETRAINED
+from nested_reft.config.run import STAGES
 from nested_reft.report.pages.html import write_html
 from nested_reft.report.pages.page import Page, write_table_html
 from nested_reft.report.tidy import read_table
@@ -75,8 +75,8 @@ def environment(table: pd.DataFrame) -> Page:
 
 
 def _model(row: Mapping[Any, Any]) -> str:
-    if row["correction"] == PRETRAINED:
-        return "pre-trained"
+    if row["correction"] in STAGES:
+        return STAGES[row["correction"]]
     name = f"{row['correction']}, skip {row['skip']} %" if row["skip"] else "baseline ReFT"
     chosen = "" if row["strategy"] == "uniform" else f", {row['strategy']}"
     return f"{row['dataset']}: {name}{chosen}, seed {row['seed']}"

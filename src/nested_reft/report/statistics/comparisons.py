@@ -12,8 +12,8 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED
+from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.intervals import (
     LEVEL,
@@ -85,7 +85,7 @@ def benchmark_means(runs: pd.DataFrame, config: Config, metric: str, run: list[s
 def accuracy_of(model: pd.DataFrame) -> Interval | None:
     """Mean accuracy (0..1) of one model's rows, one per seed, with the columns seed, value and n problems.
 
-    The pre-trained model has one row without a seed, and an interval over problems only. None for no rows.
+    A model before reinforcement has one row without a seed, and an interval over problems only. None for no rows.
     """
     if model.empty:
         return None
@@ -106,18 +106,18 @@ def seed_differences(runs: pd.DataFrame, config: Config, metric: str) -> dict[tu
 
 
 def gains(runs: pd.DataFrame, config: Config, metric: str) -> Gains:
-    """Mean accuracy over benchmarks, baseline ReFT minus the pre-trained model it started from (`runs.csv`)."""
+    """Mean accuracy over benchmarks, baseline ReFT minus the model that it started from (`runs.csv`)."""
     cells = _tuned_means(runs, config, metric)
     means = benchmark_means(runs, config, metric)
-    pretrained = means[means["correction"] == PRETRAINED].set_index("size")["value"].to_dict()
+    starts = means[means["correction"] == stages(config)[-1]].set_index("size")["value"].to_dict()
     found: Gains = {}
     for size in config.sizes:
         for dataset in config.datasets:
             tuned = cells.get((size, dataset, BASELINE_CORRECTION, 0))
-            if tuned is None or size not in pretrained:
+            if tuned is None or size not in starts:
                 found[size, dataset] = None
             else:
-                start = np.full(len(tuned), pretrained[size])
+                start = np.full(len(tuned), starts[size])
                 found[size, dataset] = paired_difference(np.array(list(tuned.values())), start)
     return found
 
@@ -214,7 +214,7 @@ def _against_baseline(
 
 def _tuned_means(runs: pd.DataFrame, config: Config, metric: str) -> dict[tuple[object, ...], _BySeed]:
     means = benchmark_means(runs, config, metric)
-    return _by_cell(means[means["correction"] != PRETRAINED].set_index(_RUN)["value"])
+    return _by_cell(means[~means["correction"].isin(STAGES)].set_index(_RUN)["value"])
 
 
 def _by_cell(values: pd.Series) -> dict[tuple[object, ...], _BySeed]:

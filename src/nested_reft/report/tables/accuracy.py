@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED
+from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.formatting import NOT_RUN, percent
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means
@@ -15,7 +15,7 @@ from nested_reft.report.statistics.intervals import interquartile_mean
 
 def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
     """Accuracy in percent, one row per data set, size and model, one column per benchmark, then mean and IQM."""
-    models = [(PRETRAINED, 0), (BASELINE_CORRECTION, 0)]
+    models = [*((stage, 0) for stage in stages(config)), (BASELINE_CORRECTION, 0)]
     models += [(correction, skip) for correction in config.corrections for skip in nested_skips(config)]
     chosen = runs[runs["metric"] == metric]
     rows = []
@@ -25,8 +25,8 @@ def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFr
                 cell = chosen[
                     (chosen["size"] == size) & (chosen["correction"] == correction) & (chosen["skip"] == skip)
                 ]
-                # The pre-trained model belongs to no data set and is shown with each.
-                cell = cell[cell["dataset"] == ("" if correction == PRETRAINED else dataset)]
+                # A model before reinforcement belongs to no data set and is shown with each.
+                cell = cell[cell["dataset"] == ("" if correction in STAGES else dataset)]
                 rows.append(
                     {
                         "dataset": dataset,
@@ -45,10 +45,11 @@ def accuracy_page(table: pd.DataFrame, config: Config, metric: str) -> Page:
         (f"Fine-tuning on {dataset}", table[table["dataset"] == dataset].drop(columns="dataset"))
         for dataset in config.datasets
     )
+    before = " and the ".join(STAGES[stage] for stage in stages(config))
     notes = (
         f"Accuracy in percent on held-out problems, mean over training seeds ({len(config.seeds)}). Brackets: 95 % "
         "interval over seeds and problems (Wilson's score interval; the squares of the half-widths of the two are "
-        "added); of the pre-trained model, which has no seed, over problems only. One seed gives no interval. Models "
+        f"added); of the {before} model, which has no seed, over problems only. One seed gives no interval. Models "
         "are compared on identical problems, which the table of parity does, not by these intervals. IQM: "
         "interquartile mean over seeds and benchmarks (Agarwal et al. 2021)."
     )
@@ -67,6 +68,6 @@ def _accuracy_cells(cell: pd.DataFrame, config: Config, metric: str) -> dict[str
 
 
 def _model_name(correction: str, skip: int) -> str:
-    if correction == PRETRAINED:
-        return "pre-trained"
+    if correction in STAGES:
+        return STAGES[correction]
     return f"{correction}, skip {skip} %" if skip else "baseline ReFT"

@@ -47,7 +47,7 @@ def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
     """The gradient table with its notes."""
     settings = config.gradients
     notes = (
-        "Gradients of the pre-trained model. One batch has "
+        "Gradients of the model that reinforcement starts from. One batch has "
         f"{settings.problems_per_batch} problems × {settings.completions_per_problem} completions and its own draw of "
         "layers; the on-policy estimates are of the same problems. All have a leave-one-out baseline, no division by "
         "the standard deviation and the same factor for every token, so that nothing but the correction differs. "
