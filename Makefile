@@ -14,7 +14,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ results: env  ## the default experiment, config/config.yaml
 
 smoke: env  ## the smallest complete experiment, config/smoke.yaml
 	$(SNAKEMAKE) --configfile config/smoke.yaml
+
+smollm2: env  ## a real language model on real benchmarks, config/smollm2.yaml: hub or mirror
+	$(SNAKEMAKE) --configfile config/smollm2.yaml
 
 paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
 	$(SNAKEMAKE) --configfile config/paper.yaml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 import pytest
@@ -11,10 +12,12 @@ from nested_reft.config.experiment import (
     all_runs,
     benchmark_batches,
     load_config,
+    nested_cells,
     parse_config,
     run_table,
     stages,
     strategy_table,
+    with_device,
 )
 from nested_reft.config.jobs import (
     data_settings,
@@ -106,6 +109,7 @@ def test_benchmarks_are_handed_out_in_order(size: int, batches: list[int]) -> No
         ("config", 2 * 1 * (1 + 3 * 3 + 2) * 3),
         ("smoke", 1 * 1 * (1 + 1 * 3 + 2) * 2),
         ("paper", 2 * 3 * (1 + 3 * 3) * 3),
+        ("smollm2", 1 * 1 * (1 + 5) * 3),
     ],
 )
 def test_the_project_s_configs_load(name: str, runs: int) -> None:
@@ -113,7 +117,7 @@ def test_the_project_s_configs_load(name: str, runs: int) -> None:
 
 
 def test_every_config_file_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper", "smollm2"}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +212,42 @@ def test_end_tokens_change_only_jobs_whose_completions_end() -> None:
     assert '"end_tokens":["?"]' in train_settings(after, run).canonical_json()
 
 
+# --- skips of a correction
+
+
+def test_a_correction_is_run_at_its_own_skips() -> None:
+    settings = changed("corrections/retrace", {"lambda": 0.9, "skips": [34]})
+    config = parse_config(settings)
+    assert nested_cells(config) == [("base", 17), ("base", 34), ("unit", 17), ("unit", 34), ("retrace", 34)]
+    ours = [run for run in run_table(config) if (run.size, run.dataset, run.seed) == ("tiny", "stories", 1)]
+    assert [(run.correction, run.skip) for run in ours] == [
+        ("base", 0), ("base", 17), ("unit", 17), ("base", 34), ("unit", 34), ("retrace", 34)
+    ]  # fmt: skip
+
+
+def test_skips_of_a_correction_change_no_job_s_settings_and_survive_json() -> None:
+    all_skips, some = parse_config(VALID), parse_config(changed("corrections/retrace", {"lambda": 0.9, "skips": [34]}))
+    (run,) = {
+        run.path: run for run in run_table(some) if run.path.startswith("tiny/stories/retrace/skip34/seed1")
+    }.values()
+    assert train_settings(some, run) == train_settings(all_skips, run)
+    text = some.canonical_json()
+    again = parse_config(json.loads(text))
+    assert again == some
+    assert again.canonical_json() == text
+    assert json.loads(text)["corrections"]["retrace"] == {"lambda": 0.9, "skips": [34]}
+    assert "skips_of" not in all_skips.canonical_json()
+
+
+def test_strategies_are_compared_where_their_correction_is_run() -> None:
+    settings = changed("layer_choice", COMPARED)
+    settings["corrections"]["retrace"] = {"skips": [34]}
+    with pytest.raises(
+        ConfigError, match=r"layer_choice\.skip: 'retrace' is not run at 17 %; add it to corrections.retra"
+    ):
+        parse_config(settings)
+
+
 # --- the warm-up
 
 
@@ -227,3 +267,12 @@ def test_the_warmup_and_what_comes_after_it() -> None:
     assert settings.max_new_tokens == 4
     assert '"stage":"warmed_up"' in evaluate_settings(config, "tiny", None, ("one",), "warmed_up").canonical_json()
     assert data_settings(config, "warmup", "stories").role == "warmup"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "found"), [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 0, "cuda")]
+)
+def test_auto_is_a_gpu_if_there_is_one(device: str, gpus: int, found: str) -> None:
+    config = with_device(parse_config(changed("device", device)), gpus)
+    assert config.device == found
+    assert evaluate_settings(config, "tiny", None, ("one",)).device == found

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nested_reft.config.experiment import Config, all_runs, parse_config
-from nested_reft.config.run import PRETRAINED
+from nested_reft.config.experiment import Config, all_runs, parse_config, stages
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.report.collect.records import StepRecord
 
@@ -37,6 +36,7 @@ class Effects:
     rollout_gain: float = 0.8  # speed-up is 1 + rollout_gain * share of layers skipped
     step_gain: float = 0.2
     pretrained: float = 0.40
+    warmed_up: float = 0.10  # gain of the warm-up, if there is one
     learned: float = 0.25
     cost: float = 0.05  # accuracy lost per share of layers skipped
     noise: float = 0.0
@@ -51,8 +51,9 @@ def make_config(
     corrections: tuple[str, ...] = ("base", "unit", "retrace"), seeds: tuple[int, ...] = (1, 2, 3), steps: int = 10,
     experiment: str = "laptop", strategies: tuple[str, ...] = ("uniform",),
     gradients: tuple[str, ...] = ("base", "is_sequence"), batches: int = 16,
+    skips_of: Mapping[str, list[int]] | None = None, warmup: bool = False,
 ) -> Config:  # fmt: skip
-    """A valid config with that many of each."""
+    """A valid config with that many of each; `skips_of` names corrections that are run at some skips only."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
     problems = {"source": "generated", "problems": 50}
     names = ("heldout", "steps", "numbers", "phrasing", "distractors")[:benchmarks]
@@ -62,7 +63,7 @@ def make_config(
         "datasets": dict.fromkeys(("stories", "svamp", "math")[:datasets], problems),
         "benchmarks": dict.fromkeys(names, problems),
         "skips": list(skips),
-        "corrections": {name: {} for name in corrections},
+        "corrections": {name: {"skips": (skips_of or {}).get(name)} for name in corrections},
         "seeds": list(seeds),
         "prompt": {"style": "plain"},
         "training": {
@@ -76,6 +77,10 @@ def make_config(
             "completions_per_problem": 2,
         },
     }  # fmt: skip
+    if warmup:
+        settings["warmup"] = {
+            "datasets": {"solved": problems}, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4,
+        }  # fmt: skip
     if len(strategies) > 1:
         settings["layer_choice"] = {"strategies": strategies, "skip": max(skips), "correction": corrections[-1]}
     return parse_config(settings)
@@ -85,8 +90,11 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
     """All result files that the config's pipeline would leave under `root`."""
     rng = np.random.default_rng(0)
     for size in config.sizes:
-        key = {"size": size, "dataset": None, "correction": PRETRAINED, "skip": 0, "strategy": "uniform", "seed": None}
-        _write_evaluations(root, config, rng, effects.pretrained, f"{size}/{PRETRAINED}", key)
+        for place, stage in enumerate(stages(config)):
+            key = {"size": size, "dataset": None, "correction": stage, "skip": 0, "strategy": "uniform", "seed": None}
+            _write_evaluations(
+                root, config, rng, effects.pretrained + place * effects.warmed_up, f"{size}/{stage}", key
+            )
         for skip in sorted({0, *config.skips}):
             _write_throughput(root, config, rng, size, skip, effects)
             if skip:

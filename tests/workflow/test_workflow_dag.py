@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow_harness import ROOT, Pipeline
+from workflow_harness import ROOT, Pipeline, read_config
 
 from nested_reft.report.registry import FIGURES, PAGES
 
@@ -114,3 +114,17 @@ def test_a_run_that_is_not_in_the_table_is_refused(pipeline: Pipeline) -> None:
     )
     assert done.code != 0
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(("visible", "device"), [("", "cpu"), ("0", "cuda")])
+def test_auto_asks_for_a_gpu_if_there_is_one(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, visible: str, device: str
+) -> None:
+    environment = pipeline.environment(None) | {"CUDA_VISIBLE_DEVICES": visible}
+    monkeypatch.setattr(Pipeline, "environment", lambda self, mirror: environment)
+    settings = read_config("smoke.yaml") | {"device": "auto"}
+    planned = pipeline.dry_run("-p", config=pipeline.write_config(settings)).output
+    trained = planned.split("nested-reft train ")[1:]
+    assert trained
+    assert all(f'"device":"{device}"' in text.partition("--threads")[0] for text in trained)
+    assert ("nested-reft on-gpu --each 1 nested-reft train" in planned) == (device == "cuda")

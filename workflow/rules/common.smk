@@ -15,9 +15,11 @@ from nested_reft.config.experiment import (
     problem_sets,
     read_settings,
     stages,
+    with_device,
 )
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.tasks.hub_lock import no_lock
 from nested_reft.report.registry import (
@@ -41,8 +43,11 @@ try:
         read_settings(
             path
         )  # Snakemake has read it already, but silently takes the second of two equal keys
-    CONFIG = parse_config(
-        config, " and ".join(map(str, workflow.configfiles)) or "--config"
+    CONFIG = with_device(
+        parse_config(
+            config, " and ".join(map(str, workflow.configfiles)) or "--config"
+        ),
+        gpus=len(visible_gpus(os.environ) or ()),
     )
 except ConfigError as error:
     raise WorkflowError(str(error)) from None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from nested_reft.config.experiment import load_config
+from nested_reft.config.experiment import load_config, with_device
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.memory import Gpus, Way, plan_memory
 from nested_reft.planning.options import DEFAULTS
 from nested_reft.planning.pages import assumptions_text, disk_table, jobs_table, memory_table, short_jobs
 from nested_reft.planning.plan import Assumptions, plan_disk, plan_jobs
 from nested_reft.planning.shapes import model_shape
+from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.tasks.hub_lock import HubLock, find_lock, read_lock
 
 LOCK = Path("config/hub.lock")
@@ -22,7 +24,7 @@ SEVERAL_GPUS: tuple[Way, ...] = ("shards",)
 
 def run(options: argparse.Namespace) -> None:
     """Print the jobs, their hours, the disk and the memory of an experiment."""
-    config = load_config(options.config)
+    config = with_device(load_config(options.config), len(visible_gpus(os.environ) or ()))
     assumed = _assumptions(options, config.device)
     results = Path("results") / config.experiment
     shapes = {size: model_shape(config, size, results) for size in config.sizes}

@@ -7,15 +7,17 @@ that names the key, what is wrong with it, and what would be right. `run_table` 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from nested_reft.config.errors import nearest
 from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.gradients import Gradients
-from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy
+from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy, split_skips
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, Run, Stage
@@ -33,8 +35,10 @@ class Config(Strict):
 
     experiment: Name
     """Names the folder of the results, `results/{experiment}/`."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where models run; `cuda` without a GPU is an error, never a silent run on the CPU."""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where models run; `cuda` without a GPU is an error, never a silent run on the CPU. `auto` is `cuda` if there is a
+    GPU where the workflow is started, and otherwise `cpu`: started on another kind of machine, it runs everything
+    again."""
     threads_per_job: Positive = 1
     """CPU threads per job; as many jobs run in parallel as there are cores for."""
     sizes: dict[Name, Model] = Field(min_length=1)
@@ -47,7 +51,10 @@ class Config(Strict):
     """Percent of the layers that a rollout leaves out, rounded to whole layers. Skip 0, the baseline, is always run.
     For every size, each must leave out at least one layer and no more than `training.border` allows; no value twice."""
     corrections: Corrections
-    """The corrections of the nested runs, each with its parameters or `{}`; `base` is required, as the baseline."""
+    """The corrections of the nested runs, each with its parameters or `{}`; `base` is required, as the baseline. With
+    `skips`, a list of some of the top-level `skips`, a correction is run at these only."""
+    # What `skips` under a correction says; it is written and read there (`_take_skips`, `_put_skips_back`).
+    skips_of: SkipJsonSchema[dict[str, tuple[int, ...]]] = Field({}, exclude=True)
     seeds: tuple[int, ...] = Field(min_length=1)
     """One run per seed; none negative, none twice. An interval over seeds needs two."""
     prompt: Prompt
@@ -70,6 +77,23 @@ class Config(Strict):
     # Left out of the canonical JSON: requesting more memory must not rerun any job.
     resources: dict[Name, SizeResources] = Field({}, exclude=True)
     """What jobs request from a scheduler, by size; a size that is not named requests the defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_skips(cls, settings: Any) -> Any:
+        if not isinstance(settings, Mapping):
+            return settings
+        if "skips_of" in settings:
+            raise ValueError("skips_of: unknown key; write `skips` under the correction")
+        corrections, skips = split_skips(settings.get("corrections"))
+        return {**settings, "corrections": corrections, "skips_of": skips} if skips else settings
+
+    @model_serializer(mode="wrap")
+    def _put_skips_back(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        settings: dict[str, Any] = dump(self)
+        for name, skips in self.skips_of.items():
+            settings["corrections"][name] |= {"skips": list(skips)}
+        return settings
 
     @field_validator("skips", "seeds")
     @classmethod
@@ -135,7 +159,26 @@ class Config(Strict):
             raise ValueError(f"layer_choice.skip: {choice.skip} is not one of skips: {list(self.skips)}")
         if choice.correction is not None and choice.correction not in self.corrections:
             raise ValueError(f"layer_choice.correction: '{choice.correction}' is not one of corrections")
+        if choice.correction and choice.skip and (choice.correction, choice.skip) not in nested_cells(self):
+            raise ValueError(
+                f"layer_choice.skip: '{choice.correction}' is not run at {choice.skip} %; add it to "
+                f"corrections.{choice.correction}.skips"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _skips_of_corrections_are_skips(self) -> Config:
+        for name, skips in self.skips_of.items():
+            for skip in skips:
+                if skip not in self.skips:
+                    raise ValueError(f"corrections.{name}.skips: {skip} is not one of skips: {list(self.skips)}")
+        return self
+
+
+def with_device(config: Config, gpus: int) -> Config:
+    """The experiment as it runs on a machine with so many GPUs: `device` is no longer `auto`."""
+    found = "cuda" if gpus else "cpu"
+    return config.model_copy(update={"device": found}) if config.device == "auto" else config
 
 
 def problem_sets(config: Config) -> dict[Role, dict[str, Problems]]:
@@ -160,11 +203,18 @@ def nested_skips(config: Config) -> list[int]:
     return sorted(skip for skip in config.skips if skip)
 
 
+def nested_cells(config: Config) -> list[tuple[Correction, int]]:
+    """The grid without the baseline: each correction with each skip that it is run at."""
+    return [
+        (name, skip) for name in config.corrections for skip in sorted(config.skips_of.get(name, nested_skips(config)))
+    ]
+
+
 def run_table(config: Config) -> list[Run]:
-    """The grid: one baseline (skip 0) and every correction at every other skip, per size, data and seed."""
+    """The runs of the grid: one baseline (skip 0) and every nested cell, per size, data and seed."""
     strategy = config.layer_choice.strategies[0]
     cells: list[tuple[Correction, int, Strategy]] = [(BASELINE_CORRECTION, 0, "uniform")]
-    cells += [(name, skip, strategy) for skip in sorted(config.skips) if skip for name in config.corrections]
+    cells += [(name, skip, strategy) for name, skip in sorted(nested_cells(config), key=itemgetter(1))]
     return _runs(config, cells)
 
 

@@ -69,6 +69,30 @@ Corrections = Annotated[
 ]
 
 
+SKIPS = "skips"
+
+
+def split_skips(corrections: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Corrections without their `skips`, and these by correction. Raises ValueError for what is no list of skips."""
+    if not isinstance(corrections, Mapping):
+        return corrections, {}
+    rest, skips = dict(corrections), dict[str, tuple[int, ...]]()
+    for name, params in corrections.items():
+        if not isinstance(params, Mapping) or params.get(SKIPS) is None:
+            continue
+        values = params[SKIPS]
+        key = f"corrections.{name}.{SKIPS}"
+        if not isinstance(values, list | tuple) or not values or any(type(value) is not int for value in values):
+            raise ValueError(f"{key}: must be a list of skips in percent, got {shortened(values)}")
+        if len(set(values)) != len(values):
+            raise ValueError(f"{key}: has a value twice: {list(values)}")
+        if 0 in values:
+            raise ValueError(f"{key}: has 0, the baseline, which is always run; remove it")
+        skips[name] = tuple(values)
+        rest[name] = {parameter: value for parameter, value in params.items() if parameter != SKIPS}
+    return rest, skips
+
+
 class LayerChoice(Strict):
     """Ways to choose the skipped layers."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.figures.style import (
     BASELINE,
@@ -73,8 +73,10 @@ def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
     """Nested minus baseline accuracy with its interval against the margin: rows are data sets, columns sizes."""
     metric, margin = config.evaluation.headline, config.evaluation.parity_margin
     found, by_seed = parity(runs, config, metric), seed_differences(runs, config, metric)
-    names, skips = list(config.corrections), nested_skips(config)
-    places = {(name, skip): j * (len(names) + 1) + i for j, skip in enumerate(skips) for i, name in enumerate(names)}
+    places: dict[tuple[str, int], int] = {}
+    for group, skip in enumerate(nested_skips(config)):  # with a gap between skips
+        for name, _ in (cell for cell in nested_cells(config) if cell[1] == skip):
+            places[name, skip] = len(places) + group
     figure, axes = panels(
         len(config.datasets),
         len(config.sizes),

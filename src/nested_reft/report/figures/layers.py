@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_cells, nested_skips
 from nested_reft.report.figures.style import BASELINE, MARGIN, not_run, panels
 from nested_reft.report.statistics.comparisons import compared_strategies
 
@@ -34,7 +34,7 @@ def layers(table: pd.DataFrame, config: Config) -> Figure:
                 axis.set_title(f"skip {skip} %" if strategy == first else f"skip {skip} %, {strategy}")
             of = chosen[(chosen["size"] == size) & (chosen["skip"] == skip) & (chosen["strategy"] == strategy)]
             # One run: the layers do not depend on the correction, unless training itself influences them.
-            _map(axis, of[of["correction"] == _shown_correction(config, strategy == first)], model.layers)
+            _map(axis, of[of["correction"] == _shown_correction(config, skip, strategy == first)], model.layers)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel(f"training step (seed {seed}, {dataset})", fontsize=8)
     return figure
@@ -49,9 +49,11 @@ def left_out(table: pd.DataFrame, num_layers: int) -> np.ndarray:
     return skipped
 
 
-def _shown_correction(config: Config, of_grid: bool) -> str:
-    """The first correction of the grid's runs; the runs of the compared strategies have only one."""
-    return next(iter(config.corrections)) if of_grid else str(config.layer_choice.correction)
+def _shown_correction(config: Config, skip: int, of_grid: bool) -> str | None:
+    """The first correction of the grid's runs at a skip; the runs of the compared strategies have only one."""
+    if not of_grid:
+        return config.layer_choice.correction
+    return next((name for name, at in nested_cells(config) if at == skip), None)
 
 
 def _map(axis: Axes, table: pd.DataFrame, num_layers: int) -> None:

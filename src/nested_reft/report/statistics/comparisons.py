@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.intervals import (
@@ -207,8 +207,7 @@ def _against_baseline(
         )
         for size in config.sizes
         for dataset in config.datasets
-        for correction in config.corrections
-        for skip in nested_skips(config)
+        for correction, skip in nested_cells(config)
     }
 
 

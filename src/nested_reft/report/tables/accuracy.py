@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.experiment import Config, nested_cells, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.formatting import NOT_RUN, percent
 from nested_reft.report.pages.page import Page
@@ -16,7 +16,7 @@ from nested_reft.report.statistics.intervals import interquartile_mean
 def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
     """Accuracy in percent, one row per data set, size and model, one column per benchmark, then mean and IQM."""
     models = [*((stage, 0) for stage in stages(config)), (BASELINE_CORRECTION, 0)]
-    models += [(correction, skip) for correction in config.corrections for skip in nested_skips(config)]
+    models += nested_cells(config)
     chosen = runs[runs["metric"] == metric]
     rows = []
     for dataset in config.datasets:
