@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow_harness import ROOT, Pipeline, read_config
+from workflow_harness import ROOT, Pipeline, hub_config, hub_source, read_config
 
 from nested_reft.report.registry import FIGURES, PAGES
 
@@ -128,3 +128,13 @@ def test_auto_asks_for_a_gpu_if_there_is_one(
     assert trained
     assert all(f'"device":"{device}"' in text.partition("--threads")[0] for text in trained)
     assert ("nested-reft on-gpu --each 1 nested-reft train" in planned) == (device == "cuda")
+
+
+def test_braces_in_a_configuration_are_text(pipeline: Pipeline) -> None:
+    settings = hub_config()
+    settings["datasets"]["first"]["answer_pattern"] = r"(\d{1,3})"
+    solved = hub_source("first", "train") | {"solution": "{question} = {answer}"}
+    settings["warmup"] = {"datasets": {"a": solved}, "steps": 1, "solutions_per_batch": 1, "learning_rate": 0.1}
+    planned = pipeline.dry_run("-p", "--config", "prompt={style: plain}", config=pipeline.write_config(settings)).output
+    assert '"solution":"{question} = {answer}"' in planned
+    assert "prompt={style: plain}" in planned.partition("nested-reft claims ")[2]

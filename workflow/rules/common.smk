@@ -74,6 +74,11 @@ START = f"{RESULTS}/{STAGE_FOLDERS[STAGE]}/{{size}}"
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
 
 
+def whole_config(wildcards):
+    """The configuration for a rule's parameters. A function: Snakemake would take braces in a text for wildcards."""
+    return CONFIG.canonical_json()
+
+
 def one_of(values):
     """A wildcard constraint that matches exactly these values."""
     return "|".join(re.escape(str(value)) for value in values)

@@ -15,7 +15,7 @@ rule collect:
     conda:
         ENVIRONMENT
     params:
-        settings=CONFIG.canonical_json(),
+        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
     message:
         "Collect all results into tidy tables"
@@ -46,7 +46,7 @@ rule presentation_tables:
     conda:
         ENVIRONMENT
     params:
-        settings=CONFIG.canonical_json(),
+        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
     message:
         "Tables: accuracy, speed-up, equivalence"
@@ -78,10 +78,10 @@ rule claims:
     conda:
         ENVIRONMENT
     params:
-        settings=CONFIG.canonical_json(),
+        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         # So that the commands of the table, pasted here, make the same figures again.
-        call=f"--target-folder {shlex.quote(PREFIXED_RESULTS)} --options={shlex.quote(command_options())}",
+        call=lambda wildcards: f"--target-folder {shlex.quote(PREFIXED_RESULTS)} --options={shlex.quote(command_options())}",
     message:
         "Claims and verdicts"
     shell:
@@ -111,7 +111,7 @@ rule figure:
     conda:
         ENVIRONMENT
     params:
-        settings=CONFIG.canonical_json(),
+        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         caption=lambda wildcards: FIGURES[wildcards.figure].caption,
     message:
@@ -138,7 +138,7 @@ rule page:
     conda:
         ENVIRONMENT
     params:
-        settings=CONFIG.canonical_json(),
+        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         caption=lambda wildcards: PAGES[wildcards.page].caption,
     message:
