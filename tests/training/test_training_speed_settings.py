@@ -1,7 +1,7 @@
 """Jobs side by side change no number, and threads no more than the rounding of sums.
 
-Other settings for speed or memory are tested where they are made: micro-batches and activation checkpointing beside this
-file, parts of a rollout in `tests/engine`, batches of an evaluation in `tests/evaluation`.
+Other settings for speed or memory are tested where they are made: micro-batches and activation checkpointing beside
+this file, parts of a rollout in `tests/engine`, batches of an evaluation in `tests/evaluation`.
 """
 
 from __future__ import annotations
