@@ -245,3 +245,12 @@ def test_files_are_the_same_twice(collected: Path, small: Config) -> None:
     assert [stem.with_suffix(suffix).read_bytes() for suffix in (".png", ".svg")] == first
     assert dict(mpl.rcParams) == before  # the style does not leak
     assert set(RC) <= set(before)
+
+
+def test_rounding_does_not_fill_a_panel_of_accuracies(tmp_path: Path) -> None:
+    config = make_config(sizes=1, seeds=(1,))
+    write_results(tmp_path, config, Effects(pretrained=0.0, learned=0.0, cost=0.0))
+    collect(tmp_path, config)
+    for axis in accuracy(read_table(tmp_path, "runs"), config).axes:
+        low, high = axis.get_ylim()
+        assert high - low >= 2

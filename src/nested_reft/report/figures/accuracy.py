@@ -26,6 +26,7 @@ from nested_reft.report.figures.style import (
 from nested_reft.report.statistics.comparisons import benchmark_means, parity, seed_differences
 from nested_reft.report.statistics.intervals import equivalence
 
+NARROWEST = 2.0  # points of accuracy that a panel shows
 BESIDE = 0.12  # distance of the seeds from their mean; 1 is the distance between skips
 
 
@@ -63,6 +64,10 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
                 for skip in skips:
                     x = places[skip] + offsets[correction]
                     seeds_and_mean(axis, x, of_model(tuned, correction, skip), look_of(correction), BESIDE)
+    for row in axes:
+        low, high = row[0].get_ylim()
+        if high - low < NARROWEST:  # as if nothing is ever right: rounding would fill the panel
+            row[0].set_ylim((low + high - NARROWEST) / 2, (low + high + NARROWEST) / 2)
     entries = [("baseline ReFT", BASELINE), *((name, marker_only(look_of(name))) for name in config.corrections)]
     legend(figure, [*entries, *((STAGES[stage], STAGE_LOOKS[stage]) for stage in stages(config))])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
