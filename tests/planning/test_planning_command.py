@@ -32,9 +32,10 @@ def pipeline(tmp_path: Path) -> Pipeline:
     return Pipeline.copied_to(tmp_path / "pipeline")
 
 
-def test_the_numbers_of_jobs_are_those_of_the_workflow(pipeline: Pipeline) -> None:
-    path = ROOT / "config/smoke.yaml"
-    found = pipeline.dry_run(config="config/smoke.yaml").jobs
+@pytest.mark.parametrize("name", ["smoke", "smollm2"])
+def test_the_numbers_of_jobs_are_those_of_the_workflow(pipeline: Pipeline, name: str) -> None:
+    path = ROOT / f"config/{name}.yaml"
+    found = pipeline.dry_run(config=f"config/{name}.yaml").jobs
     planned = jobs_of(path, HubLock())
     kinds = {job.kind for job in planned}
     for kind in kinds:
@@ -50,6 +51,21 @@ def test_the_numbers_of_the_paper_s_jobs() -> None:
     assert {(job.size, job.kind): job.count for job in planned} == {
         (size, kind): number for size in ("1.5b", "7b") for kind, number in numbers.items()
     }
+
+
+def test_a_warmup_costs_its_batches_and_leaves_a_model() -> None:
+    """Solutions of up to 48 tokens after prompts of 20, three passes of each batch, on a machine that is never idle."""
+    path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
+    (job,) = (job for job in jobs_of(path, HubLock(), assumed) if job.kind == "warmup")
+    config = load_config(path)
+    shape = model_shape(config, "135m", Path("nowhere"))
+    assert shape is not None
+    flops = shape.flops(16 * 20, 10.5, 0) + shape.flops(16 * 48, 20 + 24, 16 * 48)
+    assert job.work is not None
+    assert job.work.flops == pytest.approx(280 * 3 * flops)
+    assert job.work.seconds == pytest.approx(280 * 3 * flops / 1e12)
+    disk = plan_disk(config, "135m", shape)
+    assert disk.total == disk.model + 4 * shape.parameters + 18 * disk.policy
 
 
 @pytest.mark.parametrize("source", [{"source": "package", "package": "a==1"}, {"source": "gguf", "path": "a.gguf"}])
@@ -84,6 +100,7 @@ def test_a_benchmark_is_as_large_as_made_fetched_or_locked(tmp_path: Path) -> No
     lock = read_lock(ROOT / "config/hub.lock")
     assert problem_count(hub, tmp_path / "none.json", lock) == 500
     assert problem_count(hub.model_copy(update={"limit": 20}), tmp_path / "none.json", lock) == 20
+    assert problem_count(hub.model_copy(update={"offset": 490, "limit": 20}), tmp_path / "none.json", lock) == 10
     assert problem_count(hub, tmp_path / "none.json", HubLock()) is None
     (tmp_path / "some.json").write_text('{"rows_kept": 499}', encoding="utf-8")
     assert problem_count(hub, tmp_path / "some.json", lock) == 499

@@ -69,7 +69,9 @@ def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, loc
     except (OSError, ValueError, KeyError):
         asked = ("dataset", source.repo, source.name, source.split, source.revision)
         rows = next((entry.rows for entry in lock.entries if entry.asked == asked and entry.rows), None)
-    return rows if rows is None or source.limit is None else min(rows, source.limit)
+    if rows is None:
+        return None
+    return min(max(rows - source.offset, 0), source.limit or rows)
 
 
 @dataclass(frozen=True)

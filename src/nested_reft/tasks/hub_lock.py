@@ -4,8 +4,7 @@ What is fetched later is verified against it, and the hub is asked for the locke
 entry with a commit is for files that the hub served. An entry without one is for a mirror that does not say which
 commit it holds, and binds mirrors only, since they may hold the same rows in another format. An entry is for the files
 that it names; it does not bind a mirror with files of other names. That of a GGUF file has a package or a path in place
-of repository, revision and commit. Entries are never overwritten: to accept a change,
-remove the entry.
+of repository, revision and commit. Entries are never overwritten: to accept a change, remove the entry.
 """
 
 from __future__ import annotations
