@@ -85,6 +85,8 @@ REFUSED = [
     ("sizes/tiny/key_value_heads", 3, ["sizes.tiny: key_value_heads: 3 does not divide heads = 2"]),
     ("sizes/big/repo", "model", ["sizes.big.repo", "got 'model'"]),
     ("benchmarks/one/start", [9, 2], ["benchmarks.one: start: the first number must not be above the second"]),
+    ("training/learning_rate", float("inf"), ["training.learning_rate: input should be a finite number, got inf"]),
+    ("corrections/retrace", {"lambda": float("nan")}, ["corrections.retrace.lambda", "nan"]),
     ("training/dtype", "float16", ["training.dtype: unknown value 'float16'", "did you mean 'bfloat16'?"]),
     ("training/normalisation", "gpro", ["training.normalisation: unknown value 'gpro'", "did you mean 'grpo'?"]),
     ("training/completions_per_problem", 1, ["training.completions_per_problem", "greater than or equal to 2"]),

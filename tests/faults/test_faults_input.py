@@ -260,7 +260,7 @@ def test_any_change_of_a_locked_file_is_named(tmp_path: Path) -> None:
     assert 0 < loaded < FILES, "both kinds occur"
 
 
-NOT_TEXT = "line 1: not a problem (id, question and answer must be text)"
+NOT_TEXT = "line 1: not a problem (id, question, answer and solution must be text)"
 
 
 @pytest.mark.parametrize(

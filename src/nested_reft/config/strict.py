@@ -22,7 +22,10 @@ class ConfigError(UserError, ValueError):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+    # Neither infinity nor NaN: JSON, as which settings reach the jobs, has no such numbers.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def canonical_json(self) -> str:
         """The settings as compact JSON: what a rule passes to its sub-command, and what is hashed.
