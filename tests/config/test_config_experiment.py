@@ -37,6 +37,11 @@ REFUSED = [
     ("corrections/unit", {"skips": [True]}, ["corrections.unit.skips: must be a list of skips in percent"]),
     ("corrections/unit", {"skips": [0, 17]}, ["corrections.unit.skips: has 0, the baseline, which is always run"]),
     ("corrections/unit", {"skips": [17, 17]}, ["corrections.unit.skips: has a value twice: [17, 17]"]),
+    (
+        "corrections",
+        {name: {"skips": [17]} for name in ("base", "unit")},
+        ["skips: no correction is run at 34 %; remove it, or add it to a correction's skips"],
+    ),
     ("corrections/unti", {"skips": [17]}, ["corrections.unti: unknown value 'unti'", "did you mean 'unit'?"]),
     ("gradients/corrections", {"unit": {"skips": [17]}}, ["gradients.corrections.unit.skips"]),
     ("skips_of", {"unit": [17]}, ["skips_of: unknown key; write `skips` under the correction"]),

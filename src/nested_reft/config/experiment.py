@@ -173,6 +173,12 @@ class Config(Strict):
             for skip in skips:
                 if skip not in self.skips:
                     raise ValueError(f"corrections.{name}.skips: {skip} is not one of skips: {list(self.skips)}")
+        run = {skip for _, skip in nested_cells(self)}
+        for skip in nested_skips(self):
+            if skip not in run:
+                raise ValueError(
+                    f"skips: no correction is run at {skip} %; remove it, or add it to a correction's skips"
+                )
         return self
 
 
