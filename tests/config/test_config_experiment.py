@@ -155,6 +155,8 @@ def test_several_mistakes_are_all_named() -> None:
         ("a: [1, 2", ["is not valid YAML"]),
         ("a: b: c", ["is not valid YAML"]),
         ("\tx: 1", ["is not valid YAML"]),
+        ("a: 1\n[a, b]: 2", ["is not valid YAML", "unhashable key", "line 2"]),
+        ("{a: 1}: 2", ["is not valid YAML", "unhashable key", "line 1"]),
         ("- 1\n- 2", ["must hold keys and values, got list"]),
         ("", ["must hold keys and values, got NoneType"]),
         (b"\xff\xfe\x00", ["is not valid YAML"]),

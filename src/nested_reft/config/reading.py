@@ -36,9 +36,10 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # a list or a mapping as a key: the next call refuses it, with its place
             line = key.start_mark.line + 1
-            if key.value in lines and isinstance(key.value, str):
+            if key.value in lines:
                 raise _RepeatedKeyError(f"the key '{key.value}' appears twice, in lines {lines[key.value]} and {line}")
-            if isinstance(key.value, str):
-                lines[key.value] = line
+            lines[key.value] = line
         return super().construct_mapping(node, deep)
