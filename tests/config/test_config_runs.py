@@ -23,6 +23,7 @@ from nested_reft.config.jobs import (
     data_settings,
     evaluate_settings,
     gradient_settings,
+    influence_settings,
     model_settings,
     throughput_settings,
     train_settings,
@@ -169,6 +170,13 @@ def test_another_judgement_measures_no_gradient_again() -> None:
     expected = gradient_settings(parse_config(VALID), "tiny", 17).canonical_json()
     assert gradient_settings(parse_config(judged), "tiny", 17).canonical_json() == expected
     assert gradient_settings(parse_config(changed("gradients/batches", 5)), "tiny", 17).canonical_json() != expected
+
+
+def test_the_text_of_the_influence_changes_no_run_s_settings() -> None:
+    config, other = parse_config(VALID), parse_config(changed("layer_choice", {"influence_problems": 3}))
+    assert (influence_settings(config, "tiny").problems, influence_settings(other, "tiny").problems) == (64, 3)
+    run = run_table(config)[-1]
+    assert train_settings(config, run) == train_settings(other, run)
 
 
 def test_gradients_are_measured_on_what_training_samples() -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, problem_sets
 from nested_reft.config.gradients import GradientMeasurement, GradientSettings
+from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import DataSettings, ModelSettings, Role
@@ -110,6 +111,19 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
         gradient_checkpointing=training.gradient_checkpointing,
         update_clip_low=training.update_clip_low,
         update_clip_high=training.update_clip_high,
+        dtype=training.dtype,
+        device=config.device,
+    )
+
+
+def influence_settings(config: Config, size: str) -> InfluenceSettings:
+    training = config.training
+    return InfluenceSettings(
+        size=size,
+        problems=config.layer_choice.influence_problems,
+        prompt=config.prompt,
+        max_new_tokens=training.max_new_tokens,
+        max_prompt_tokens=training.max_prompt_tokens,
         dtype=training.dtype,
         device=config.device,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from nested_reft.config.errors import nearest, shortened
-from nested_reft.config.strict import Percent, Strict
+from nested_reft.config.strict import Percent, Positive, Strict
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import SELECTIONS
 
@@ -103,6 +103,9 @@ class LayerChoice(Strict):
     """The skip setting of the comparison, one of `skips`; required with more than one strategy."""
     correction: Correction | None = None
     """The correction of the comparison, one of `corrections`; required with more than one strategy."""
+    influence_problems: Positive = 64
+    """For `least_half` and `least`: ablation influence is measured before training, on the prompts alone of so many
+    problems of the first data set; on all if it has fewer."""
 
     @model_validator(mode="after")
     def _a_comparison_has_a_cell(self) -> LayerChoice:
