@@ -30,7 +30,7 @@ from nested_reft.config.jobs import (
     warmup_settings,
 )
 from nested_reft.config.strict import ConfigError
-from nested_reft.config.training import Training
+from nested_reft.config.training import Adaptation, Training
 from nested_reft.core.advantages import BASELINES
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import num_skipped
@@ -177,6 +177,15 @@ def test_the_text_of_the_influence_changes_no_run_s_settings() -> None:
     assert (influence_settings(config, "tiny").problems, influence_settings(other, "tiny").problems) == (64, 3)
     run = run_table(config)[-1]
     assert train_settings(config, run) == train_settings(other, run)
+
+
+def test_a_target_reaches_the_runs_that_adapt_only() -> None:
+    choice = COMPARED | {"strategies": ["uniform", "adaptive"], "target_ess": 0.7, "ess_batches": 2}
+    config = parse_config(changed("layer_choice", choice))
+    found = {run.strategy: train_settings(config, run) for run in strategy_table(config)}
+    assert found["adaptive"].adapt == Adaptation(target_ess=0.7, ess_batches=2)
+    assert found["uniform"].adapt is None
+    assert "adapt" not in json.loads(found["uniform"].canonical_json())
 
 
 def test_gradients_are_measured_on_what_training_samples() -> None:

@@ -28,7 +28,7 @@ def refuse() -> Tensor:
 
 def test_the_names_of_the_strategies() -> None:
     assert tuple(SELECTIONS) == (
-        "uniform", "contiguous", "alternate", "static", "influence", "least_half", "least"
+        "uniform", "contiguous", "alternate", "static", "influence", "least_half", "least", "adaptive"
     )  # fmt: skip
     reads = {name: entry.measure for name, entry in SELECTIONS.items() if entry.measure}
     assert reads == {"influence": "block", "least_half": "ablation", "least": "ablation"}
@@ -97,13 +97,32 @@ def test_the_count_is_right_and_the_border_respected(
     assert steps <= {"contiguous": {1}, "alternate": {2}}.get(strategy, set(range(1, 40)))
 
 
+@pytest.mark.parametrize("strategy", SELECTIONS)
+def test_a_bound_leaves_out_fewer_layers_and_never_more(strategy: str) -> None:
+    options = {"influence": lambda: torch.arange(12.0)}
+    counts = [len(chosen(strategy, 12, 34, 1, at_most=bound, **options)) for bound in (1, 2, 3, 4, 5, 100)]
+    assert counts == [1, 2, 3, 4, 4, 4]
+    assert len(chosen(strategy, 12, 34, 1, **options)) == 4
+    assert chosen(strategy, 12, 0, 1, at_most=3) == ()
+    with pytest.raises(ValueError, match="at_most must be 1 or more, got 0"):
+        chosen(strategy, 12, 34, 1, at_most=0, **options)
+
+
+def test_adaptive_is_uniform_with_as_many_layers() -> None:
+    assert [name for name, entry in SELECTIONS.items() if entry.adapts] == ["adaptive"]
+    for seed in range(20):
+        two = chosen("adaptive", 12, 34, 1, batch_seed=seed, at_most=2)
+        assert two == chosen("uniform", 12, 17, 1, batch_seed=seed)
+        assert set(two) < set(chosen("uniform", 12, 34, 1, batch_seed=seed)), "the same draw, cut short"
+
+
 def test_static_is_one_draw_for_the_whole_run() -> None:
     batches = [{chosen("static", 28, 15, 1, run_seed=run, batch_seed=batch) for batch in range(20)} for run in range(6)]
     assert all(len(draws) == 1 for draws in batches)
     assert len(set.union(*batches)) == 6
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "contiguous", "alternate"])
+@pytest.mark.parametrize("strategy", ["uniform", "contiguous", "alternate", "adaptive"])
 def test_only_the_batch_decides_for_the_strategies_that_draw_for_each_batch(strategy: str) -> None:
     torch.manual_seed(5)
     draws = [chosen(strategy, 28, 15, 1, batch_seed=batch) for batch in range(20)]

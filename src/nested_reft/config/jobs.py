@@ -17,8 +17,9 @@ from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import DataSettings, ModelSettings, Role
 from nested_reft.config.strict import Strict
 from nested_reft.config.throughput import ThroughputSettings
-from nested_reft.config.training import TrainSettings
+from nested_reft.config.training import Adaptation, TrainSettings
 from nested_reft.config.warmup import WarmupSettings, WarmupTraining
+from nested_reft.core.layer_selection import SELECTIONS
 
 T = TypeVar("T", bound=Strict)
 
@@ -56,12 +57,14 @@ def warmup_settings(config: Config, size: str) -> WarmupSettings:
 
 
 def train_settings(config: Config, run: Run) -> TrainSettings:
+    choice, adapts = config.layer_choice, SELECTIONS[run.strategy].adapts
     return TrainSettings(
         run=run,
         training=config.training,
         params=config.corrections[run.correction],
         prompt=config.prompt,
         device=config.device,
+        adapt=Adaptation(target_ess=choice.target_ess, ess_batches=choice.ess_batches) if adapts else None,
     )
 
 

@@ -88,6 +88,7 @@ class Selection:
 
     measure: the influence that it reads, if any. `block`: how much a layer changes the residual stream of the batch's
     prompts; `ablation`: the KL of leaving it out, measured once before the run. `engine/influence.py` has both.
+    adapts: whether the caller bounds k for each batch (`training/adaptive.py`).
     """
 
     name: str
@@ -96,6 +97,7 @@ class Selection:
     source: str
     reach: Callable[[int], int] = lambda eligible: eligible
     measure: Literal["block", "ablation"] | None = None
+    adapts: bool = False
 
 
 SELECTIONS: dict[str, Selection] = {}
@@ -111,7 +113,7 @@ def register(selection: Selection) -> Selection:
 
 def choose_skipped_layers(
     strategy: str, num_layers: int, skip_percent: int, border: int, *, batch_seed: int, run_seed: int,
-    influence: Callable[[], Tensor] | None = None,
+    influence: Callable[[], Tensor] | None = None, at_most: int | None = None,
 ) -> tuple[int, ...]:  # fmt: skip
     """The layers that a batch's rollouts leave out: k ascending indices; () if k is 0.
 
@@ -123,10 +125,11 @@ def choose_skipped_layers(
         batch_seed: the batch's own seed, for selections that draw for each batch.
         run_seed: the run's seed, for selections that draw once.
         influence: returns a value per layer, (L,), of the selection's `measure`; called only if it has one and k > 0.
+        at_most: leave out no more than so many layers, 1 or more; None: k.
 
     Raises:
         ValueError: the strategy is unknown, `draw_skipped_layers` would refuse the numbers, the strategy cannot leave
-            out so many layers, or the influence is missing, has another shape, or is not finite.
+            out so many layers, `at_most` is below 1, or the influence is missing, has another shape, or is not finite.
     """
     if strategy not in SELECTIONS:
         raise ValueError(f"unknown strategy {strategy!r}; possible: {', '.join(SELECTIONS)}")
@@ -139,6 +142,10 @@ def choose_skipped_layers(
             f"skip_percent {skip_percent} leaves out {count} of {num_layers} layers, but strategy '{strategy}' can "
             f"leave out only {most} of the {len(eligible)} within border {border}"
         )
+    if at_most is not None:
+        if at_most < 1:
+            raise ValueError(f"at_most must be 1 or more, got {at_most}")
+        count = min(count, at_most)
     if selection.measure and influence is None:
         raise ValueError(f"strategy '{strategy}' needs the argument influence: {selection.measure} influence")
     choice = Choice(num_layers, count, eligible, batch_seed, run_seed, influence)
@@ -194,5 +201,8 @@ for _entry in (
     Selection("least", lambda c: _least(c, c.count),
               "the k of least ablation influence, for the whole run; ties: the lowest index", "ours",
               measure="ablation"),
+    Selection("adaptive", lambda c: _drawn(c, c.batch_seed),
+              "drawn as in `uniform`, but as many, up to k, as keep the effective sample size above a target", "ours",
+              adapts=True),
 ):  # fmt: skip
     register(_entry)

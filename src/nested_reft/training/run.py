@@ -19,6 +19,7 @@ from nested_reft.config.run import Run
 from nested_reft.config.strict import settings_hash
 from nested_reft.config.training import Training, TrainSettings
 from nested_reft.core.corrections import correction_named
+from nested_reft.core.layers import decoder_layers
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import enable_activation_checkpointing
@@ -32,6 +33,7 @@ from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.accumulation import NotFiniteError
 from nested_reft.training.adapter import add_adapter
+from nested_reft.training.adaptive import layers_at_most
 from nested_reft.training.batches import batch_indices
 from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.metrics import save_batch, step_alarms, step_row
@@ -83,7 +85,7 @@ def train(
     reference = copy.deepcopy(policy.model).requires_grad_(False) if objective.kl_coefficient else None
     adapter = add_adapter(policy.model, training.lora, derive_seed("adapter", run.seed)) if training.lora else None
     learner = make_learner(policy, training, objective, reference, world, influence)
-    step_settings = make_step_settings(run, training)
+    step_settings, num_layers = make_step_settings(run, training), len(decoder_layers(policy.model))
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
@@ -114,12 +116,13 @@ def train(
                 rewards = rollout_rewards(policy, rollout, batch_problems[share])
             return rewards
 
+        at_most = layers_at_most(run, settings.adapt, num_layers, progress.metrics)
         clock = PhaseClock(policy.model.device)
         set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)
         try:
             with compute_dtype(policy.model, training.dtype):
                 batch, metrics = reft_step(
-                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap
+                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
                 )
         except NotFiniteError as error:
             path = checkpoint_folder / f"not-finite-step{step}.safetensors"

@@ -68,16 +68,17 @@ def reft_step(
     prompts: Sequence[list[int]],
     reward: Callable[[Rollout, slice], Tensor],
     lap: Callable[[str], None] = lambda phase: None,
+    at_most: int | None = None,
 ) -> tuple[Batch, dict[str, float]]:
     """Step `step` (from 1) on the tokens of P prompts: its batch and metrics. `reward` grades the rollout of a slice of
-    them, `lap` is told when rollout and reward end. Raises NotFiniteError before an update that is not finite.
+    them, `lap` hears of the ends of rollout and reward, `at_most` bounds k. NotFiniteError: an update is not finite.
     """
     policy, objective, world = learner.policy, learner.objective, learner.world
     prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)
     share = world.share(len(prompts))  # the problems whose completions this process samples
     # 1. Draw the layers that this batch's rollouts leave out.
     skipped = choose_skipped_layers(
-        settings.strategy, len(decoder_layers(policy.model)), settings.skip_percent, settings.border,
+        settings.strategy, len(decoder_layers(policy.model)), settings.skip_percent, settings.border, at_most=at_most,
         batch_seed=derive_seed("layers", settings.seed, step), run_seed=derive_seed("layers", settings.seed),
         influence=influence_of(settings.strategy, policy.model, prompt_ids, prompt_mask, learner.influence),
     )  # fmt: skip
