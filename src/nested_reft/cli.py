@@ -74,6 +74,12 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         ("policy", "problems", "output"))  # fmt: skip
     add("gradients", "bias and variance of gradient estimates", "GradientSettings",
         ("policy", "problems", "output"))  # fmt: skip
+    add("influence", "what leaving out each layer does to the next token", "InfluenceSettings",
+        ("policy", "problems", "output"))  # fmt: skip
+    for name in ("train", "gradients"):
+        commands.choices[name].add_argument(
+            "--influence", type=Path, metavar="PATH", help="what `influence` wrote, for strategies that read it"
+        )
     add("exact", "exact bias and variance on an enumerable policy", "", ("output",))
     add("collect", "collect all results into tidy tables", "Config", ("root",))
     add("tables", "the tables for people", "Config", ("root",))
@@ -91,7 +97,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    for name in ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients"):
+    for name in ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients", "influence"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 

@@ -112,6 +112,8 @@ REFUSED = [
     ("layer_choice", COMPARED | {"correction": "topr"}, ["layer_choice.correction: 'topr' is not one of corrections"]),
     ("layer_choice", COMPARED | {"strategies": ["static", "statc"]}, ["unknown value 'statc'", "'static'"]),
     ("layer_choice", COMPARED | {"strategies": ["static", "static"]}, ["layer_choice: strategies: has a value twice"]),
+    ("layer_choice", {"strategies": ["adaptive"]}, ["layer_choice: strategies: 'adaptive' cannot be the first"]),
+    ("layer_choice", {"target_ess": 0}, ["layer_choice.target_ess", "greater than 0"]),
     ("resources", {"tin": {}}, ["resources.tin: is not one of sizes, did you mean 'tiny'?"]),
     ("resources", {"tiny": {"trian": {}}}, ["resources.tiny.trian: unknown key", "did you mean 'train'?"]),
     ("resources", {"tiny": {"train": {"runtime": 0}}}, ["resources.tiny.train.runtime", "greater than or equal to 1"]),

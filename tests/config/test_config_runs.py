@@ -23,13 +23,14 @@ from nested_reft.config.jobs import (
     data_settings,
     evaluate_settings,
     gradient_settings,
+    influence_settings,
     model_settings,
     throughput_settings,
     train_settings,
     warmup_settings,
 )
 from nested_reft.config.strict import ConfigError
-from nested_reft.config.training import Training
+from nested_reft.config.training import Adaptation, Training
 from nested_reft.core.advantages import BASELINES
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import num_skipped
@@ -169,6 +170,22 @@ def test_another_judgement_measures_no_gradient_again() -> None:
     expected = gradient_settings(parse_config(VALID), "tiny", 17).canonical_json()
     assert gradient_settings(parse_config(judged), "tiny", 17).canonical_json() == expected
     assert gradient_settings(parse_config(changed("gradients/batches", 5)), "tiny", 17).canonical_json() != expected
+
+
+def test_the_text_of_the_influence_changes_no_run_s_settings() -> None:
+    config, other = parse_config(VALID), parse_config(changed("layer_choice", {"influence_problems": 3}))
+    assert (influence_settings(config, "tiny").problems, influence_settings(other, "tiny").problems) == (64, 3)
+    run = run_table(config)[-1]
+    assert train_settings(config, run) == train_settings(other, run)
+
+
+def test_a_target_reaches_the_runs_that_adapt_only() -> None:
+    choice = COMPARED | {"strategies": ["uniform", "adaptive"], "target_ess": 0.7, "ess_batches": 2}
+    config = parse_config(changed("layer_choice", choice))
+    found = {run.strategy: train_settings(config, run) for run in strategy_table(config)}
+    assert found["adaptive"].adapt == Adaptation(target_ess=0.7, ess_batches=2)
+    assert found["uniform"].adapt is None
+    assert "adapt" not in json.loads(found["uniform"].canonical_json())
 
 
 def test_gradients_are_measured_on_what_training_samples() -> None:

@@ -1,8 +1,7 @@
-"""Each strategy by all its possible outcomes; the layer influence against a loop; and what both refuse."""
+"""Each strategy by all its possible outcomes, and what it refuses."""
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -12,14 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from tiny_models import KINDS, in_double, padded_prompts, tiny_model
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from nested_reft.core.layer_selection import SELECTIONS, choose_skipped_layers, draw_skipped_layers
-from nested_reft.core.layers import decoder_layers
-from nested_reft.engine.influence import layer_influence
-from nested_reft.engine.tensors import position_ids
 
 SEEDS = {"batch_seed": 1, "run_seed": 2}
 
@@ -32,11 +26,12 @@ def refuse() -> Tensor:
     raise AssertionError("the influence was asked for")
 
 
-# --- the choice
-
-
 def test_the_names_of_the_strategies() -> None:
-    assert tuple(SELECTIONS) == ("uniform", "contiguous", "alternate", "static", "influence")
+    assert tuple(SELECTIONS) == (
+        "uniform", "contiguous", "alternate", "static", "influence", "least_half", "least", "adaptive"
+    )  # fmt: skip
+    reads = {name: entry.measure for name, entry in SELECTIONS.items() if entry.measure}
+    assert reads == {"influence": "block", "least_half": "ablation", "least": "ablation"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +86,7 @@ def test_the_count_is_right_and_the_border_respected(
     strategy: str, layers: int, border: int, share: float, seed: int
 ) -> None:
     eligible = range(border, layers - border)
-    reach = (len(eligible) + 1) // 2 if strategy == "alternate" else len(eligible)
+    reach = (len(eligible) + 1) // 2 if strategy in ("alternate", "least_half") else len(eligible)
     percent = min(int(share * 100 * reach / layers), 99)
     influence = torch.randn(layers, generator=torch.Generator().manual_seed(seed))
     found = chosen(strategy, layers, percent, border, batch_seed=seed, run_seed=seed, influence=lambda: influence)
@@ -102,13 +97,32 @@ def test_the_count_is_right_and_the_border_respected(
     assert steps <= {"contiguous": {1}, "alternate": {2}}.get(strategy, set(range(1, 40)))
 
 
+@pytest.mark.parametrize("strategy", SELECTIONS)
+def test_a_bound_leaves_out_fewer_layers_and_never_more(strategy: str) -> None:
+    options = {"influence": lambda: torch.arange(12.0)}
+    counts = [len(chosen(strategy, 12, 34, 1, at_most=bound, **options)) for bound in (1, 2, 3, 4, 5, 100)]
+    assert counts == [1, 2, 3, 4, 4, 4]
+    assert len(chosen(strategy, 12, 34, 1, **options)) == 4
+    assert chosen(strategy, 12, 0, 1, at_most=3) == ()
+    with pytest.raises(ValueError, match="at_most must be 1 or more, got 0"):
+        chosen(strategy, 12, 34, 1, at_most=0, **options)
+
+
+def test_adaptive_is_uniform_with_as_many_layers() -> None:
+    assert [name for name, entry in SELECTIONS.items() if entry.adapts] == ["adaptive"]
+    for seed in range(20):
+        two = chosen("adaptive", 12, 34, 1, batch_seed=seed, at_most=2)
+        assert two == chosen("uniform", 12, 17, 1, batch_seed=seed)
+        assert set(two) < set(chosen("uniform", 12, 34, 1, batch_seed=seed)), "the same draw, cut short"
+
+
 def test_static_is_one_draw_for_the_whole_run() -> None:
     batches = [{chosen("static", 28, 15, 1, run_seed=run, batch_seed=batch) for batch in range(20)} for run in range(6)]
     assert all(len(draws) == 1 for draws in batches)
     assert len(set.union(*batches)) == 6
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "contiguous", "alternate"])
+@pytest.mark.parametrize("strategy", ["uniform", "contiguous", "alternate", "adaptive"])
 def test_only_the_batch_decides_for_the_strategies_that_draw_for_each_batch(strategy: str) -> None:
     torch.manual_seed(5)
     draws = [chosen(strategy, 28, 15, 1, batch_seed=batch) for batch in range(20)]
@@ -130,12 +144,33 @@ def test_only_the_batch_decides_for_the_strategies_that_draw_for_each_batch(stra
         ([0.0, 0.3, -0.1, 0.3, 0.3, 0.0], 50, 1, (1, 2, 3)),
     ],
 )
-def test_influence_leaves_out_the_layers_of_least_influence(
-    influence: list[float], percent: int, border: int, expected: tuple[int, ...]
+@pytest.mark.parametrize("strategy", ["influence", "least"])
+def test_the_layers_of_least_influence_are_left_out(
+    strategy: str, influence: list[float], percent: int, border: int, expected: tuple[int, ...]
 ) -> None:
     for seed in range(3):
-        found = chosen("influence", 6, percent, border, batch_seed=seed, influence=lambda: torch.tensor(influence))
+        found = chosen(strategy, 6, percent, border, batch_seed=seed, influence=lambda: torch.tensor(influence))
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("influence", "outcomes"),
+    [
+        # Of the seven layers within border 1, four: the half, rounded up.
+        ([0.0, 0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.4, 0.0], list(combinations((2, 4, 6, 7), 2))),
+        # Ties: the lowest index.
+        ([0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.1, 0.0], list(combinations((1, 2, 3, 7), 2))),
+    ],
+)
+def test_least_half_draws_for_each_batch_from_the_half_of_least_influence(
+    influence: list[float], outcomes: list[tuple[int, ...]]
+) -> None:
+    found = Counter(
+        chosen("least_half", 9, 22, 1, batch_seed=seed, run_seed=seed % 3, influence=lambda: torch.tensor(influence))
+        for seed in range(1500)
+    )
+    assert set(found) == set(outcomes)
+    assert chisquare([found[outcome] for outcome in outcomes]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("strategy", SELECTIONS)
@@ -145,9 +180,16 @@ def test_nothing_is_left_out_and_nothing_asked_where_the_count_is_zero(strategy:
     assert chosen(strategy, 8, 0, 4, influence=None) == ()
 
 
-@pytest.mark.parametrize("strategy", sorted(set(SELECTIONS) - {"influence"}))
+@pytest.mark.parametrize("strategy", [name for name, entry in SELECTIONS.items() if not entry.measure])
 def test_the_other_strategies_do_not_ask_for_the_influence(strategy: str) -> None:
     assert len(chosen(strategy, 8, 25, 1, influence=refuse)) == 2
+
+
+def test_least_half_reaches_the_half_and_no_more() -> None:
+    values = torch.tensor([0.0, 0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.4, 0.0])
+    assert chosen("least_half", 9, 44, 1, influence=lambda: values) == (2, 4, 6, 7)
+    with pytest.raises(ValueError, match="leaves out 5 of 9 layers, but strategy 'least_half' can leave out only 4"):
+        chosen("least_half", 9, 56, 1, influence=lambda: values)
 
 
 def test_alternate_reaches_half_the_eligible_layers_and_no_more() -> None:
@@ -177,122 +219,21 @@ def test_a_choice_that_cannot_be_made_names_its_argument(
 
 def test_an_unknown_strategy_is_named_with_the_possible_ones() -> None:
     for percent in (25, 0):
-        with pytest.raises(ValueError, match="'random'; possible: uniform, contiguous, alternate, static, influence"):
+        with pytest.raises(ValueError, match="'random'; possible: uniform, contiguous, alternate, static, influence, "):
             chosen("random", 8, percent, 1)
 
 
 @pytest.mark.parametrize(
     ("influence", "message"),
     [
-        (None, "strategy 'influence' needs the argument influence"),
+        (None, "strategy '{0}' needs the argument influence: {1} influence"),
         (torch.zeros(7), r"influence must be \(8,\), got \(7,\)"),
         (torch.zeros(8, 1), r"influence must be \(8,\), got \(8, 1\)"),
         (torch.tensor([0.0] * 7 + [torch.nan]), "influence has a layer whose value is not finite"),
         (torch.tensor([-torch.inf] + [0.0] * 7), "value is not finite"),
     ],
 )
-def test_an_influence_that_does_not_fit_is_named(influence: Tensor | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        chosen("influence", 8, 25, 1, influence=None if influence is None else lambda: influence)
-
-
-# --- the influence
-
-
-def by_loops(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> list[float]:
-    """The definition, token by token, from the recorded hidden states; without the final norm the last is raw too."""
-    raw = copy.deepcopy(model)
-    raw.model.norm = nn.Identity()
-    with torch.no_grad():
-        states = raw(
-            input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), output_hidden_states=True
-        ).hidden_states  # fmt: skip
-    influences = []
-    for before, after in pairwise(states):
-        cosines = []
-        for row, column in mask.nonzero().tolist():
-            x, y = before[row, column].double(), after[row, column].double()
-            cosines.append((x @ y / (x.norm() * y.norm())).item())
-        influences.append(1 - sum(cosines) / len(cosines))
-    return influences
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_influence_is_that_of_the_definition(kind: str, dtype: torch.dtype) -> None:
-    model, (ids, mask) = tiny_model(kind).to(dtype), padded_prompts((7, 3, 5))
-    found = layer_influence(model, ids, mask)
-    assert (found.shape, found.dtype, found.device.type) == ((5,), torch.float64, "cpu")
-    assert found.tolist() == pytest.approx(by_loops(model, ids, mask), abs=1e-6)
-    assert found.min() > 1e-3, "every layer of these models does something"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_no_influence(kind: str) -> None:
-    model, (ids, mask) = tiny_model(kind), padded_prompts((7, 3, 5))
-    more = [nn.functional.pad(tensor, (4, 0)) for tensor in (ids, mask)]
-    torch.testing.assert_close(layer_influence(model, *more), layer_influence(model, ids, mask), rtol=0, atol=1e-6)
-
-
-def test_a_long_prompt_weighs_more_than_a_short_one() -> None:
-    model, (ids, mask) = in_double(tiny_model()), padded_prompts((6, 2))
-    long, short = (layer_influence(model, ids[row : row + 1], mask[row : row + 1]) for row in (0, 1))
-    torch.testing.assert_close(layer_influence(model, ids, mask), (6 * long + 2 * short) / 8)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_that_writes_nothing_has_no_influence_and_is_left_out_first(kind: str) -> None:
-    model, (ids, mask) = tiny_model(kind), padded_prompts((7, 3, 5))
-    with torch.no_grad():
-        for name, parameter in decoder_layers(model)[3].named_parameters():
-            if "o_proj" in name or "down_proj" in name:
-                parameter.zero_()
-    found = layer_influence(model, ids, mask)
-    assert found[3].item() == pytest.approx(0, abs=1e-12)
-    assert chosen("influence", 5, 20, 1, influence=lambda: found) == (3,)
-
-
-def test_a_layer_that_turns_the_stream_round_has_influence_two() -> None:
-    model, (ids, mask) = tiny_model(), padded_prompts((4,))
-    decoder_layers(model)[2].register_forward_hook(lambda module, args, output: -3 * args[0])
-    assert layer_influence(model, ids, mask)[2].item() == pytest.approx(2, abs=1e-12)
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left_on_the_model(fails: bool) -> None:
-    model, (ids, mask) = tiny_model().train(), padded_prompts((7, 3))
-    modules, state = list(model.modules()), [sorted(vars(module)) for module in model.modules()]
-    if fails:
-        with pytest.raises(IndexError):
-            layer_influence(model, ids + 1000, mask)
-    else:
-        assert not layer_influence(model, ids, mask).requires_grad
-    assert all(now is then for now, then in zip(model.modules(), modules, strict=True))
-    assert [sorted(vars(module)) for module in model.modules()] == state
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    assert all(module.training for module in modules)
-
-
-def test_dropout_is_off_and_the_head_does_not_run() -> None:
-    model, (ids, mask) = tiny_model(), padded_prompts((7, 3))
-    expected, ran = layer_influence(model, ids, mask), []
-    model.lm_head.register_forward_hook(lambda *_: ran.append("head"))
-    model.model.register_forward_hook(lambda *_: ran.append("body"))
-    for layer in decoder_layers(model):
-        layer.self_attn.attention_dropout = 0.5
-    model.train()
-    assert torch.equal(layer_influence(model, ids, mask), expected)
-    assert ran == ["body"], "one forward, without the head"
-
-
-@pytest.mark.parametrize(
-    ("ids", "mask", "message"),
-    [
-        (torch.ones(2, 3), torch.ones(2, 4), r"must both be \(P, S\), got \(2, 3\) and \(2, 4\)"),
-        (torch.ones(3), torch.ones(3), r"must both be \(P, S\), got \(3,\) and \(3,\)"),
-        (torch.ones(2, 3), torch.zeros(2, 3), "attention_mask has no real token"),
-    ],
-)
-def test_prompts_that_cannot_be_read_are_named(ids: Tensor, mask: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        layer_influence(tiny_model(), ids.long(), mask.long())
+@pytest.mark.parametrize("strategy", [name for name, entry in SELECTIONS.items() if entry.measure])
+def test_an_influence_that_does_not_fit_is_named(strategy: str, influence: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message.format(strategy, SELECTIONS[strategy].measure)):
+        chosen(strategy, 8, 25, 1, influence=None if influence is None else lambda: influence)

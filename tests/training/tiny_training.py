@@ -48,8 +48,9 @@ def tiny_problems() -> list[Problem]:
 
 
 def tiny_settings(
-    *, correction: str = "retrace", skip: int = 34, seed: int = 1, strategy: str = "uniform", **training: Any
-) -> TrainSettings:
+    *, correction: str = "retrace", skip: int = 34, seed: int = 1, strategy: str = "uniform",
+    adapt: dict[str, Any] | None = None, **training: Any,
+) -> TrainSettings:  # fmt: skip
     """Six steps with a checkpoint after every second; 34 % of six layers are two."""
     settings = {
         "steps": 6, "problems_per_step": 3, "completions_per_problem": 4, "max_new_tokens": 5, "learning_rate": 0.003,
@@ -64,7 +65,14 @@ def tiny_settings(
         "seed": seed,
     }
     return TrainSettings.model_validate(
-        {"run": run, "training": settings | training, "params": {}, "prompt": PROMPT, "device": "cpu"}
+        {
+            "run": run,
+            "training": settings | training,
+            "params": {},
+            "prompt": PROMPT,
+            "device": "cpu",
+            "adapt": adapt,
+        }
     )
 
 

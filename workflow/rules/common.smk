@@ -19,6 +19,7 @@ from nested_reft.config.experiment import (
 )
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.layer_selection import SELECTIONS
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.tasks.hub_lock import no_lock
@@ -208,6 +209,16 @@ def lock_file():
         raise WorkflowError(str(no_lock(LOCK)))
     # `check` runs where Snakemake does.
     return [local(LOCK)]
+
+
+def influence_of(strategy, size):
+    """The ablation influence of a size's layers, if this way to choose layers reads it; other jobs do not wait for it."""
+    reads = SELECTIONS[strategy].measure == "ablation"
+    return [f"{RESULTS}/influence/{size}.json"] if reads else []
+
+
+def influence_option(wildcards, input):
+    return "--influence" if input.influence else ""
 
 
 def policies():

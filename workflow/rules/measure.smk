@@ -31,6 +31,38 @@ rule throughput:
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
+# What leaving out each layer does to the next token of the model that reinforcement starts from, on prompts alone.
+rule influence:
+    input:
+        sources("influence"),
+        checked=ancient(f"{RESULTS}/data/checked.json"),
+        policy=START,
+        problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+    output:
+        f"{RESULTS}/influence/{{size}}.json",
+    log:
+        f"{RESULTS}/logs/influence/{{size}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/influence/{{size}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: CONFIG.threads_per_job
+    resources:
+        mem_mb=asks_for("gradients", "mem_mb"),
+        runtime=asks_for("gradients", "runtime"),
+        gpu=gpus("gradients"),
+    params:
+        settings=lambda wildcards: jobs.influence_settings(
+            CONFIG, wildcards.size
+        ).canonical_json(),
+    message:
+        "Influence of each layer: {wildcards.size}"
+    shell:
+        ON_GPU
+        + "nested-reft influence --settings {params.settings:q} --threads {threads}"
+        " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
+
+
 # Bias and variance of the gradient estimates of the model that reinforcement starts from, for all corrections of `gradients`.
 rule gradients:
     input:
@@ -38,6 +70,9 @@ rule gradients:
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=START,
         problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+        influence=lambda wildcards: influence_of(
+            CONFIG.layer_choice.strategies[0], wildcards.size
+        ),
     output:
         f"{RESULTS}/gradients/{{size}}/skip{{skip}}.json",
     log:
@@ -55,12 +90,13 @@ rule gradients:
         settings=lambda wildcards: jobs.gradient_settings(
             CONFIG, wildcards.size, int(wildcards.skip)
         ).canonical_json(),
+        influence=influence_option,
     message:
         "Gradients, bias and variance: {wildcards.size}, skip {wildcards.skip} %"
     shell:
         ON_GPU
         + "nested-reft gradients --settings {params.settings:q} --threads {threads}"
-        " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
+        " --policy {input.policy} --problems {input.problems} --output {output} {params.influence} {input.influence} 2> {log}"
 
 
 # The same without sampling: sums over all completions of a policy small enough to enumerate. Needs no data or model.

@@ -5,6 +5,9 @@ rule train:
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=START,
         problems=f"{RESULTS}/data/train/{{dataset}}.jsonl",
+        influence=lambda wildcards: influence_of(
+            run_of(wildcards).strategy, wildcards.size
+        ),
     output:
         policy=directory(f"{RESULTS}/runs/{RUN_PATH}/policy"),
         metrics=f"{RESULTS}/runs/{RUN_PATH}/metrics.jsonl",
@@ -24,6 +27,7 @@ rule train:
         settings=lambda wildcards: jobs.train_settings(
             CONFIG, run_of(wildcards)
         ).canonical_json(),
+        influence=influence_option,
         # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
         checkpoints=f"{PREFIXED_RESULTS}/checkpoints",
     message:
@@ -32,4 +36,4 @@ rule train:
         ON_EACH_GPU
         + "nested-reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
         " --problems {input.problems} --checkpoints {params.checkpoints} --output {output.policy}"
-        " --metrics {output.metrics} --manifest {output.manifest} 2> {log}"
+        " --metrics {output.metrics} --manifest {output.manifest} {params.influence} {input.influence} 2> {log}"

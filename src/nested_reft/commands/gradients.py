@@ -8,9 +8,11 @@ import torch
 
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.config.strict import parse
+from nested_reft.core.layers import decoder_layers
 from nested_reft.evaluation.gradients import measure_gradients
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
+from nested_reft.tasks.influence import load_influence
 from nested_reft.tasks.policy import load_policy, select_device
 from nested_reft.tasks.records import read_problems
 
@@ -23,5 +25,8 @@ def run(options: argparse.Namespace) -> None:
     policy = load_policy(options.policy, device=select_device(settings.device), prompt=settings.prompt)
     progress = Progress(f"gradients {settings.size} skip{settings.skip}")
     batches = settings.gradients.batches
-    record = measure_gradients(settings, policy, problems, lambda done: progress.step(f"batch {done}/{batches}"))
+    influence = load_influence(settings.strategy, options.influence, len(decoder_layers(policy.model)))
+    record = measure_gradients(
+        settings, policy, problems, lambda done: progress.step(f"batch {done}/{batches}"), influence
+    )
     write_json(options.output, record, indent=None)

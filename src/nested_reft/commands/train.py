@@ -11,10 +11,12 @@ import torch
 
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings
+from nested_reft.core.layers import decoder_layers
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
+from nested_reft.tasks.influence import load_influence
 from nested_reft.tasks.policy import load_policy, save_policy, select_device
 from nested_reft.tasks.records import read_problems
 from nested_reft.training.checkpoint import remove_checkpoints, run_lock
@@ -49,8 +51,10 @@ def run(options: argparse.Namespace) -> None:
                 policy = load_policy(
                     options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
                 )
+                influence = load_influence(settings.run.strategy, options.influence, len(decoder_layers(policy.model)))
                 code = source_digest("nested_reft.commands.train")
-            done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code)
+            done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code,
+                         influence)  # fmt: skip
         if not world.is_main:
             return
         shutil.rmtree(options.output, ignore_errors=True)

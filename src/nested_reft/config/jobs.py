@@ -11,13 +11,15 @@ from typing import TypeVar
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, problem_sets
 from nested_reft.config.gradients import GradientMeasurement, GradientSettings
+from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import DataSettings, ModelSettings, Role
 from nested_reft.config.strict import Strict
 from nested_reft.config.throughput import ThroughputSettings
-from nested_reft.config.training import TrainSettings
+from nested_reft.config.training import Adaptation, TrainSettings
 from nested_reft.config.warmup import WarmupSettings, WarmupTraining
+from nested_reft.core.layer_selection import SELECTIONS
 
 T = TypeVar("T", bound=Strict)
 
@@ -55,12 +57,14 @@ def warmup_settings(config: Config, size: str) -> WarmupSettings:
 
 
 def train_settings(config: Config, run: Run) -> TrainSettings:
+    choice, adapts = config.layer_choice, SELECTIONS[run.strategy].adapts
     return TrainSettings(
         run=run,
         training=config.training,
         params=config.corrections[run.correction],
         prompt=config.prompt,
         device=config.device,
+        adapt=Adaptation(target_ess=choice.target_ess, ess_batches=choice.ess_batches) if adapts else None,
     )
 
 
@@ -110,6 +114,19 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
         gradient_checkpointing=training.gradient_checkpointing,
         update_clip_low=training.update_clip_low,
         update_clip_high=training.update_clip_high,
+        dtype=training.dtype,
+        device=config.device,
+    )
+
+
+def influence_settings(config: Config, size: str) -> InfluenceSettings:
+    training = config.training
+    return InfluenceSettings(
+        size=size,
+        problems=config.layer_choice.influence_problems,
+        prompt=config.prompt,
+        max_new_tokens=training.max_new_tokens,
+        max_prompt_tokens=training.max_prompt_tokens,
         dtype=training.dtype,
         device=config.device,
     )

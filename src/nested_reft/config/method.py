@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from nested_reft.config.errors import nearest, shortened
-from nested_reft.config.strict import Percent, Strict
+from nested_reft.config.strict import Percent, Positive, Strict
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import SELECTIONS
 
@@ -103,11 +103,26 @@ class LayerChoice(Strict):
     """The skip setting of the comparison, one of `skips`; required with more than one strategy."""
     correction: Correction | None = None
     """The correction of the comparison, one of `corrections`; required with more than one strategy."""
+    influence_problems: Positive = 64
+    """For `least_half` and `least`: ablation influence is measured before training, on the prompts alone of so many
+    problems of the first data set; on all if it has fewer."""
+    target_ess: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """For `adaptive`: the effective sample size to keep, of a batch's tokens and as a share of them. The number of
+    skipped layers starts at 1. It rises by 1 if the mean is at or above this, up to the k of `skip`; it falls by 1, but
+    not below 1, if the mean is below this, or a single batch below half of it."""
+    ess_batches: Positive = 3
+    """For `adaptive`: the mean is that of so many last batches, all with the same number of skipped layers. A number
+    that failed is tried again after four times as many."""
 
     @model_validator(mode="after")
     def _a_comparison_has_a_cell(self) -> LayerChoice:
         if len(set(self.strategies)) != len(self.strategies):
             raise ValueError(f"strategies: has a value twice: {list(self.strategies)}")
+        if SELECTIONS[first := self.strategies[0]].adapts:
+            raise ValueError(
+                f"strategies: '{first}' cannot be the first, which all runs and `gradients` use at a fixed skip; "
+                "put it after another, such as uniform"
+            )
         for key in ("skip", "correction"):
             if len(self.strategies) > 1 and not getattr(self, key):
                 raise ValueError(f"{key}: is missing; it says where {' and '.join(self.strategies)} are compared")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from nested_reft.config.run import Run
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict, settings_hash
+from nested_reft.core.layer_selection import SELECTIONS
 
 
 class Alarms(Strict):
@@ -96,6 +97,13 @@ class Training(Sampling):
         return self
 
 
+class Adaptation(Strict):
+    """What a run whose number of skipped layers adapts takes from `layer_choice`."""
+
+    target_ess: float
+    ess_batches: int
+
+
 class TrainSettings(Strict):
     """One run of the run table."""
 
@@ -104,6 +112,14 @@ class TrainSettings(Strict):
     params: dict[str, float]
     prompt: Prompt
     device: str
+    # Unset for all runs with a fixed number, it is not in their canonical JSON.
+    adapt: Adaptation | None = Field(None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _adaptive_runs_have_a_target(self) -> TrainSettings:
+        if self.adapt is None and SELECTIONS[self.run.strategy].adapts:
+            raise ValueError(f"adapt: is missing, and run.strategy '{self.run.strategy}' adapts to a target")
+        return self
 
     @property
     def key(self) -> str:

@@ -65,9 +65,8 @@ class Correction:
     weights: Weights
     source: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    clip: Literal["", "update", "own"] = (
-        ""  # of a ratio that the gradient flows through: Objective's, or its parameters
-    )
+    # Of a ratio that the gradient flows through: Objective's, or its parameters.
+    clip: Literal["", "update", "own"] = ""
     needs_advantages: bool = False
 
     def resolve(self, given: Mapping[str, float], *, own: bool = False) -> dict[str, float]:
@@ -115,14 +114,9 @@ def correction_named(name: str) -> Correction:
 
 
 def importance_weights(
-    name: str,
-    logp_target: Tensor,
-    logp_behavior: Tensor,
-    mask: Tensor,
-    *,
-    advantages: Tensor | None = None,
+    name: str, logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, *, advantages: Tensor | None = None,
     **params: float,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The weight of each token under the correction `name`, computed from rho_t = pi(o_t | .) / b(o_t | .).
 
     Args:

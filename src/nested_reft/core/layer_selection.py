@@ -11,9 +11,9 @@ here the weights stay and only the rollouts go without the layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def draw_skipped_layers(
     return tuple(sorted(_draw(count, eligible, generator))) if count else ()
 
 
-def _draw(count: int, eligible: range, generator: torch.Generator | None) -> list[int]:
+def _draw(count: int, eligible: Sequence[int], generator: torch.Generator | None) -> list[int]:
     import torch
 
     return [eligible[index] for index in torch.randperm(len(eligible), generator=generator)[:count].tolist()]
@@ -84,13 +84,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """One entry of the registry. `reach`: how many of so many eligible layers it can leave out at most."""
+    """One entry of the registry. `reach`: how many of so many eligible layers it can leave out at most.
+
+    measure: the influence that it reads, if any. `block`: how much a layer changes the residual stream of the batch's
+    prompts; `ablation`: the KL of leaving it out, measured once before the run. `engine/influence.py` has both.
+    adapts: whether the caller bounds k for each batch (`training/adaptive.py`).
+    """
 
     name: str
     choose: Callable[[Choice], Iterable[int]]
     layers: str
     source: str
     reach: Callable[[int], int] = lambda eligible: eligible
+    measure: Literal["block", "ablation"] | None = None
+    adapts: bool = False
 
 
 SELECTIONS: dict[str, Selection] = {}
@@ -105,15 +112,9 @@ def register(selection: Selection) -> Selection:
 
 
 def choose_skipped_layers(
-    strategy: str,
-    num_layers: int,
-    skip_percent: int,
-    border: int,
-    *,
-    batch_seed: int,
-    run_seed: int,
-    influence: Callable[[], Tensor] | None = None,
-) -> tuple[int, ...]:
+    strategy: str, num_layers: int, skip_percent: int, border: int, *, batch_seed: int, run_seed: int,
+    influence: Callable[[], Tensor] | None = None, at_most: int | None = None,
+) -> tuple[int, ...]:  # fmt: skip
     """The layers that a batch's rollouts leave out: k ascending indices; () if k is 0.
 
     Args:
@@ -123,11 +124,12 @@ def choose_skipped_layers(
         border: so many layers at either end are never left out.
         batch_seed: the batch's own seed, for selections that draw for each batch.
         run_seed: the run's seed, for selections that draw once.
-        influence: returns a value per layer, (L,); called only by the selection of that name, and only if k > 0.
+        influence: returns a value per layer, (L,), of the selection's `measure`; called only if it has one and k > 0.
+        at_most: leave out no more than so many layers, 1 or more; None: k.
 
     Raises:
         ValueError: the strategy is unknown, `draw_skipped_layers` would refuse the numbers, the strategy cannot leave
-            out so many layers, or the influence is missing, has another shape, or is not finite.
+            out so many layers, `at_most` is below 1, or the influence is missing, has another shape, or is not finite.
     """
     if strategy not in SELECTIONS:
         raise ValueError(f"unknown strategy {strategy!r}; possible: {', '.join(SELECTIONS)}")
@@ -140,14 +142,20 @@ def choose_skipped_layers(
             f"skip_percent {skip_percent} leaves out {count} of {num_layers} layers, but strategy '{strategy}' can "
             f"leave out only {most} of the {len(eligible)} within border {border}"
         )
+    if at_most is not None:
+        if at_most < 1:
+            raise ValueError(f"at_most must be 1 or more, got {at_most}")
+        count = min(count, at_most)
+    if selection.measure and influence is None:
+        raise ValueError(f"strategy '{strategy}' needs the argument influence: {selection.measure} influence")
     choice = Choice(num_layers, count, eligible, batch_seed, run_seed, influence)
     return tuple(sorted(selection.choose(choice)))
 
 
-def _drawn(choice: Choice, seed: int) -> Iterable[int]:
+def _drawn(choice: Choice, seed: int, among: Sequence[int] | None = None) -> Iterable[int]:
     import torch
 
-    return _draw(choice.count, choice.eligible, torch.Generator().manual_seed(seed))
+    return _draw(choice.count, choice.eligible if among is None else among, torch.Generator().manual_seed(seed))
 
 
 def _spaced(choice: Choice, step: int) -> Iterable[int]:
@@ -160,16 +168,19 @@ def _spaced(choice: Choice, step: int) -> Iterable[int]:
     return choice.eligible[start : start + span : step]
 
 
-def _least_influence(choice: Choice) -> Iterable[int]:
-    if choice.influence is None:
-        raise ValueError("strategy 'influence' needs the argument influence")
+def _half(eligible: int) -> int:
+    return (eligible + 1) // 2
+
+
+def _least(choice: Choice, count: int) -> Sequence[int]:
+    assert choice.influence is not None, "choose_skipped_layers checks it"
     values = choice.influence().detach()
     if values.shape != (choice.num_layers,):
         raise ValueError(f"influence must be ({choice.num_layers},), got {tuple(values.shape)}")
     if not values.isfinite().all():
         raise ValueError(f"influence has a layer whose value is not finite: {values.tolist()}")
     # Python's sort is stable: of equal values the lowest index comes first.
-    return sorted(choice.eligible, key=values.tolist().__getitem__)[: choice.count]
+    return sorted(choice.eligible, key=values.tolist().__getitem__)[:count]
 
 
 for _entry in (
@@ -179,10 +190,19 @@ for _entry in (
               "a run of k, its start drawn for each batch", "Gromov et al. 2024 (a block)"),
     Selection("alternate", lambda c: _spaced(c, 2),
               "every second layer, k in all, the start drawn for each batch", "Fan et al. 2020 (every other)",
-              reach=lambda eligible: (eligible + 1) // 2),
+              reach=_half),
     Selection("static", lambda c: _drawn(c, c.run_seed),
               "drawn as in `uniform`, once for the whole run", "ablation of the draw per batch"),
-    Selection("influence", _least_influence,
-              "the k of least block influence; ties: the lowest index", "Men et al. 2024, ShortGPT"),
+    Selection("influence", lambda c: _least(c, c.count), "the k of least block influence; ties: the lowest index",
+              "Men et al. 2024, ShortGPT", measure="block"),
+    Selection("least_half", lambda c: _drawn(c, c.batch_seed, _least(c, _half(len(c.eligible)))),
+              "drawn for each batch from the half (rounded up) of least ablation influence", "ours",
+              reach=_half, measure="ablation"),
+    Selection("least", lambda c: _least(c, c.count),
+              "the k of least ablation influence, for the whole run; ties: the lowest index", "ours",
+              measure="ablation"),
+    Selection("adaptive", lambda c: _drawn(c, c.batch_seed),
+              "drawn as in `uniform`, but as many, up to k, as keep the effective sample size above a target", "ours",
+              adapts=True),
 ):  # fmt: skip
     register(_entry)

@@ -14,14 +14,7 @@ import torch
 from torch import Tensor
 
 from nested_reft.core.advantages import BASELINES
-from nested_reft.core.corrections import (
-    Ratios,
-    check_logps,
-    correction_named,
-    importance_weights,
-    log_ratio,
-    ppo_clip,
-)
+from nested_reft.core.corrections import Ratios, check_logps, correction_named, importance_weights, log_ratio, ppo_clip
 
 UNCLIPPED = {"clip_low": math.inf, "clip_high": math.inf}
 NORMALISATIONS = ("grpo", "dr_grpo", "bnpo", "dapo")
@@ -105,17 +98,10 @@ def token_scale(
 
 
 def policy_loss(
-    objective: Objective,
-    logp_target: Tensor,
-    logp_behavior: Tensor,
-    mask: Tensor,
-    advantages: Tensor,
-    *,
-    max_new_tokens: int,
-    scale: Tensor | None = None,
-    logp_old: Tensor | None = None,
+    objective: Objective, logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, advantages: Tensor, *,
+    max_new_tokens: int, scale: Tensor | None = None, logp_old: Tensor | None = None,
     logp_reference: Tensor | None = None,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """Loss whose gradient is minus the corrected policy gradient, and metrics (means over the mask's tokens).
 
     Term of token t, with A the advantage and r = pi / pi_old:

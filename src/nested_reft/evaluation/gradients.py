@@ -11,7 +11,6 @@ subset of the parameters, the same for all gradients, so that memory does not gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
-from nested_reft.engine.influence import layer_influence
+from nested_reft.engine.influence import influence_of
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.lengths import check_policy_lengths
@@ -111,9 +110,15 @@ def make_objective(correction: str, params: Mapping[str, float], settings: Gradi
 
 
 def measure_gradients(
-    settings: GradientSettings, policy: Policy, problems: Sequence[Problem], report: Callable[[int], None]
+    settings: GradientSettings,
+    policy: Policy,
+    problems: Sequence[Problem],
+    report: Callable[[int], None],
+    influence: Tensor | None = None,
 ) -> dict[str, Any]:
-    """The gradient record of one size and skip; `report` is called with each finished batch."""
+    """The gradient record of one size and skip; `report` is called with each finished batch. `influence` (L,) is the
+    ablation influence, if the strategy reads it.
+    """
     options, model = settings.gradients, policy.model
     if settings.gradient_checkpointing:
         enable_activation_checkpointing(model)
@@ -139,7 +144,7 @@ def measure_gradients(
             settings.border,
             batch_seed=derive_seed("gradient-layers", options.seed, batch),
             run_seed=derive_seed("gradient-layers", options.seed),
-            influence=partial(layer_influence, model, prompt_ids, prompt_mask),
+            influence=influence_of(settings.strategy, model, prompt_ids, prompt_mask, influence),
         )
         for name, gradients in sets.items():
             with compute_dtype(model, settings.dtype):

@@ -11,7 +11,7 @@ from pathlib import Path
 from nested_reft.config.experiment import Config, all_runs, benchmark_batches, job_resources, problem_sets, stages
 from nested_reft.config.resources import JobKind
 from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubModel, HubProblems
-from nested_reft.core.layer_selection import num_skipped
+from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 from nested_reft.planning.costs import Batch, Costs, Machine, Work, trained_parameters
 from nested_reft.planning.shapes import Shape
 from nested_reft.report.registry import FIGURES, PAGES
@@ -56,8 +56,10 @@ class Jobs:
 
 
 def other_jobs(config: Config) -> int:
-    """How many jobs make data, tables, figures and pages."""
-    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(FIGURES) + len(PAGES)
+    """How many jobs make data, tables, figures and pages, or measure ablation influence; none is given hours."""
+    measured = any(SELECTIONS[run.strategy].measure == "ablation" for run in all_runs(config))
+    influence = len(config.sizes) if measured else 0
+    return sum(map(len, problem_sets(config).values())) + influence + OTHER_JOBS + len(FIGURES) + len(PAGES)
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:

@@ -16,8 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.run import Run
+from nested_reft.config.strict import settings_hash
 from nested_reft.config.training import Training, TrainSettings
 from nested_reft.core.corrections import correction_named
+from nested_reft.core.layers import decoder_layers
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import enable_activation_checkpointing
@@ -31,6 +33,7 @@ from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.training.accumulation import NotFiniteError
 from nested_reft.training.adapter import add_adapter
+from nested_reft.training.adaptive import layers_at_most
 from nested_reft.training.batches import batch_indices
 from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.metrics import save_batch, step_alarms, step_row
@@ -55,6 +58,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     world: World = SINGLE_PROCESS,
     code: str = "",
+    influence: Tensor | None = None,
 ) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
@@ -68,6 +72,7 @@ def train(
         stop: asked before each step; if true, what is not saved yet is saved and StoppedError raised.
         world: if of several processes, each calls this with the same arguments and gets the same model and metrics.
         code: the digest of the sources; a checkpoint that other sources made is not continued.
+        influence: ablation influence (L,) of the policy, if the run's strategy reads it; likewise.
 
     Raises:
         StoppedError, NumericalError, WorldError; StorageError for a checkpoint that cannot be written.
@@ -79,13 +84,14 @@ def train(
     # The policy that the run started from; a copy, since the model is about to change.
     reference = copy.deepcopy(policy.model).requires_grad_(False) if objective.kl_coefficient else None
     adapter = add_adapter(policy.model, training.lora, derive_seed("adapter", run.seed)) if training.lora else None
-    learner = make_learner(policy, training, objective, reference, world)
-    step_settings = make_step_settings(run, training)
+    learner = make_learner(policy, training, objective, reference, world, influence)
+    step_settings, num_layers = make_step_settings(run, training), len(decoder_layers(policy.model))
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, training.max_new_tokens, "training.max_new_tokens")
-    owner = Owner(settings.key, code)
+    measured = "" if influence is None else settings_hash(str(influence.tolist()))
+    owner = Owner(settings.key + measured, code)
     found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log, world)
     progress = found or TrainingState(0, 0.0, [])
     refresh_replica(learner)
@@ -110,12 +116,13 @@ def train(
                 rewards = rollout_rewards(policy, rollout, batch_problems[share])
             return rewards
 
+        at_most = layers_at_most(run, settings.adapt, num_layers, progress.metrics)
         clock = PhaseClock(policy.model.device)
         set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)
         try:
             with compute_dtype(policy.model, training.dtype):
                 batch, metrics = reft_step(
-                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap
+                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
                 )
         except NotFiniteError as error:
             path = checkpoint_folder / f"not-finite-step{step}.safetensors"
@@ -148,6 +155,7 @@ def make_learner(
     objective: Objective,
     reference: PreTrainedModel | None = None,
     world: World = SINGLE_PROCESS,
+    influence: Tensor | None = None,
 ) -> Learner:
     """What is trained: the policy's model, or a sharded copy, of which the policy's model becomes a replica."""
     if training.gradient_checkpointing:
@@ -155,7 +163,7 @@ def make_learner(
     sharded = training.sharding and world.size > 1
     target = sharded_copy(policy.model, training.dtype, world) if sharded else policy.model
     optimizer = make_optimizer(target, training.learning_rate, training.weight_decay)
-    return Learner(policy, target, optimizer, objective, reference, world)
+    return Learner(policy, target, optimizer, objective, reference, world, influence)
 
 
 def refresh_replica(learner: Learner) -> None:

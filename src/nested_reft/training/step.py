@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.core.rollout import Rollout
-from nested_reft.engine.influence import layer_influence
+from nested_reft.engine.influence import influence_of
 from nested_reft.engine.logp import completion_logp
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
@@ -34,7 +33,7 @@ class Learner:
     """What a run trains, and with what; the same for all its steps.
 
     policy: samples; its model is the target, or a replica of it if the target is sharded. reference: the policy that
-    the run started from, if the objective has a KL term.
+    the run started from, if the objective has a KL term. influence: ablation influence (L,), if the strategy reads it.
     """
 
     policy: Policy
@@ -43,6 +42,7 @@ class Learner:
     objective: Objective
     reference: PreTrainedModel | None = None
     world: World = SINGLE_PROCESS
+    influence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,19 @@ def reft_step(
     prompts: Sequence[list[int]],
     reward: Callable[[Rollout, slice], Tensor],
     lap: Callable[[str], None] = lambda phase: None,
+    at_most: int | None = None,
 ) -> tuple[Batch, dict[str, float]]:
     """Step `step` (from 1) on the tokens of P prompts: its batch and metrics. `reward` grades the rollout of a slice of
-    them, `lap` is told when rollout and reward end. Raises NotFiniteError before an update that is not finite.
+    them, `lap` hears of the ends of rollout and reward, `at_most` bounds k. NotFiniteError: an update is not finite.
     """
     policy, objective, world = learner.policy, learner.objective, learner.world
     prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)
     share = world.share(len(prompts))  # the problems whose completions this process samples
     # 1. Draw the layers that this batch's rollouts leave out.
     skipped = choose_skipped_layers(
-        settings.strategy, len(decoder_layers(policy.model)), settings.skip_percent, settings.border,
+        settings.strategy, len(decoder_layers(policy.model)), settings.skip_percent, settings.border, at_most=at_most,
         batch_seed=derive_seed("layers", settings.seed, step), run_seed=derive_seed("layers", settings.seed),
-        influence=partial(layer_influence, policy.model, prompt_ids, prompt_mask),
+        influence=influence_of(settings.strategy, policy.model, prompt_ids, prompt_mask, learner.influence),
     )  # fmt: skip
     # 2. The behaviour policy b: a view of the target without them.
     behavior = nested_view(policy.model, skipped).eval()

@@ -1,0 +1,146 @@
+"""Ablation influence from a model's folder to the layers of a run: its record, its file, and what a bad file says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
+from tiny_training import tiny_settings
+
+from nested_reft.cli import main
+from nested_reft.config.influence import InfluenceSettings
+from nested_reft.engine.influence import ablation_influence
+from nested_reft.evaluation.influence import measure_influence
+from nested_reft.tasks import rewards
+from nested_reft.tasks.influence import load_influence
+from nested_reft.tasks.policy import save_policy
+from nested_reft.tasks.prompts import encode_prompts
+from nested_reft.tasks.records import DataError, write_problems
+
+GRADIENTS = {
+    "size": "tiny", "skip": 34, "prompt": PROMPT.model_dump(), "sampling": {}, "border": 1, "max_prompt_tokens": 64,
+    "dtype": "float32", "device": "cpu", "strategy": "least", "max_new_tokens": 3, "problems_per_micro_batch": None,
+    "gradient_checkpointing": False, "update_clip_low": 0.2, "update_clip_high": 0.2,
+    "gradients": {"batches": 4, "problems_per_batch": 2, "completions_per_problem": 2, "corrections": {"unit": {}}},
+}  # fmt: skip
+
+
+def settings(problems: int = 5, **changes: Any) -> InfluenceSettings:
+    fields = {"size": "tiny", "problems": problems, "prompt": PROMPT, "max_new_tokens": 5, "max_prompt_tokens": 64,
+              "dtype": "float32", "device": "cpu"}  # fmt: skip
+    return InfluenceSettings.model_validate(fields | changes)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
+    save_policy(tiny_policy(), tmp_path / "model")
+    write_problems(tmp_path / "problems.jsonl", tiny_problems(12))
+    return ["--policy", str(tmp_path / "model"), "--problems", str(tmp_path / "problems.jsonl")]
+
+
+def test_the_record_is_of_the_first_problems_prompts_alone() -> None:
+    policy, problems = tiny_policy(), tiny_problems(12)
+    prompts = encode_prompts([problem.question for problem in problems[:5]], PROMPT, policy.tokenizer, 64)
+    record = measure_influence(settings(), policy, problems)
+    assert record == {
+        "size": "tiny",
+        "problems": 5,
+        "tokens": sum(map(len, prompts)),
+        "influence": ablation_influence(policy.model, *policy.batch(prompts)).tolist(),
+    }
+    assert len(record["influence"]) == 6
+    assert min(record["influence"]) > 0
+    assert measure_influence(settings(64), policy, problems)["problems"] == 12, "all, if there are fewer"
+
+
+def test_bfloat16_is_close() -> None:
+    exact, rounded = (
+        measure_influence(settings(dtype=dtype), tiny_policy(), tiny_problems(12))["influence"]
+        for dtype in ("float32", "bfloat16")
+    )
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.1, abs=1e-4)
+
+
+def test_a_prompt_that_is_too_long_is_named() -> None:
+    with pytest.raises(DataError, match="28 tokens, more than max_prompt_tokens: 3"):
+        measure_influence(settings(max_prompt_tokens=3), tiny_policy(), tiny_problems(12))
+
+
+def test_the_file_decides_the_layers_of_a_run_and_of_the_gradients(inputs: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "influence.json"
+    assert main(["influence", "--settings", settings().canonical_json(), *inputs, "--output", str(path)]) == 0
+    values = json.loads(path.read_text(encoding="utf-8"))["influence"]
+    least = sorted(sorted(range(1, 5), key=values.__getitem__)[:2])
+    outputs = [part for name in ("checkpoints", "output", "metrics", "manifest") for part in (f"--{name}", name)]
+    outputs = [part if part.startswith("--") else str(tmp_path / part) for part in outputs]
+    run = ["train", "--settings", tiny_settings(strategy="least").canonical_json(), *inputs, *outputs]
+    assert main([*run, "--influence", str(path)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics").read_text(encoding="utf-8").splitlines()]
+    assert [row["skipped_layers"] for row in rows] == [least] * 6
+    gradients = ["gradients", "--settings", json.dumps(GRADIENTS), *inputs, "--output", str(tmp_path / "gradients")]
+    assert main([*gradients, "--influence", str(path)]) == 0
+
+
+@pytest.mark.parametrize("command", ["train", "gradients"])
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["influence.json: is missing", "nested-reft influence"]),
+        ('{"influence": [0.1, 0.2]}', ["influence.json: has 2 layers, but the model has 6", "delete the file"]),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line(
+    command: str, content: str | None, parts: list[str], inputs: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "influence.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    text = tiny_settings(strategy="least_half").canonical_json() if command == "train" else json.dumps(GRADIENTS)
+    names = ("checkpoints", "output", "metrics", "manifest") if command == "train" else ("output",)
+    outputs = [part for name in names for part in (f"--{name}", str(tmp_path / name))]
+    for option in (["--influence", str(path)], []):
+        assert main([command, "--settings", text, *inputs, *outputs, *option]) == 1
+        output = capsys.readouterr().out
+        assert output.count("\n") == 1
+        assert output.startswith(f"nested-reft {command}: error: ")
+        expected = parts if option else ["needs --influence, a file that `nested-reft influence` writes"]
+        assert [part for part in expected if part not in output] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not a record of influence"),
+        ("[1]", "is not a record of influence"),
+        ("{}", "is not a record of influence"),
+        ('{"influence": [0.1, NaN]}', "must be a list of finite numbers"),
+        ('{"influence": [0.1, "x"]}', "must be a list of finite numbers"),
+        ('{"influence": 0.1}', "must be a list of finite numbers"),
+        ('{"influence": [true, 1]}', "must be a list of finite numbers"),
+        ('{"influence": [0.1, 0.2, 0.3]}', "has 3 layers, but the model has 2"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_remedy(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "influence.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        load_influence("least", path, 2)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("delete the file to make it again")
+    assert load_influence("uniform", path, 2) is None, "it is read only for a strategy that needs it"
+
+
+def test_numbers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    values = [math.pi, 1e-9, 3]
+    (tmp_path / "influence.json").write_text(json.dumps({"influence": values}), encoding="utf-8")
+    found = load_influence("least_half", tmp_path / "influence.json", 3)
+    assert found is not None
+    assert torch.equal(found, torch.tensor(values, dtype=torch.float64))
