@@ -1,6 +1,6 @@
 """How often the intervals of accuracies and of their differences hold the truth, by simulation.
 
-    python tools/interval_coverage.py                 # the whole grid, about a quarter of an hour
+    python tools/interval_coverage.py                 # the whole grid, a few minutes
     python tools/interval_coverage.py --repeats 100   # a trial
 
 One accuracy: seeds and problems vary. A seed's accuracy is drawn about the true one with a standard deviation, and

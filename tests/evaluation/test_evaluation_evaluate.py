@@ -110,6 +110,22 @@ def test_no_answer_depends_on_the_batch(graded: list[tuple[str, str]]) -> None:
     assert len({response for response, _ in answers[0][1]}) > 20  # the samples do differ among problems
 
 
+@pytest.mark.parametrize("width", [16, 128])
+def test_threads_change_no_answer_here(graded: list[tuple[str, str]], width: int) -> None:
+    """They change the rounding of probabilities, which turns a token over only if two are equal to about 1e-6."""
+    policy, problems, answers = tiny_policy(width=width, feed_forward=2 * width), tiny_problems(10), []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            graded.clear()
+            torch.set_num_threads(threads)
+            record = evaluate(settings(batch_problems=10), policy, "one", problems)
+            answers.append((record["items"], list(graded)))
+    finally:
+        torch.set_num_threads(before)
+    assert answers[0] == answers[1]
+
+
 def test_two_problems_with_the_same_question_get_samples_of_their_own(graded: list[tuple[str, str]]) -> None:
     problems = tiny_problems(1)
     evaluate(settings(), tiny_policy(), "one", [problems[0], replace(problems[0], id="again")])

@@ -22,9 +22,10 @@ MODEL = ScratchModel(
 )  # fmt: skip
 
 
-def tiny_policy(seed: int = 0) -> Policy:
+def tiny_policy(seed: int = 0, **changes: int) -> Policy:
+    """An untrained model, `changes` made to its settings."""
     tokenizer = build_tokenizer(PROMPT)
-    model = build_model(MODEL, tokenizer, seed).eval()
+    model = build_model(MODEL.model_copy(update=changes), tokenizer, seed).eval()
     return Policy(model, tokenizer, (tokenizer.eos_token_id,), tokenizer.pad_token_id)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,3 +284,8 @@ def test_each_benchmark_tests_what_its_name_says(laptop: Config) -> None:
     tuned = {word for p in generate_problems(laptop.datasets["stories"], "train", "s") for word in p.question.split()}
     for problem in drawn["phrasing"]:
         assert set(problem.question.split()) - tuned - set(map(str, range(100)))
+
+
+def test_no_number_of_threads_matters_since_torch_is_not_loaded() -> None:
+    code = "import sys, nested_reft.commands.generate; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -40,8 +40,9 @@ class Config(Strict):
     GPU where the workflow is started, and otherwise `cpu`: started on another kind of machine, it runs everything
     again."""
     threads_per_job: Positive = 1
-    """CPU threads per job; as many jobs run in parallel as there are cores for. Jobs side by side change no number;
-    another number of threads rounds sums differently, as another machine does."""
+    """CPU threads per job; as many jobs run in parallel as there are cores for. Jobs side by side change no number.
+    The same number of threads gives the same bits; another one rounds sums differently, as another machine does
+    (docs/reliability.md)."""
     sizes: dict[Name, Model] = Field(min_length=1)
     """The models by name, in the order of all tables and figures."""
     datasets: dict[Name, Problems] = Field(min_length=1)
