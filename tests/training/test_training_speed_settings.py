@@ -85,15 +85,15 @@ def test_threads_change_no_more_than_the_rounding(tmp_path: Path, width: int) ->
     assert largest_difference(one, two) < LEARNING_RATE / 10
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_jobs_side_by_side_change_no_number(tmp_path: Path, start: str) -> None:
-    """`spawn` starts an interpreter for each job, as the pipeline does, which takes longer than the training."""
+@pytest.mark.slow
+def test_jobs_side_by_side_change_no_number(tmp_path: Path) -> None:
+    """Each job is an interpreter of its own, as in the pipeline; to start them takes longer than the training."""
 
     def run_together(**seeds: int) -> None:
         jobs = []
         for name, seed in seeds.items():
             (tmp_path / name).mkdir()
-            jobs.append(multiprocessing.get_context(start).Process(target=write_trained, args=(tmp_path / name, seed)))
+            jobs.append(multiprocessing.get_context("spawn").Process(target=write_trained, args=(tmp_path / name, seed)))
             jobs[-1].start()
         for job in jobs:
             job.join()
