@@ -90,11 +90,11 @@ def test_jobs_side_by_side_change_no_number(tmp_path: Path) -> None:
     """Each job is an interpreter of its own, as in the pipeline; to start them takes longer than the training."""
 
     def run_together(**seeds: int) -> None:
-        jobs = []
-        for name, seed in seeds.items():
+        spawn = multiprocessing.get_context("spawn")
+        jobs = [spawn.Process(target=write_trained, args=(tmp_path / name, seed)) for name, seed in seeds.items()]
+        for name, job in zip(seeds, jobs, strict=True):
             (tmp_path / name).mkdir()
-            jobs.append(multiprocessing.get_context("spawn").Process(target=write_trained, args=(tmp_path / name, seed)))
-            jobs[-1].start()
+            job.start()
         for job in jobs:
             job.join()
         assert [job.exitcode for job in jobs] == [0] * len(jobs)
