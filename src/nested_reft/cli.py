@@ -76,7 +76,9 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         ("policy", "problems", "output"))  # fmt: skip
     add("influence", "what leaving out each layer does to the next token", "InfluenceSettings",
         ("policy", "problems", "output"))  # fmt: skip
-    for name in ("train", "gradients"):
+    add("nestability", "how far nested rollouts are from the model", "NestabilitySettings",
+        ("policy", "problems", "output"))  # fmt: skip
+    for name in ("train", "gradients", "nestability"):
         commands.choices[name].add_argument(
             "--influence", type=Path, metavar="PATH", help="what `influence` wrote, for strategies that read it"
         )
@@ -97,7 +99,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    for name in ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients", "influence"):
+    for name in ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 

@@ -174,7 +174,10 @@ def test_another_judgement_measures_no_gradient_again() -> None:
 
 def test_the_text_of_the_influence_changes_no_run_s_settings() -> None:
     config, other = parse_config(VALID), parse_config(changed("layer_choice", {"influence_problems": 3}))
-    assert (influence_settings(config, "tiny").problems, influence_settings(other, "tiny").problems) == (64, 3)
+    assert (
+        influence_settings(config, "tiny", "pretrained").problems,
+        influence_settings(other, "tiny", "pretrained").problems,
+    ) == (64, 3)
     run = run_table(config)[-1]
     assert train_settings(config, run) == train_settings(other, run)
 

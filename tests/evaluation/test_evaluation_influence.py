@@ -31,8 +31,8 @@ GRADIENTS = {
 
 
 def settings(problems: int = 5, **changes: Any) -> InfluenceSettings:
-    fields = {"size": "tiny", "problems": problems, "prompt": PROMPT, "max_new_tokens": 5, "max_prompt_tokens": 64,
-              "dtype": "float32", "device": "cpu"}  # fmt: skip
+    fields = {"size": "tiny", "stage": "pretrained", "problems": problems, "prompt": PROMPT, "max_new_tokens": 5,
+              "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu"}  # fmt: skip
     return InfluenceSettings.model_validate(fields | changes)
 
 
@@ -50,6 +50,7 @@ def test_the_record_is_of_the_first_problems_prompts_alone() -> None:
     record = measure_influence(settings(), policy, problems)
     assert record == {
         "size": "tiny",
+        "stage": "pretrained",
         "problems": 5,
         "tokens": sum(map(len, prompts)),
         "influence": ablation_influence(policy.model, *policy.batch(prompts)).tolist(),

@@ -14,7 +14,8 @@ from nested_reft.cli import main
 from nested_reft.config.experiment import load_config
 from nested_reft.config.sources import GeneratedProblems, HubProblems
 from nested_reft.planning.costs import Machine
-from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_disk, plan_jobs, problem_count
+from nested_reft.planning.disk import plan_disk
+from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, problem_count
 from nested_reft.planning.shapes import model_shape
 from nested_reft.tasks.hub_lock import HubLock, read_lock
 
@@ -62,10 +63,33 @@ def test_a_warmup_costs_its_batches_and_leaves_a_model() -> None:
     assert shape is not None
     flops = shape.flops(16 * 20, 10.5, 0) + shape.flops(16 * 48, 20 + 24, 16 * 48)
     assert job.work is not None
-    assert job.work.flops == pytest.approx(280 * 3 * flops)
-    assert job.work.seconds == pytest.approx(280 * 3 * flops / 1e12)
+    # Two of them: with layer drop, and without it to compare.
+    assert job.count == 2
+    assert job.work.flops == pytest.approx(2 * 280 * 3 * flops)
+    assert job.work.seconds == pytest.approx(2 * 280 * 3 * flops / 1e12)
     disk = plan_disk(config, "135m", shape)
-    assert disk.total == disk.model + 4 * shape.parameters + 18 * disk.policy
+    assert disk.total == disk.model + 2 * 4 * shape.parameters + 18 * disk.policy
+
+
+def test_nestability_costs_its_rollouts_and_influence_a_pass_a_layer() -> None:
+    """Prompts of 20 tokens, completions of up to 48; on a machine that is never idle and reads for nothing."""
+    path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
+    jobs = {job.kind: job for job in jobs_of(path, HubLock(), assumed)}
+    config = load_config(path)
+    shape = model_shape(config, "135m", Path("nowhere"))
+    assert shape is not None
+    assert (jobs["influence"].count, jobs["nestability"].count) == (3, 3 * 4)
+    influence, nestability = jobs["influence"].work, jobs["nestability"].work
+    assert influence is not None
+    assert nestability is not None
+    assert influence.flops == pytest.approx(3 * 31 * shape.flops(16 * 20, 10.5, 16 * 20))
+    prompts, rows, context = 8 * 20, 16, 20 + 24
+    score = shape.flops(prompts, 10.5, 0) + shape.flops(rows * 48, context, rows * 48)
+    total = 0.0
+    for ways, skipped in ((1, 0), (3, 2), (3, 3), (3, 4)):
+        rollout = shape.flops(prompts, 10.5, 8, skipped) + shape.flops(rows * 47, context, rows * 47, skipped)
+        total += ways * 8 * (rollout + score)
+    assert nestability.flops == pytest.approx(3 * total)
 
 
 @pytest.mark.parametrize("source", [{"source": "package", "package": "a==1"}, {"source": "gguf", "path": "a.gguf"}])

@@ -14,8 +14,8 @@ from nested_reft.config.training import Training
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine import logp
 from nested_reft.engine.logp import completion_logp
+from nested_reft.planning.disk import Disk
 from nested_reft.planning.memory import Gpus, layer_activations, plan_memory
-from nested_reft.planning.plan import Disk
 from nested_reft.planning.shapes import Shape
 from nested_reft.tasks.policy import save_policy
 from nested_reft.training.checkpoint import Owner, TrainingState, save_checkpoint

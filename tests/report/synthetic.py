@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nested_reft.config.experiment import Config, all_runs, parse_config, stages
+from nested_reft.config.experiment import Config, all_runs, measured_models, parse_config, stages
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.report.collect.records import StepRecord
 
@@ -51,7 +51,7 @@ def make_config(
     corrections: tuple[str, ...] = ("base", "unit", "retrace"), seeds: tuple[int, ...] = (1, 2, 3), steps: int = 10,
     experiment: str = "laptop", strategies: tuple[str, ...] = ("uniform",),
     gradients: tuple[str, ...] = ("base", "is_sequence"), batches: int = 16,
-    skips_of: Mapping[str, list[int]] | None = None, warmup: bool = False,
+    skips_of: Mapping[str, list[int]] | None = None, warmup: bool = False, nestability: bool = False,
 ) -> Config:  # fmt: skip
     """A valid config with that many of each; `skips_of` names corrections that are run at some skips only."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
@@ -81,6 +81,11 @@ def make_config(
         settings["warmup"] = {
             "datasets": {"solved": problems}, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4,
         }  # fmt: skip
+    if nestability:
+        settings["nestability"] = {
+            "batches": 4, "problems_per_batch": 2, "completions_per_problem": 2, "without_layer_drop": warmup,
+        }  # fmt: skip
+        settings.get("warmup", {})["layer_drop"] = 0.1
     if len(strategies) > 1:
         settings["layer_choice"] = {"strategies": strategies, "skip": max(skips), "correction": corrections[-1]}
     return parse_config(settings)
@@ -100,6 +105,9 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
             if skip:
                 record = gradient_record(config, size, skip, effects, np.random.default_rng([skip, len(size)]))
                 write(root / "gradients" / size / f"skip{skip}.json", json.dumps(record))
+            for place, stage in enumerate(measured_models(config)):
+                found = nestability_record(config, size, stage, skip, 2.0**-place)
+                write(root / "nestability" / stage / size / f"skip{skip}.json", json.dumps(found))
     write(root / "exact.json", json.dumps({"rows": exact_rows()}))
     for run in all_runs(config):
         mean = effects.pretrained + effects.learned - effects.cost * run.skip / 100 + rng.normal(0, effects.noise)
@@ -169,6 +177,21 @@ def gradient_sets(
 
     corrected = {name: estimates(effects.bias.get(name, 0.0), effects.variance.get(name, 1.0)) for name in names}
     return estimates(0, 1), estimates(0, 1), corrected
+
+
+def nestability_record(config: Config, size: str, stage: str, skip: int, factor: float) -> dict[str, Any]:
+    """Batch n of way w has `factor` times the KL 0.01 * skip / w * n, and the ESS exp(-KL)."""
+    assert config.nestability is not None
+    ways = config.nestability.strategies if skip else config.nestability.strategies[:1]
+    strategies: dict[str, list[dict[str, Any]]] = {}
+    for way, strategy in enumerate(ways, start=1):
+        kls = [factor * 0.01 * skip / way * number for number in range(1, config.nestability.batches + 1)]
+        strategies[strategy] = [
+            {"skipped_layers": list(range(1, 1 + round(skip / 10))), "tokens": 30, "reward": 0.5 - skip / 100,
+             "kl_k1": kl, "kl_k3": kl, "ess": float(np.exp(-kl)), "ess_sequence": float(np.exp(-8 * kl))}
+            for kl in kls
+        ]  # fmt: skip
+    return {"size": size, "stage": stage, "skip": skip, "num_layers": 10, "completions": 4, "strategies": strategies}
 
 
 def exact_rows() -> list[dict[str, Any]]:

@@ -38,13 +38,21 @@ def test_it_is_planned_once_and_evaluated(pipeline: Pipeline) -> None:
 
 @pytest.mark.slow
 def test_the_whole_experiment_with_a_warmup(pipeline: Pipeline, tmp_path: Path) -> None:
-    config = pipeline.write_config(warmup_config())
+    measured = {"batches": 2, "problems_per_batch": 2, "completions_per_problem": 2, "without_layer_drop": True}
+    config = pipeline.write_config(warmup_config() | {"nestability": measured})
     done = pipeline.call(config=config, record=tmp_path / "imports")
     assert done.code == 0, done.output
     results = pipeline.results("tiny")
     manifest = json.loads((results / "warmed_up/tiny.json").read_text(encoding="utf-8"))
     assert [row["step"] for row in manifest["metrics"]] == [1, 2, 3, 4]
     assert (manifest["solutions"], manifest["solutions_right"]) == (32, 32)
+    without = json.loads((results / "warmed_up_without_layer_drop/tiny.json").read_text(encoding="utf-8"))
+    assert any(row["dropped_layers"] for row in manifest["metrics"])
+    assert not any(row["dropped_layers"] for row in without["metrics"])
+    nestability = pd.read_csv(results / "tables/nestability_batches.csv")
+    # 3 models x (one way at skip 0 and three at 17) x 2 batches
+    assert len(nestability) == 24
+    assert (results / "figures/nestability.svg").exists()
     assert not list((results / "checkpoints").rglob("*.safetensors"))
 
     runs = pd.read_csv(results / "tables/runs.csv")
@@ -59,9 +67,11 @@ def test_the_whole_experiment_with_a_warmup(pipeline: Pipeline, tmp_path: Path) 
 
     assert pipeline.call(config=config).jobs == {}
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "imports").iterdir()]
-    (imported,) = (set(record["modules"]) for record in records if record["arguments"][0] == "warmup")
-    assert imported <= imported_modules("nested_reft.commands.warmup")
+    for command, jobs in (("warmup", 2), ("influence", 3), ("nestability", 6)):
+        imported = [set(record["modules"]) for record in records if record["arguments"][0] == command]
+        assert len(imported) == jobs
+        assert set.union(*imported) <= imported_modules(f"nested_reft.commands.{command}")
     pipeline.edit("training/warmup.py")
-    jobs = pipeline.dry_run(config=config).jobs
-    assert "model" not in jobs
-    assert (jobs["warmup"], jobs["train"], jobs["evaluate"]) == (1, 3, 4)
+    planned = pipeline.dry_run(config=config).jobs
+    assert "model" not in planned
+    assert (planned["warmup"], planned["train"], planned["evaluate"]) == (2, 3, 4)

@@ -5,12 +5,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from nested_reft.config.run import PRETRAINED, WARMED_UP
+from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP
 from nested_reft.config.sources import FetchedModel, HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.experiment import (
     all_runs,
     benchmark_batches,
+    measured_models,
     parse_config,
     problem_sets,
     read_settings,
@@ -70,7 +71,8 @@ SKIPS = sorted({0, *CONFIG.skips})
 PROBLEMS = problem_sets(CONFIG)
 # What reinforcement starts from, and all that is measured without it: the model as it came, or after the warm-up.
 STAGE = stages(CONFIG)[-1]
-STAGE_FOLDERS = {PRETRAINED: "models", WARMED_UP: "warmed_up"}
+WARMUPS = (WARMED_UP, WITHOUT_LAYER_DROP)
+STAGE_FOLDERS = {PRETRAINED: "models", **{name: name for name in WARMUPS}}
 START = f"{RESULTS}/{STAGE_FOLDERS[STAGE]}/{{size}}"
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
 
@@ -95,6 +97,8 @@ CONSTRAINTS = dict(
     benchmark=one_of(CONFIG.benchmarks),
     correction=one_of(CORRECTIONS),
     skip=one_of(SKIPS),
+    warmup=one_of(WARMUPS),
+    stage=one_of(STAGE_FOLDERS),
     # Which layers are left out: skip25, or skip25-static if they are not drawn uniformly for each batch.
     rollout=one_of(dict.fromkeys(run.rollout for run in RUNS)),
     seed=one_of(CONFIG.seeds),
@@ -211,10 +215,16 @@ def lock_file():
     return [local(LOCK)]
 
 
-def influence_of(strategy, size):
-    """The ablation influence of a size's layers, if this way to choose layers reads it; other jobs do not wait for it."""
-    reads = SELECTIONS[strategy].measure == "ablation"
-    return [f"{RESULTS}/influence/{size}.json"] if reads else []
+def stage_folder(wildcards):
+    """The folder of a model that is measured before any reinforcement."""
+    return f"{RESULTS}/{STAGE_FOLDERS[wildcards.stage]}/{wildcards.size}"
+
+
+def influence_of(strategies, size, stage=STAGE):
+    """The ablation influence of a model's layers, if one of these ways to choose layers reads it; other jobs do not wait
+    for it."""
+    reads = any(SELECTIONS[name].measure == "ablation" for name in strategies)
+    return [f"{RESULTS}/influence/{stage}/{size}.json"] if reads else []
 
 
 def influence_option(wildcards, input):
@@ -253,6 +263,15 @@ def all_gradients():
         for size in CONFIG.sizes
         for skip in SKIPS
         if skip
+    ]
+
+
+def all_nestability():
+    return [
+        f"{RESULTS}/nestability/{stage}/{size}/skip{skip}.json"
+        for stage in measured_models(CONFIG)
+        for size in CONFIG.sizes
+        for skip in SKIPS
     ]
 
 

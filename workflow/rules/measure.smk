@@ -31,32 +31,32 @@ rule throughput:
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
-# What leaving out each layer does to the next token of the model that reinforcement starts from, on prompts alone.
+# What leaving out each layer of a model does to its next token, on prompts alone.
 rule influence:
     input:
         sources("influence"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
-        policy=START,
+        policy=stage_folder,
         problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
     output:
-        f"{RESULTS}/influence/{{size}}.json",
+        f"{RESULTS}/influence/{{stage}}/{{size}}.json",
     log:
-        f"{RESULTS}/logs/influence/{{size}}.log",
+        f"{RESULTS}/logs/influence/{{stage}}/{{size}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/influence/{{size}}.tsv"
+        f"{RESULTS}/benchmarks/influence/{{stage}}/{{size}}.tsv"
     conda:
         ENVIRONMENT
     threads: CONFIG.threads_per_job
     resources:
-        mem_mb=asks_for("gradients", "mem_mb"),
-        runtime=asks_for("gradients", "runtime"),
-        gpu=gpus("gradients"),
+        mem_mb=asks_for("influence", "mem_mb"),
+        runtime=asks_for("influence", "runtime"),
+        gpu=gpus("influence"),
     params:
         settings=lambda wildcards: jobs.influence_settings(
-            CONFIG, wildcards.size
+            CONFIG, wildcards.size, wildcards.stage
         ).canonical_json(),
     message:
-        "Influence of each layer: {wildcards.size}"
+        "Influence of each layer: {wildcards.size}, {wildcards.stage}"
     shell:
         ON_GPU
         + "nested-reft influence --settings {params.settings:q} --threads {threads}"
@@ -71,7 +71,7 @@ rule gradients:
         policy=START,
         problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
         influence=lambda wildcards: influence_of(
-            CONFIG.layer_choice.strategies[0], wildcards.size
+            CONFIG.layer_choice.strategies[:1], wildcards.size
         ),
     output:
         f"{RESULTS}/gradients/{{size}}/skip{{skip}}.json",
@@ -99,7 +99,46 @@ rule gradients:
         " --policy {input.policy} --problems {input.problems} --output {output} {params.influence} {input.influence} 2> {log}"
 
 
-# The same without sampling: sums over all completions of a policy small enough to enumerate. Needs no data or model.
+if CONFIG.nestability:
+
+    # How far nested rollouts of a model are from it, before any reinforcement.
+    rule nestability:
+        input:
+            sources("nestability"),
+            checked=ancient(f"{RESULTS}/data/checked.json"),
+            policy=stage_folder,
+            problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+            influence=lambda wildcards: influence_of(
+                CONFIG.nestability.strategies, wildcards.size, wildcards.stage
+            ),
+        output:
+            f"{RESULTS}/nestability/{{stage}}/{{size}}/skip{{skip}}.json",
+        log:
+            f"{RESULTS}/logs/nestability/{{stage}}/{{size}}/skip{{skip}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/nestability/{{stage}}/{{size}}/skip{{skip}}.tsv"
+        conda:
+            ENVIRONMENT
+        threads: CONFIG.threads_per_job
+        resources:
+            mem_mb=asks_for("nestability", "mem_mb"),
+            runtime=asks_for("nestability", "runtime"),
+            gpu=gpus("nestability"),
+        params:
+            settings=lambda wildcards: jobs.nestability_settings(
+                CONFIG, wildcards.size, wildcards.stage, int(wildcards.skip)
+            ).canonical_json(),
+            influence=influence_option,
+        message:
+            "Nestability: {wildcards.size}, {wildcards.stage}, skip {wildcards.skip} %"
+        shell:
+            ON_GPU
+            + "nested-reft nestability --settings {params.settings:q} --threads {threads}"
+            " --policy {input.policy} --problems {input.problems} --output {output}"
+            " {params.influence} {input.influence} 2> {log}"
+
+
+# Bias and variance without sampling: sums over all completions of a policy small enough to enumerate. Needs no data or model.
 rule exact:
     input:
         sources("exact"),

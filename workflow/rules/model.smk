@@ -45,12 +45,12 @@ if CONFIG.warmup:
                 f"{RESULTS}/data/warmup/{{name}}.jsonl", name=CONFIG.warmup.datasets
             ),
         output:
-            policy=directory(f"{RESULTS}/warmed_up/{{size}}"),
-            manifest=f"{RESULTS}/warmed_up/{{size}}.json",
+            policy=directory(f"{RESULTS}/{{warmup}}/{{size}}"),
+            manifest=f"{RESULTS}/{{warmup}}/{{size}}.json",
         log:
-            f"{RESULTS}/logs/warmup/{{size}}.log",
+            f"{RESULTS}/logs/{{warmup}}/{{size}}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/warmup/{{size}}.tsv"
+            f"{RESULTS}/benchmarks/{{warmup}}/{{size}}.tsv"
         priority: 10
         conda:
             ENVIRONMENT
@@ -61,11 +61,11 @@ if CONFIG.warmup:
             gpu=gpus("warmup"),
         params:
             settings=lambda wildcards: jobs.warmup_settings(
-                CONFIG, wildcards.size
+                CONFIG, wildcards.size, wildcards.warmup
             ).canonical_json(),
             checkpoints=f"{PREFIXED_RESULTS}/checkpoints",
         message:
-            "Warm-up: {wildcards.size}"
+            "Warm-up: {wildcards.size}, {wildcards.warmup}"
         shell:
             ON_GPU
             + "nested-reft warmup --settings {params.settings:q} --threads {threads} --policy {input.policy}"

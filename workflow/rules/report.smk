@@ -7,6 +7,7 @@ rule collect:
         of_all_runs("manifest.json"),
         all_throughput(),
         all_gradients(),
+        all_nestability(),
         f"{RESULTS}/exact.json",
     output:
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),

@@ -6,7 +6,7 @@ rule train:
         policy=START,
         problems=f"{RESULTS}/data/train/{{dataset}}.jsonl",
         influence=lambda wildcards: influence_of(
-            run_of(wildcards).strategy, wildcards.size
+            (run_of(wildcards).strategy,), wildcards.size
         ),
     output:
         policy=directory(f"{RESULTS}/runs/{RUN_PATH}/policy"),

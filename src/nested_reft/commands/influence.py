@@ -1,4 +1,4 @@
-"""`nested-reft influence`: ablation influence of each layer of one size."""
+"""`nested-reft influence`: ablation influence of each layer of one model."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def run(options: argparse.Namespace) -> None:
     policy = load_policy(options.policy, device=select_device(settings.device), prompt=settings.prompt)
     record = measure_influence(settings, policy, problems)
     write_json(options.output, record)
-    progress = Progress(f"influence {settings.size}")
+    progress = Progress(f"influence {settings.size} {settings.stage}")
     for layer, value in enumerate(record["influence"]):
         progress.log(f"layer {layer}: {value:.4g} nats per token")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from nested_reft.config.experiment import load_config, with_device
 from nested_reft.planning.costs import Machine
+from nested_reft.planning.disk import plan_disk
 from nested_reft.planning.memory import Gpus, Way, plan_memory
 from nested_reft.planning.options import DEFAULTS
 from nested_reft.planning.pages import assumptions_text, disk_table, jobs_table, memory_table, short_jobs
-from nested_reft.planning.plan import Assumptions, plan_disk, plan_jobs
+from nested_reft.planning.plan import Assumptions, plan_jobs
 from nested_reft.planning.shapes import model_shape
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.tasks.hub_lock import HubLock, find_lock, read_lock

@@ -18,9 +18,10 @@ from nested_reft.config.errors import nearest
 from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.gradients import Gradients
 from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy, split_skips
+from nested_reft.config.nestability import Nestability
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
-from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, Run, Stage
+from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import HubProblems, Model, Pretraining, Problems, Role, ScratchModel
 from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
@@ -76,6 +77,8 @@ class Config(Strict):
     """How the speed of rollouts is measured."""
     gradients: Gradients
     """How bias and variance are measured and judged."""
+    nestability: Nestability | None = Field(None, exclude_if=lambda value: value is None)
+    """How far nested rollouts of the models are from them before reinforcement; null: it is not measured."""
     # Left out of the canonical JSON: requesting more memory must not rerun any job.
     resources: dict[Name, SizeResources] = Field({}, exclude=True)
     """What jobs request from a scheduler, by size; a size that is not named requests the defaults."""
@@ -132,10 +135,13 @@ class Config(Strict):
                 f"skips: {skip} % of the {layers} layers of '{size}' is {count}, but border {border} leaves only "
                 f"{eligible} that may be skipped; lower the skip or the border"
             )
-        for strategy in choice.strategies[:1] if skip != choice.skip else choice.strategies:
+        strategies = {"layer_choice": choice.strategies[:1] if skip != choice.skip else choice.strategies}
+        if self.nestability:
+            strategies["nestability"] = self.nestability.strategies
+        for key, strategy in ((key, name) for key, names in strategies.items() for name in names):
             if count > (most := SELECTIONS[strategy].reach(eligible)):
                 raise ValueError(
-                    f"layer_choice: {skip} % of the {layers} layers of '{size}' is {count}, but '{strategy}' can leave "
+                    f"{key}: {skip} % of the {layers} layers of '{size}' is {count}, but '{strategy}' can leave "
                     f"out only {most} of the {eligible} that border {border} leaves; lower the skip or the border"
                 )
 
@@ -169,6 +175,15 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _layer_drop_can_be_left_out(self) -> Config:
+        if self.nestability and self.nestability.without_layer_drop and not (self.warmup and self.warmup.layer_drop):
+            raise ValueError(
+                "nestability.without_layer_drop: there is no warm-up with layer drop to compare with; remove it, or "
+                "set warmup.layer_drop"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _skips_of_corrections_are_skips(self) -> Config:
         for name, skips in self.skips_of.items():
             for skip in skips:
@@ -198,6 +213,14 @@ def problem_sets(config: Config) -> dict[Role, dict[str, Problems]]:
 def stages(config: Config) -> tuple[Stage, ...]:
     """What a model is before reinforcement, which starts from the last stage."""
     return (PRETRAINED, WARMED_UP) if config.warmup else (PRETRAINED,)
+
+
+def measured_models(config: Config) -> tuple[str, ...]:
+    """The models whose nestability is measured, by stage; none without `nestability`."""
+    if config.nestability is None:
+        return ()
+    without = (WITHOUT_LAYER_DROP,) if config.nestability.without_layer_drop else ()
+    return (PRETRAINED, *without, *stages(config)[1:])
 
 
 def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:

@@ -10,6 +10,7 @@ class InfluenceSettings(Strict):
     """Ablation influence of the layers of one model, on the prompts of the first data set."""
 
     size: str
+    stage: str
     problems: int
     prompt: Prompt
     max_new_tokens: int

@@ -12,7 +12,8 @@ from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, problem_sets
 from nested_reft.config.gradients import GradientMeasurement, GradientSettings
 from nested_reft.config.influence import InfluenceSettings
-from nested_reft.config.run import PRETRAINED, Run, Stage
+from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
+from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import DataSettings, ModelSettings, Role
 from nested_reft.config.strict import Strict
@@ -40,12 +41,13 @@ def model_settings(config: Config, size: str) -> ModelSettings:
     )
 
 
-def warmup_settings(config: Config, size: str) -> WarmupSettings:
+def warmup_settings(config: Config, size: str, stage: str = WARMED_UP) -> WarmupSettings:
     training = config.training
     assert config.warmup is not None, "there is a rule only with a warm-up"
+    warmup = _part(WarmupTraining, config.warmup)
     return WarmupSettings(
         size=size,
-        warmup=_part(WarmupTraining, config.warmup),
+        warmup=warmup.model_copy(update={"layer_drop": 0.0}) if stage == WITHOUT_LAYER_DROP else warmup,
         prompt=config.prompt,
         border=training.border,
         max_new_tokens=training.max_new_tokens,
@@ -119,10 +121,29 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
     )
 
 
-def influence_settings(config: Config, size: str) -> InfluenceSettings:
+def nestability_settings(config: Config, size: str, stage: str, skip: int) -> NestabilitySettings:
+    training = config.training
+    assert config.nestability is not None, "there is a rule only with it"
+    return NestabilitySettings(
+        size=size,
+        stage=stage,
+        skip=skip,
+        nestability=_part(NestabilityMeasurement, config.nestability),
+        prompt=config.prompt,
+        sampling=_part(Sampling, training),
+        border=training.border,
+        max_new_tokens=training.max_new_tokens,
+        max_prompt_tokens=training.max_prompt_tokens,
+        dtype=training.dtype,
+        device=config.device,
+    )
+
+
+def influence_settings(config: Config, size: str, stage: str) -> InfluenceSettings:
     training = config.training
     return InfluenceSettings(
         size=size,
+        stage=stage,
         problems=config.layer_choice.influence_problems,
         prompt=config.prompt,
         max_new_tokens=training.max_new_tokens,

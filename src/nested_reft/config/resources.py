@@ -6,7 +6,7 @@ from typing import Literal
 
 from nested_reft.config.strict import Positive, Strict
 
-JobKind = Literal["model", "warmup", "train", "evaluate", "throughput", "gradients"]
+JobKind = Literal["model", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability"]
 
 
 class JobResources(Strict):
@@ -37,3 +37,7 @@ class SizeResources(Strict):
     """One skip setting."""
     gradients: JobResources = JobResources()
     """One skip setting."""
+    influence: JobResources = JobResources()
+    """The layers of one model."""
+    nestability: JobResources = JobResources()
+    """One model at one skip setting."""

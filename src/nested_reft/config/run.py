@@ -13,6 +13,8 @@ Stage = Literal["pretrained", "warmed_up"]
 PRETRAINED: Stage = "pretrained"
 WARMED_UP: Stage = "warmed_up"
 STAGES: dict[Stage, str] = {PRETRAINED: "pre-trained", WARMED_UP: "warmed-up"}
+# The same warm-up without its layer drop: a model that is only measured.
+WITHOUT_LAYER_DROP = "warmed_up_without_layer_drop"
 
 
 class Run(Strict):

@@ -18,7 +18,7 @@ from nested_reft.tasks.records import Problem
 
 
 def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
-    """The record of one size: `influence` in nats per token by layer, and the prompts and tokens that it is a mean of.
+    """The record of one model: `influence` in nats per token by layer, and the prompts and tokens that it is a mean of.
 
     Raises DataError if a prompt is too long, alone or with a completion.
     """
@@ -30,6 +30,7 @@ def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Seq
         influence = ablation_influence(policy.model, ids, mask)
     return {
         "size": settings.size,
+        "stage": settings.stage,
         "problems": len(prompts),
         "tokens": int(mask.sum()),
         "influence": influence.tolist(),

@@ -26,7 +26,10 @@ from nested_reft.planning.shapes import Shape
 
 # A trained parameter: norm reads g; clipping reads and writes g; AdamW reads p, g, m, v and writes p, m, v.
 OPTIMIZER_VALUES = 10
-OPTIMIZER_BYTES = 4 * OPTIMIZER_VALUES
+FLOAT32 = 4
+VALUE_BYTES = {"float32": FLOAT32, "bfloat16": 2}
+ADAMW_STATES = 2
+OPTIMIZER_BYTES = FLOAT32 * OPTIMIZER_VALUES
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,12 @@ class Costs:
         prompt, new = batch.prompts * batch.prompt_tokens, batch.rows * batch.new_tokens
         context = batch.prompt_tokens + batch.new_tokens / 2
         flops = self.shape.flops(prompt, (batch.prompt_tokens + 1) / 2, 0) + self.shape.flops(new, context, new)
+        return self._phase(flops, self.value_bytes * self.shape.weights_read(), self.shape.layers)
+
+    def read(self, prompts: int, tokens: float) -> Work:
+        """The next token's distribution at every token of prompts."""
+        count = prompts * tokens
+        flops = self.shape.flops(count, (tokens + 1) / 2, count)
         return self._phase(flops, self.value_bytes * self.shape.weights_read(), self.shape.layers)
 
     def update(self, batch: Batch, training: Training) -> Work:

@@ -24,7 +24,7 @@ from typing import Literal
 
 from nested_reft.config.training import Lora, Training
 from nested_reft.engine.grouped_decoder import MAX_WIDTH
-from nested_reft.planning.plan import ADAMW_STATES, FLOAT32, VALUE_BYTES
+from nested_reft.planning.costs import ADAMW_STATES, FLOAT32, VALUE_BYTES
 from nested_reft.planning.shapes import Shape
 
 USABLE = 0.9  # of a GPU's memory: the rest is torch's context and fragmentation

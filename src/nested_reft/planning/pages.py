@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from nested_reft.config.experiment import Config, job_resources
+from nested_reft.planning.disk import Disk
 from nested_reft.planning.memory import USABLE, Gpus, Memory
-from nested_reft.planning.plan import Assumptions, Disk, Jobs, other_jobs
+from nested_reft.planning.plan import Assumptions, Jobs, other_jobs
 
 UNKNOWN = "unknown"
 GB = 1e9

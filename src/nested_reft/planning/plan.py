@@ -1,26 +1,30 @@
-"""The jobs of an experiment, what each costs, and what it leaves on disk."""
+"""The jobs of an experiment, and what each costs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from nested_reft.config.experiment import Config, all_runs, benchmark_batches, job_resources, problem_sets, stages
+from nested_reft.config.experiment import (
+    Config,
+    all_runs,
+    benchmark_batches,
+    job_resources,
+    measured_models,
+    problem_sets,
+    stages,
+)
 from nested_reft.config.resources import JobKind
-from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubModel, HubProblems
+from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubProblems
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
-from nested_reft.planning.costs import Batch, Costs, Machine, Work, trained_parameters
+from nested_reft.planning.costs import VALUE_BYTES, Batch, Costs, Machine, Work
 from nested_reft.planning.shapes import Shape
 from nested_reft.report.registry import FIGURES, PAGES
 from nested_reft.tasks.hub_lock import HubLock
-from nested_reft.training.checkpoint import KEPT
 
-FLOAT32 = 4
-VALUE_BYTES = {"float32": 4, "bfloat16": 2}
-ADAMW_STATES = 2
 OTHER_JOBS = 5  # check, exact, collect, presentation_tables, claims
 
 
@@ -56,10 +60,19 @@ class Jobs:
 
 
 def other_jobs(config: Config) -> int:
-    """How many jobs make data, tables, figures and pages, or measure ablation influence; none is given hours."""
-    measured = any(SELECTIONS[run.strategy].measure == "ablation" for run in all_runs(config))
-    influence = len(config.sizes) if measured else 0
-    return sum(map(len, problem_sets(config).values())) + influence + OTHER_JOBS + len(FIGURES) + len(PAGES)
+    """How many jobs make data, tables, figures and pages; none is given hours."""
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(FIGURES) + len(PAGES)
+
+
+def influence_models(config: Config) -> set[str]:
+    """The models whose ablation influence is measured, by stage: of runs and gradients, and of the nestability."""
+
+    def read(names: Iterable[str]) -> bool:
+        return any(SELECTIONS[name].measure == "ablation" for name in names)
+
+    start = {stages(config)[-1]} if read(config.layer_choice.strategies) else set[str]()
+    measured = config.nestability is not None and read(config.nestability.strategies)
+    return start.union(measured_models(config) if measured else ())
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
@@ -167,7 +180,7 @@ class Planner:
         return [self._costs.pretraining_step(batch).times(model.pretraining_steps)]
 
     def warmup(self) -> list[Work]:
-        """The work of the warm-up; without it, none. Layers that it drops are counted."""
+        """The work of each warm-up; layers that it drops are counted."""
         warmup, training = self.config.warmup, self.config.training
         if warmup is None:
             return []
@@ -178,10 +191,41 @@ class Planner:
         once = training.model_copy(
             update={"problems_per_micro_batch": part, "updates_per_rollout": 1, "kl_coefficient": 0.0, "lora": None}
         )
-        return [self._costs.update(batch, once).times(warmup.steps)]
+        return [self._costs.update(batch, once).times(warmup.steps)] * warmups(self.config)
+
+    def influence(self) -> list[Work]:
+        """The work of each model."""
+        prompts, most = self.config.layer_choice.influence_problems, self.config.training.max_prompt_tokens
+        read = self._costs.read(prompts, min(self.assumed.prompt_tokens, most))
+        return [read.times(self.shape.layers + 1)] * len(influence_models(self.config))
+
+    def nestability(self) -> list[Work]:
+        """The work of each model and skip, 0 too, where one way to choose layers stands for all."""
+        options, training, costs = self.config.nestability, self.config.training, self._costs
+        if options is None:
+            return []
+        batch = self._batch(
+            options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
+            training.max_prompt_tokens,
+        )  # fmt: skip
+        works = []
+        for skip in sorted({0, *self.config.skips}):
+            rollout = costs.rollout(batch, num_skipped(self.shape.layers, skip))
+            ways = len(options.strategies) if skip else 1
+            works.append((rollout + costs.forward(batch)).times(ways * options.batches))
+        return works * len(measured_models(self.config))
 
 
-KINDS: tuple[JobKind, ...] = ("model", "warmup", "train", "evaluate", "throughput", "gradients")
+def warmups(config: Config) -> int:
+    """How many warm-ups a size has: one with the settings, and one without layer drop if it is measured."""
+    if config.warmup is None:
+        return 0
+    return 1 + int(config.nestability is not None and config.nestability.without_layer_drop)
+
+
+KINDS: tuple[JobKind, ...] = (
+    "model", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability",
+)  # fmt: skip
 
 
 def plan_jobs(
@@ -190,9 +234,11 @@ def plan_jobs(
     """The jobs of every size and kind."""
     counts = {
         "model": 1,
-        "warmup": int(config.warmup is not None),
+        "warmup": warmups(config),
         "throughput": len({0, *config.skips}),
         "gradients": len({*config.skips} - {0}),
+        "influence": len(influence_models(config)),
+        "nestability": len(measured_models(config)) * len({0, *config.skips}),
     }
     for size, shape in shapes.items():
         runs = sum(run.size == size for run in all_runs(config))
@@ -211,41 +257,3 @@ def plan_jobs(
                 total = sum(works, Work()) + Work(seconds=devices * start * len(works))
             longest = max((work.seconds / devices + start for work in works or ()), default=0.0)
             yield Jobs(size, kind, counts[kind], gpus, total, longest)
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Bytes of weights that a size leaves on disk; exact."""
-
-    size: str
-    model: int
-    policy: int
-    policies: int
-    checkpoint: int
-    """Of one step: what is trained, and its optimizer states, in float32."""
-    warmed_up: int = 0
-    """The weights after the warm-up, in float32; 0 if there is none."""
-
-    @property
-    def checkpoints(self) -> int:
-        """Of one run while it trains: those that are kept, and the one that is being written."""
-        return (KEPT + 1) * self.checkpoint
-
-    @property
-    def total(self) -> int:
-        """Without checkpoints, which are deleted when a run ends."""
-        return self.model + self.warmed_up + self.policies * self.policy
-
-
-def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
-    """What one size needs; a model of the hub is assumed to be stored in two bytes per parameter, like Qwen's."""
-    dtype = VALUE_BYTES[config.training.dtype]
-    stored = VALUE_BYTES["bfloat16"] if isinstance(config.sizes[size], HubModel) else FLOAT32
-    return Disk(
-        size,
-        model=stored * shape.parameters,
-        policy=dtype * shape.parameters,
-        policies=sum(run.size == size for run in all_runs(config)),
-        warmed_up=FLOAT32 * shape.parameters if config.warmup else 0,
-        checkpoint=FLOAT32 * (1 + ADAMW_STATES) * trained_parameters(shape, config.training),
-    )

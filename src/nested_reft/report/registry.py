@@ -13,8 +13,8 @@ from typing import Any
 
 # CSV, one fact per row.
 TIDY_TABLES = (
-    "runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "exact", "samples", "layers",
-    "manifests",
+    "runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "nestability_batches", "exact",
+    "samples", "layers", "manifests",
 )  # fmt: skip
 # For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
@@ -26,6 +26,7 @@ PRESENTATION_TABLES = (
     "equivalence",
     "gradient_bias",
     "layer_choice",
+    "nestability",
     "exact_bias",
 )
 
@@ -149,6 +150,16 @@ FIGURES: dict[str, Entry] = {
         "on-policy), both means over a run's steps. Faint points: seeds; bars: 95 % Student-t interval over seeds, on "
         "the artanh, log and logit scale, which keep it within what is possible; shaded: the parity margin. Filled: "
         "the whole interval lies within it (two one-sided tests at 2.5 % each).",
+    ),
+    "nestability": Entry(
+        "figures.nestability:nestability",
+        LAYERS,
+        ("nestability_batches", "throughput"),
+        "How nestable each model is before reinforcement, against the share of layers skipped, for ways to choose the "
+        "layers: KL divergence of the nested rollouts from the model (k1, the mean over the sampled tokens of log b - "
+        "log π) and effective sample size of their tokens (1 is on-policy). Below each skip: the rollout's speed-up, "
+        "timed alone. Faint points: batches, each with its own draw where layers are drawn; markers: mean over "
+        "batches; bars: its 95 % Student-t interval, on the log and logit scale.",
     ),
     "layers": Entry(
         "figures.layers:layers",

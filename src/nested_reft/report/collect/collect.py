@@ -13,7 +13,13 @@ import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_skips, run_table, stages, strategy_table
 from nested_reft.config.run import Run
-from nested_reft.report.collect.measurements import exact_table, gradient_table, layer_names, throughput_tables
+from nested_reft.report.collect.measurements import (
+    exact_table,
+    gradient_table,
+    layer_names,
+    nestability_table,
+    throughput_tables,
+)
 from nested_reft.report.collect.records import (
     EvaluationRecord,
     ReportError,
@@ -48,6 +54,7 @@ def collect(root: Path, config: Config) -> None:
     write_table(root, "throughput", summary)
     write_table(root, "throughput_pairs", pairs)
     write_table(root, "gradients", gradient_table(root, config, skips))
+    write_table(root, "nestability_batches", nestability_table(root, config, skips))
     write_table(root, "exact", exact_table(root))
     write_table(root, "samples", samples_table(root, config))
     write_table(root, "layers", layers_table(root, config))

@@ -6,18 +6,20 @@ been measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config
+from nested_reft.config.experiment import Config, measured_models
 from nested_reft.report.collect.records import (
     ExactRecord,
     ExactRow,
     GradientRecord,
+    NestabilityRecord,
+    NestabilityRow,
     ThroughputRecord,
     check_owner,
     read_record,
@@ -32,9 +34,10 @@ GRADIENTS = [
     "bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high",
     "control", "control_low", "control_high", "n", "completions",
 ]  # fmt: skip
+NESTABILITY = ["size", "stage", "strategy", "skip", "batch", *NestabilityRow.model_fields]
 EXACT = list(ExactRow.model_fields)
 
-R = TypeVar("R", ThroughputRecord, GradientRecord)
+R = TypeVar("R", ThroughputRecord, GradientRecord, NestabilityRecord)
 
 
 def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -73,6 +76,19 @@ def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataF
     return pd.DataFrame(rows, columns=GRADIENTS)
 
 
+def nestability_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataFrame:
+    """One row per size, model, way to choose layers, skip and batch, in the config's order."""
+    rows: list[dict[str, object]] = []
+    for stage in measured_models(config):
+        owner = {"stage": stage}
+        for key, record in _records(root / "nestability" / stage, config, (0, *skips), NestabilityRecord, owner):
+            for strategy, batches in record.strategies.items():
+                for number, batch in enumerate(batches, start=1):
+                    rows.append({**key, "strategy": strategy, "batch": number, **batch.model_dump()})
+                    rows[-1]["skipped_layers"] = layer_names(batch.skipped_layers)
+    return pd.DataFrame(rows, columns=NESTABILITY)
+
+
 def exact_table(root: Path) -> pd.DataFrame:
     """One row per estimator and draw of layers, as in the record."""
     path = root / "exact.json"
@@ -86,14 +102,14 @@ def layer_names(skipped: Sequence[int]) -> str:
 
 
 def _records(
-    folder: Path, config: Config, skips: Sequence[int], model: type[R]
+    folder: Path, config: Config, skips: Sequence[int], model: type[R], owner: Mapping[str, object] | None = None
 ) -> Iterator[tuple[dict[str, object], R]]:
-    """The records `{size}/skip{skip}.json` that exist, in the config's order, each with its size and skip."""
+    """The records `{size}/skip{skip}.json` that exist, in the config's order, each with size, skip and `owner`."""
     for size in config.sizes:
         for skip in skips:
             path = folder / size / f"skip{skip}.json"
             if path.exists():
-                record, key = read_record(path, model), {"size": size, "skip": skip}
+                record, key = read_record(path, model), {"size": size, "skip": skip, **(owner or {})}
                 check_owner(path, record, key)
                 yield key, record
 

@@ -177,6 +177,27 @@ class GradientRecord(Record):
         return self
 
 
+class NestabilityRow(Record):
+    """One batch of rollouts without `skipped_layers`; the diagnostics are of pi/b before clipping."""
+
+    skipped_layers: list[int]
+    tokens: int
+    reward: float
+    kl_k1: float
+    kl_k3: float
+    ess: float
+    ess_sequence: float
+
+
+class NestabilityRecord(Record):
+    """The batches of one model and skip for each way to choose layers."""
+
+    size: str
+    stage: str
+    skip: int
+    strategies: dict[str, list[NestabilityRow]]
+
+
 class ExactRow(Record):
     """One estimator of a model small enough to enumerate its completions, so that nothing here is sampled.
 

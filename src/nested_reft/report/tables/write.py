@@ -17,6 +17,7 @@ from nested_reft.report.tables.gradients import (
     gradient_bias_table,
 )
 from nested_reft.report.tables.layer_choice import layer_choice_page, layer_choice_table
+from nested_reft.report.tables.nestability import nestability_page, nestability_table
 from nested_reft.report.tables.parity import equivalence_page, equivalence_table
 from nested_reft.report.tables.speed import speedup_page, speedup_table
 from nested_reft.report.tidy import read_table
@@ -39,5 +40,7 @@ def write_tables(root: Path, config: Config) -> None:
     write_page(root, "gradient_bias", table, gradient_bias_page(table, config))
     table = layer_choice_table(strategies, config)
     write_page(root, "layer_choice", table, layer_choice_page(table, config))
+    table = nestability_table(read_table(root, "nestability_batches"), throughput, config)
+    write_page(root, "nestability", table, nestability_page(table, config))
     table = exact_bias_table(exact)
     write_page(root, "exact_bias", table, exact_bias_page(table))

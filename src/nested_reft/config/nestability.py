@@ -1,0 +1,60 @@
+"""The settings of how nestable a model is measured to be, and what one measurement passes to its job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from nested_reft.config.method import Strategy
+from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.strict import Positive, Strict
+from nested_reft.core.layer_selection import SELECTIONS
+
+
+class NestabilityMeasurement(Strict):
+    """How far nested rollouts of a model are from the model itself, by skip and by the way to choose layers."""
+
+    strategies: tuple[Strategy, ...] = Field(("uniform", "least_half", "least"), min_length=1)
+    """Ways to choose the skipped layers, as in `layer_choice.strategies`, each at every skip; no value twice."""
+    batches: Annotated[int, Field(ge=2)]
+    """Batches of problems; the interval is over them."""
+    problems_per_batch: Positive
+    """Problems per batch, from the first data set."""
+    completions_per_problem: Positive
+    """Completions per problem."""
+    seed: int = 0
+    """Seed of problems, layers and completions."""
+
+    @field_validator("strategies")
+    @classmethod
+    def _are_measured_alike(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(strategies)) != len(strategies):
+            raise ValueError(f"has a value twice: {list(strategies)}")
+        for name in strategies:
+            if SELECTIONS[name].adapts:
+                raise ValueError(f"'{name}' adapts to a training run, and there is none; remove it")
+        return strategies
+
+
+class Nestability(NestabilityMeasurement):
+    """How nestable the models are before reinforcement: as they came, and after the warm-up if there is one."""
+
+    without_layer_drop: bool = False
+    """Warm up once more without `warmup.layer_drop`, and measure that model too; nothing else uses it."""
+
+
+class NestabilitySettings(Strict):
+    """How nestable one model is at one skip setting."""
+
+    size: str
+    stage: str
+    skip: int
+    nestability: NestabilityMeasurement
+    prompt: Prompt
+    sampling: Sampling
+    border: int
+    max_new_tokens: int
+    max_prompt_tokens: int
+    dtype: str
+    device: str

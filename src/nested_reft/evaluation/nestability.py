@@ -1,0 +1,100 @@
+"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each way to choose
+the skipped layers.
+
+For every batch of problems and every way to choose: completions by the nested view, and their log-probabilities under
+the whole model. The ways share problems and random numbers, so that they differ by the layers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.core.diagnostics import off_policy_diagnostics
+from nested_reft.core.layer_selection import choose_skipped_layers
+from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.engine.influence import influence_of
+from nested_reft.engine.logp import completion_logp
+from nested_reft.runtime.seeding import derive_seed
+from nested_reft.tasks.lengths import check_policy_lengths
+from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.prompts import encode_prompts
+from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.tasks.rollouts import sample_rollout
+
+MEASURED = ("kl_k1", "kl_k3", "ess", "ess_sequence")
+
+
+def measure_nestability(
+    settings: NestabilitySettings,
+    policy: Policy,
+    problems: Sequence[Problem],
+    report: Callable[[int], None],
+    influence: Tensor | None = None,
+) -> dict[str, Any]:
+    """The record of one model and skip: for each strategy a list of batches, each with its skipped layers, tokens,
+    reward and the diagnostics `MEASURED` (`core/diagnostics.py`). At skip 0 the first strategy stands for all.
+
+    `report` is called with each finished batch. `influence` (L,) is the ablation influence, if a strategy reads it.
+    Raises DataError if the model cannot take such lengths.
+    """
+    options, model = settings.nestability, policy.model
+    prompts = encode_prompts(
+        [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
+    )
+    check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
+    order = torch.randperm(
+        len(problems), generator=torch.Generator().manual_seed(derive_seed("nestability-problems", options.seed))
+    ).tolist()
+    found: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in (options.strategies if settings.skip else options.strategies[:1])
+    }
+    for batch in range(options.batches):
+        first = batch * options.problems_per_batch
+        indices = [order[i % len(order)] for i in range(first, first + options.problems_per_batch)]
+        prompt_ids, prompt_mask = policy.batch([prompts[i] for i in indices])
+        for name, rows in found.items():
+            skipped = choose_skipped_layers(
+                name,
+                len(decoder_layers(model)),
+                settings.skip,
+                settings.border,
+                batch_seed=derive_seed("nestability-layers", options.seed, batch),
+                run_seed=derive_seed("nestability-layers", options.seed),
+                influence=influence_of(name, model, prompt_ids, prompt_mask, influence),
+            )
+            with compute_dtype(model, settings.dtype), torch.no_grad():
+                rollout = sample_rollout(
+                    policy,
+                    nested_view(model, skipped).eval(),
+                    prompt_ids,
+                    prompt_mask,
+                    settings.sampling,
+                    group_size=options.completions_per_problem,
+                    max_new_tokens=settings.max_new_tokens,
+                    seed=derive_seed("nestability", options.seed, batch),
+                )
+                logp = completion_logp(nested_view(model, ()).eval(), rollout, settings.sampling.temperature)
+            distances = off_policy_diagnostics(logp, rollout.logp, rollout.mask)
+            rows.append(
+                {
+                    "skipped_layers": list(skipped),
+                    "tokens": int(rollout.mask.sum()),
+                    "reward": rollout_rewards(policy, rollout, [problems[i] for i in indices]).mean().item(),
+                    **{key: distances[key] for key in MEASURED},
+                }
+            )
+        report(batch + 1)
+    return {
+        "size": settings.size,
+        "stage": settings.stage,
+        "skip": settings.skip,
+        "num_layers": len(decoder_layers(model)),
+        "completions": options.problems_per_batch * options.completions_per_problem,
+        "strategies": found,
+    }

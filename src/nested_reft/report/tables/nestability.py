@@ -1,0 +1,54 @@
+"""The table for people of how nestable each model is."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from nested_reft.config.experiment import Config
+from nested_reft.report.formatting import NOT_RUN, ratio, with_interval
+from nested_reft.report.pages.page import Page
+from nested_reft.report.statistics.comparisons import rollout_speedups
+from nested_reft.report.statistics.nestability import full_model_reward, model_names, nestability_cells
+
+COLUMNS = [
+    "size", "model", "layers from", "skip %", "left out", "rollout speed-up", "KL", "ESS", "ESS, completions",
+    "right (%)", "right, full model (%)",
+]  # fmt: skip
+
+
+def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """KL, effective sample size and reward of nested rollouts, one row per size, model, way to choose and skip."""
+    names, speedups, rows = model_names(config), rollout_speedups(throughput, config), []
+    for (size, stage, strategy, skip), found in nestability_cells(nestability, config).items():
+        row = {"size": size, "model": names[stage], "layers from": strategy, "skip %": str(skip)}
+        row |= {"left out": str(found.num_skipped) if found else "", "rollout speed-up": ratio(speedups[size, skip])}
+        quantities = {"KL": "kl_k1", "ESS": "ess", "ESS, completions": "ess_sequence"}
+        for column, quantity in quantities.items():
+            row[column] = with_interval(found.intervals[quantity] if found else None, lambda value: f"{value:.2g}")
+        full = full_model_reward(nestability, size, stage)
+        row["right (%)"] = _share(found.intervals["reward"].estimate if found else None)
+        row["right, full model (%)"] = _share(full)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def nestability_page(table: pd.DataFrame, config: Config) -> Page:
+    """The table of nestability with its notes."""
+    title = "How nestable each model is"
+    options = config.nestability
+    if options is None:
+        return Page(title, (), "Not run: the configuration has no `nestability`.")
+    notes = (
+        f"Models before reinforcement, on training problems: {options.batches} batches of {options.problems_per_batch} "
+        f"problems × {options.completions_per_problem} completions, the same for all; layers that are drawn are drawn "
+        "for each batch. KL(b ‖ π), k1, in nats per token: mean over the sampled tokens of log b - log π. ESS: "
+        "effective sample size of a batch's tokens, and of its completions (1 is on-policy). Brackets: 95 % Student-t "
+        "interval over batches (log scale for KL, logit for ESS). Right: share of the nested rollouts with the right "
+        "answer, and of the full model's on the same problems. Rollout speed-up: timed alone on the model that "
+        "reinforcement starts from."
+    )
+    return Page(title, (("", table),), notes)
+
+
+def _share(value: float | None) -> str:
+    return NOT_RUN if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,92 @@
+"""How far nested rollouts are from the model: the record, from a model's folder too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
+
+from nested_reft.cli import main
+from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.evaluation.nestability import measure_nestability
+from nested_reft.tasks import rewards
+from nested_reft.tasks.policy import save_policy
+from nested_reft.tasks.records import DataError, write_problems
+
+INFLUENCE = torch.tensor([9.0, 3.0, 1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
+
+
+def settings(skip: int = 34, **changes: Any) -> NestabilitySettings:
+    measurement = {"batches": 3, "problems_per_batch": 4, "completions_per_problem": 2} | changes
+    fields = {
+        "size": "tiny", "stage": "pretrained", "skip": skip, "nestability": measurement, "prompt": PROMPT,
+        "sampling": {}, "border": 1, "max_new_tokens": 6, "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
+    }  # fmt: skip
+    return NestabilitySettings.model_validate(fields)
+
+
+def measure(of: NestabilitySettings, **model: Any) -> dict[str, Any]:
+    done: list[int] = []
+    record = measure_nestability(of, tiny_policy(**model), tiny_problems(10), done.append, INFLUENCE)
+    assert done == [1, 2, 3]
+    return record["strategies"]  # type: ignore[no-any-return]
+
+
+def test_each_way_chooses_its_layers_for_each_batch() -> None:
+    found = measure(settings())
+    layers = {name: [row["skipped_layers"] for row in rows] for name, rows in found.items()}
+    assert list(layers) == ["uniform", "least_half", "least"]
+    assert layers["least"] == layers["least_half"] == [[2, 3]] * 3  # half of the four eligible layers is two
+    assert all(len(drawn) == 2 and set(drawn) <= {1, 2, 3, 4} for drawn in layers["uniform"])
+    assert len({tuple(drawn) for drawn in layers["uniform"]}) > 1
+    # The same layers, problems and random numbers give the same rollouts.
+    assert found["least"] == found["least_half"]
+
+
+def test_a_rollout_without_layers_is_off_policy_and_one_with_all_is_not() -> None:
+    for rows in measure(settings()).values():
+        assert all(row["kl_k3"] > 0.01 and row["ess"] < 0.999 for row in rows)
+    whole = measure(settings(skip=0))
+    assert list(whole) == ["uniform"]
+    for row in whole["uniform"]:
+        assert row["skipped_layers"] == []
+        assert row["kl_k1"] == pytest.approx(0, abs=1e-5)
+        assert (row["ess"], row["ess_sequence"]) == pytest.approx((1, 1), abs=1e-5)
+        assert 0 < row["tokens"] <= 4 * 2 * 6
+
+
+def test_the_same_settings_give_the_same_numbers_and_another_seed_others() -> None:
+    assert measure(settings()) == measure(settings())
+    assert measure(settings()) != measure(settings(seed=1))
+
+
+def test_a_prompt_that_is_too_long_is_named() -> None:
+    with pytest.raises(DataError, match="28 tokens, more than max_prompt_tokens: 3"):
+        measure_nestability(
+            settings().model_copy(update={"max_prompt_tokens": 3}), tiny_policy(), tiny_problems(12), print, INFLUENCE
+        )
+
+
+def test_the_command_reads_the_influence_and_writes_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_policy(tiny_policy(), tmp_path / "model")
+    write_problems(tmp_path / "problems.jsonl", tiny_problems(10))
+    (tmp_path / "influence.json").write_text(json.dumps({"influence": INFLUENCE.tolist()}), encoding="utf-8")
+    call = ["nestability", "--settings", settings().canonical_json(), "--policy", str(tmp_path / "model"),
+            "--problems", str(tmp_path / "problems.jsonl"), "--output", str(tmp_path / "record.json")]  # fmt: skip
+    assert main(call) == 1
+    assert "strategy 'least_half' needs --influence" in capsys.readouterr().err
+    assert main([*call, "--influence", str(tmp_path / "influence.json")]) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert (record["stage"], record["skip"], record["completions"]) == ("pretrained", 34, 8)
+    assert record["strategies"] == measure(settings())
