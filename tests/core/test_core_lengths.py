@@ -87,7 +87,7 @@ def assert_exact(model: PreTrainedModel, new_tokens: int) -> None:
     rollout = sample(model, new_tokens)
     with torch.no_grad():
         logp = completion_logp(model, rollout, 1.0)
-        parts = [completion_logp(model, rollout.groups(first, first + 1), 1.0) for first in range(3)]
+        parts = [completion_logp(model, rollout.groups(slice(first, first + 1)), 1.0) for first in range(3)]
     torch.testing.assert_close(logp, rollout.logp, atol=2e-5, rtol=0)
     torch.testing.assert_close(torch.cat(parts), logp, atol=2e-5, rtol=0)
 
@@ -120,7 +120,7 @@ def test_beyond_the_original_length_they_are_refused_by_name(kind: str, rope: st
     rollout = sample(build(kind, "default"), ORIGINAL - 5)
     with pytest.raises(LengthError, match=message):
         completion_logp(model, rollout, 1.0)
-    short = rollout.groups(0, 1)  # its prompt has 3 tokens
+    short = rollout.groups(slice(1))  # its prompt has 3 tokens
     assert completion_logp(model, short, 1.0).shape == (2, ORIGINAL - 5)
 
 

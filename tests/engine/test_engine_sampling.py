@@ -183,7 +183,7 @@ def test_a_batch_written_in_parts_is_the_batch(settings: dict[str, object]) -> N
 def test_groups_are_the_rows_of_their_prompts() -> None:
     rollout = sample(tiny_model(), group_size=3)
     assert rollout.group_size == 3
-    part = rollout.groups(1, 3)
+    part = rollout.groups(slice(1, 3))
     assert torch.equal(part.prompt_ids, rollout.prompt_ids[[1, 2]])
     assert torch.equal(part.prompt_mask, rollout.prompt_mask[[1, 2]])
     for name in ("tokens", "mask", "logp"):

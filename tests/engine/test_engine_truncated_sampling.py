@@ -133,7 +133,7 @@ def test_tokens_are_as_frequent_as_their_renormalised_probability(settings: dict
     model, draws = tiny_model(vocab=12, seed=3), 5000
     rollout = sample(model, group_size=draws, max_new_tokens=1, **settings)
     with torch.no_grad():
-        exact = plain_log_probs(model, rollout.groups(0, 1), settings.get("temperature", 1.0))[0, 0].exp().double()
+        exact = plain_log_probs(model, rollout.groups(slice(1)), settings.get("temperature", 1.0))[0, 0].exp().double()
     counts = torch.bincount(rollout.tokens[:, 0], minlength=12).double()
     kept = exact > 0
     assert 3 <= kept.sum() < 12
@@ -283,7 +283,7 @@ def test_greedy_ignores_both() -> None:
 
 def test_groups_take_the_support_of_their_rows() -> None:
     rollout = sample(tiny_model(), torch.tensor([[2, 4], [5, 6], [3, 8]]), group_size=4, top_p=0.8)
-    assert torch.equal(rollout.groups(1, 3).support, rollout.support[4:])
+    assert torch.equal(rollout.groups(slice(1, 3)).support, rollout.support[4:])
 
 
 @pytest.mark.parametrize(

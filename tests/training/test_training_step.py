@@ -89,7 +89,7 @@ def test_bnpo_is_the_mean_over_micro_batches(size: int) -> None:
     parts = []
     for first in starts:
         last = min(first + size, 4)
-        part, of_part = rollout.groups(first, last), REWARDS[first:last]
+        part, of_part = rollout.groups(slice(first, last)), REWARDS[first:last]
         parts.append(gradient(policy, part, "unit", rewards=of_part, normalisation="dapo")[1])
     for one, *others in zip(actual, *parts, strict=True):
         torch.testing.assert_close(one, sum(others) / len(starts), rtol=1e-5, atol=1e-6)
@@ -164,15 +164,16 @@ def test_activation_checkpointing_gives_the_same_gradient(way: str, monkeypatch:
     if way != "packed":
         monkeypatch.setattr("nested_reft.engine.logp.unsupported", lambda model: "this test wants the other way")
     _, rollout = rollout_of(policy)
-    loss, expected, _ = gradient(policy, rollout, "base")
+    rewards = torch.eye(4)  # no group has equal rewards: every completion has a backward pass
+    loss, expected, _ = gradient(policy, rollout, "base", rewards=rewards)
     calls = []
     plain = torch.nn.functional.silu
     monkeypatch.setattr(torch.nn.functional, "silu", lambda *a, **k: calls.append(1) or plain(*a, **k))
-    gradient(policy, rollout, "base")
+    gradient(policy, rollout, "base", rewards=rewards)
     once = len(calls)
     enable_activation_checkpointing(policy.model)
     assert unsupported(policy.model) is None
-    again, actual, _ = gradient(policy, rollout, "base")
+    again, actual, _ = gradient(policy, rollout, "base", rewards=rewards)
     assert len(calls) == 3 * once > 0
     assert again == pytest.approx(loss, abs=1e-7)
     for one, other in zip(actual, expected, strict=True):

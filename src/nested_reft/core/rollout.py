@@ -37,12 +37,12 @@ class Rollout:
         """G, the completions per prompt."""
         return self.tokens.shape[0] // self.prompt_ids.shape[0]
 
-    def groups(self, first: int, last: int) -> Rollout:
-        """The rollout of prompts `first` to `last - 1` alone."""
-        rows = slice(first * self.group_size, last * self.group_size)
+    def groups(self, which: slice | Tensor) -> Rollout:
+        """The rollout of some prompts alone: a slice of them, or those for which a mask (P,) is true."""
+        rows = torch.arange(len(self.tokens)).view(-1, self.group_size)[which].flatten()  # of their completions
         of_rows = (self.tokens, self.mask, self.logp, self.support)
         return Rollout(
-            self.prompt_ids[first:last], self.prompt_mask[first:last],
+            self.prompt_ids[which], self.prompt_mask[which],
             *(None if tensor is None else tensor[rows] for tensor in of_rows),  # type: ignore[arg-type]
         )  # fmt: skip
 

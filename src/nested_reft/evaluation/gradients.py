@@ -80,7 +80,7 @@ def estimate_gradients(
     )
     for first in range(0, num_prompts, size):
         last = min(first + size, num_prompts)
-        part, rows = rollout.groups(first, last), slice(first * group, last * group)
+        part, rows = rollout.groups(slice(first, last)), slice(first * group, last * group)
         logp = completion_logp(model, part, settings.sampling.temperature)
         for number, objective in enumerate(objectives):
             loss, _ = policy_loss(

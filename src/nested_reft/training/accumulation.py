@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.core.diagnostics import off_policy_diagnostics
-from nested_reft.core.loss import token_scale
+from nested_reft.core.loss import Objective, token_scale
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import completion_logp
 from nested_reft.training.sharding import full_tensor, is_sharded
@@ -41,14 +41,15 @@ class NotFiniteError(Exception):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some groups of a batch: their rollout, which of the batch's problems and rows they are, and their rows (b, 1) of
-    the whole batch's `token_scale`.
+    """Some groups of a batch: their rollout, which of the batch's problems and rows they are, their rows (b, 1) of the
+    whole batch's `token_scale`, and which of the groups (p,) the loss depends on.
     """
 
     rollout: Rollout
     problems: slice
     rows: slice
     scale: Tensor
+    with_gradient: Tensor
 
     def of(self, tensor: Tensor | None) -> Tensor | None:
         """These rows of a tensor (B, T) of the whole batch."""
@@ -56,9 +57,10 @@ class MicroBatch:
 
 
 def micro_batches(
-    rollout: Rollout, normalisation: str, max_new_tokens: int, problems_per_micro_batch: int | None, world: World
-) -> list[MicroBatch]:
-    """This process's micro-batches; None: its whole share at once."""
+    rollout: Rollout, advantages: Tensor, objective: Objective, max_new_tokens: int,
+    problems_per_micro_batch: int | None, world: World,
+) -> list[MicroBatch]:  # fmt: skip
+    """This process's micro-batches, of a rollout with advantages (P, G); None: its whole share at once."""
     num_problems, group = len(rollout.prompt_ids), rollout.group_size
 
     def bounds(rank: int | None = None) -> list[tuple[int, int]]:
@@ -67,12 +69,41 @@ def micro_batches(
         return [(first, min(first + size, share.stop)) for first in range(share.start, share.stop, size)]
 
     sizes = [(last - first) * group for rank in range(world.size) for first, last in bounds(rank)]
-    scale = token_scale(rollout.mask, normalisation, max_new_tokens, sizes)  # (B, 1)
-    parts = []
+    scale = token_scale(rollout.mask, objective.normalisation, max_new_tokens, sizes)  # (B, 1)
+    with_gradient, parts = groups_with_gradient(advantages, objective, world), []
     for first, last in bounds():
-        rows = slice(first * group, last * group)
-        parts.append(MicroBatch(rollout.groups(first, last), slice(first, last), rows, scale[rows]))
+        problems, rows = slice(first, last), slice(first * group, last * group)
+        parts.append(MicroBatch(rollout.groups(problems), problems, rows, scale[rows], with_gradient[problems]))
     return parts
+
+
+def groups_with_gradient(advantages: Tensor, objective: Objective, world: World) -> Tensor:
+    """Which groups (P,) the loss depends on, from advantages (P, G).
+
+    A group whose completions all have the same reward has advantages of exactly 0, and without a KL term so has its
+    gradient: it needs no backward pass. One group is always among them, since a gradient of 0 is still a step of the
+    optimizer. Several processes must run the same passes: there all groups are.
+    """
+    if world.size > 1 or objective.kl_coefficient:
+        return torch.ones(len(advantages), dtype=torch.bool)
+    found = advantages.ne(0).any(-1).cpu()
+    found[0] |= not found.any()
+    return found
+
+
+def target_logp(model: PreTrainedModel, part: MicroBatch, temperature: float) -> Tensor:
+    """`completion_logp` (b, T) of a micro-batch, differentiable in the rows that the loss depends on only."""
+    rollout, with_gradient = part.rollout, part.with_gradient
+    if with_gradient.all():
+        return completion_logp(model, rollout, temperature)
+    with torch.no_grad():
+        without = completion_logp(model, rollout.groups(~with_gradient), temperature)
+    rows = with_gradient.repeat_interleave(rollout.group_size).to(without.device)
+    logp = without.new_zeros(rollout.mask.shape)
+    logp[~rows] = without
+    if with_gradient.any():
+        logp[rows] = completion_logp(model, rollout.groups(with_gradient), temperature)
+    return logp
 
 
 class Accumulation:

@@ -20,11 +20,17 @@ from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.influence import influence_of
-from nested_reft.engine.logp import completion_logp
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.rollouts import sample_rollout
-from nested_reft.training.accumulation import Accumulation, Batch, clip_gradient, micro_batches, reference_logp
+from nested_reft.training.accumulation import (
+    Accumulation,
+    Batch,
+    clip_gradient,
+    micro_batches,
+    reference_logp,
+    target_logp,
+)
 from nested_reft.training.world import SINGLE_PROCESS, World, gather_batch
 
 
@@ -98,16 +104,15 @@ def reft_step(
     # 5. Advantages within each group (P, G).
     advantages = group_advantages(batch.rewards, baseline=objective.advantage_baseline,
                                   scale_by_std=objective.advantage_std)  # fmt: skip
-    parts = micro_batches(
-        batch.rollout, objective.normalisation, settings.max_new_tokens, settings.problems_per_micro_batch, world
-    )
+    parts = micro_batches(batch.rollout, advantages, objective, settings.max_new_tokens,
+                          settings.problems_per_micro_batch, world)  # fmt: skip
     logp_reference = reference_logp(learner.reference, parts, settings.sampling.temperature, world)
     sums = Accumulation(batch, settings.updates, world)
     for _ in range(settings.updates):
         learner.optimizer.zero_grad(set_to_none=True)
         for part in parts:
             # 6. log pi of the same tokens under the whole target, (b, T).
-            logp = completion_logp(learner.target, part.rollout, settings.sampling.temperature)
+            logp = target_logp(learner.target, part, settings.sampling.temperature)
             sums.check(logp, part)
             # 7. The corrected loss; the gradients of the micro-batches add up to the batch's.
             loss, metrics = policy_loss(
@@ -115,7 +120,8 @@ def reft_step(
                 max_new_tokens=settings.max_new_tokens, logp_old=part.of(sums.logp_old),
                 logp_reference=part.of(logp_reference),
             )  # fmt: skip
-            loss.backward()  # type: ignore[no-untyped-call]
+            if loss.requires_grad:  # not if each group's rewards are all equal
+                loss.backward()  # type: ignore[no-untyped-call]
             sums.add(part, loss, logp, metrics)
         # 8. Update the target.
         sums.finish_update(clip_gradient(learner.target, settings.max_grad_norm, world))
