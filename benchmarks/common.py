@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config.experiment import Config, load_config
-from nested_reft.config.sources import GeneratedProblems, Pretraining, ScratchModel
+from nested_reft.config.sources import GeneratedProblems, PackageModel, Pretraining, ScratchModel
 from nested_reft.config.strict import settings_hash
 from nested_reft.config.training import Training
 from nested_reft.runtime.manifest import processor_name
@@ -43,8 +43,13 @@ ROOT = Path(__file__).parents[1]
 CACHE = Path(__file__).parent / ".cache"
 Work = Callable[[int], Any]  # what a side does in pair i (warm-up pairs have a negative i)
 
-# https://huggingface.co/Qwen, config.json of each
+SMOLLM2 = "smollm2-135m"
+# https://huggingface.co/Qwen and HuggingFaceTB, config.json of each
 SHAPES: dict[str, dict[str, Any]] = {
+    SMOLLM2: {
+        "num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
+    },
     "qwen2.5-0.5b": {
         "num_hidden_layers": 24, "hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2,
         "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
@@ -178,9 +183,9 @@ def laptop_config(quick: bool) -> Config:
 
 
 def of(value: Any, kind: type) -> Any:
-    """The value, which config.yaml is known to hold in this kind; TypeError if that has changed."""
+    """The value, which a config is known to hold in this kind; TypeError if that has changed."""
     if not isinstance(value, kind):
-        raise TypeError(f"config/config.yaml holds a {type(value).__name__}, but the benchmarks need a {kind.__name__}")
+        raise TypeError(f"the config holds a {type(value).__name__}, but the benchmarks need a {kind.__name__}")
     return value
 
 
@@ -220,6 +225,22 @@ def laptop_batch(config: Config, policy: Policy, problems: Sequence[Problem], fi
     chosen = problems[first : first + training.problems_per_step]
     questions = [problem.question for problem in chosen]
     return policy.batch(encode_prompts(questions, config.prompt, policy.tokenizer, training.max_prompt_tokens))
+
+
+def smollm2_batch(options: argparse.Namespace) -> tuple[Config, Policy, Tensor, Tensor]:
+    """config/smollm2.yaml, its model as it came (kept in the cache), and the prompts (P, S) of a step.
+
+    The problems are those of the default experiment, as a data set would have to be fetched.
+    """
+    from nested_reft.tasks.gguf_models import load_gguf
+
+    config, folder = load_config(ROOT / "config/smollm2.yaml"), options.cache / SMOLLM2
+    if not (folder / "config.json").exists():
+        print(f"{SMOLLM2}: fetching the model, kept in {folder}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        load_gguf(of(config.sizes["135m"], PackageModel), folder)
+    policy = load_policy(folder, device=torch.device(options.device), prompt=config.prompt)
+    return config, policy, *laptop_batch(config, policy, laptop_problems(laptop_config(quick=False)), 0)
 
 
 def half_dtype(device: str) -> torch.dtype:

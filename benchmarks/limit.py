@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from common import (
+    SMOLLM2,
     laptop_batch,
     laptop_config,
     laptop_policy,
@@ -41,6 +42,7 @@ from common import (
     print_result,
     random_model,
     random_prompts,
+    smollm2_batch,
     timed_pairs,
 )  # fmt: skip
 from torch import Tensor
@@ -58,6 +60,8 @@ from nested_reft.runtime.timing import now
 from nested_reft.tasks.policy import Policy
 from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
 from nested_reft.training.step import reft_step
+
+CASES = ("small", "large", SMOLLM2, "qwen2.5-0.5b")
 
 
 def forward_work(
@@ -168,9 +172,8 @@ def markdown(result: dict[str, Any]) -> str:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """This benchmark's own options."""
     parser.add_argument("--markdown", action="store_true", help="print the table too")
-    parser.add_argument("--cases", nargs="+", choices=("small", "large", "qwen2.5-0.5b"), metavar="NAME",
-                        default=["small", "large", "qwen2.5-0.5b"], help="only these models")  # fmt: skip
-    parser.add_argument("--pairs", type=int, metavar="N", help="timed runs of each phase (default 9; 0.5b: 2)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", default=CASES, help="only these models")
+    parser.add_argument("--pairs", type=int, metavar="N", help="timed runs of each phase (default 9; large models 2)")
 
 
 def main() -> None:
@@ -184,6 +187,9 @@ def main() -> None:
             policy = laptop_policy(config, name, options)
             model, pairs = policy.model, 9
             prompt_ids, prompt_mask = laptop_batch(config, policy, laptop_problems(config), 0)
+        elif name == SMOLLM2 and not options.quick:
+            own, policy, prompt_ids, prompt_mask = smollm2_batch(options)
+            model, pairs, training = policy.model, 2, own.training
         else:
             model, pairs = random_model(name, options), 2
             training = training.model_copy(update={"max_new_tokens": 32, "problems_per_micro_batch": 1})

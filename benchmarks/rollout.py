@@ -4,8 +4,9 @@
 
 Both sides have the same weights, prompts, group size, temperature, limit and end token. Only real tokens count: up to
 and including the end token, not the padding after it. Cases on a CPU: the two pre-trained models of the default
-experiment on its own problems (completions end at different lengths), and a model of the shape of Qwen2.5-0.5B with
-random weights and no end token, in bfloat16 (float32 if the CPU has no instructions for it). On a GPU: the shapes of
+experiment on its own problems (completions end at different lengths), SmolLM2-135M-Instruct as it came on the same
+problems with the prompt and the limits of config/smollm2.yaml, and a model of the shape of Qwen2.5-0.5B with random
+weights and no end token, in bfloat16 (float32 if the CPU has no instructions for it). On a GPU: the shapes of
 Qwen2.5-Math-1.5B and 7B at batches of 64 and 256, and transformers' continuous batching (`generate_batch`) as a second
 peer.
 
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 from common import (
+    SMOLLM2,
     Spread,
     fail,
     laptop_batch,
@@ -36,6 +38,7 @@ from common import (
     print_result,
     random_model,
     random_prompts,
+    smollm2_batch,
     timed_pairs,
 )  # fmt: skip
 from rollout_sides import Case, continuous_batching, ours, their_tokens, theirs
@@ -52,19 +55,23 @@ MIN_IDENTICAL = 0.9  # of greedy completions in float32: a tie may be broken dif
 def case_names(device: str) -> list[str]:
     """The cases of a device, in the order in which they run."""
     if device == "cpu":
-        return ["small", "large", "qwen2.5-0.5b"]
+        return ["small", "large", SMOLLM2, "qwen2.5-0.5b"]
     return [f"qwen2.5-math-{size}-batch{batch}" for size in ("1.5b", "7b") for batch in (64, 256)]
 
 
 def make_case(name: str, options: argparse.Namespace) -> Case:
     """A case by name: its model is loaded here, and freed with the case."""
-    if name in ("small", "large"):
-        config = laptop_config(options.quick)
-        policy, training = laptop_policy(config, name, options), config.training
-        prompt_ids, prompt_mask = laptop_batch(config, policy, laptop_problems(config), 0)
+    if name in ("small", "large") or (name == SMOLLM2 and not options.quick):
+        if name == SMOLLM2:
+            config, policy, prompt_ids, prompt_mask = smollm2_batch(options)
+        else:
+            config = laptop_config(options.quick)
+            policy = laptop_policy(config, name, options)
+            prompt_ids, prompt_mask = laptop_batch(config, policy, laptop_problems(config), 0)
+        training, skips = config.training, LARGE_SKIPS if name == SMOLLM2 else LAPTOP_SKIPS
         return Case(
             name, policy.model, prompt_ids, prompt_mask, training.completions_per_problem, training.max_new_tokens,
-            training.temperature, policy.end_ids, policy.pad_id, LAPTOP_SKIPS,
+            training.temperature, policy.end_ids, policy.pad_id, skips,
         )  # fmt: skip
     shape, _, batch = name.partition("-batch")
     model = random_model(shape, options)

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 from benchmark_harness import call, positive, result_of
 
-CASES = {"small", "large", "qwen2.5-0.5b"}
+CASES = {"small", "large", "smollm2-135m", "qwen2.5-0.5b"}
 
 
 @pytest.mark.slow
@@ -19,6 +19,7 @@ def test_rollout(cache: str) -> None:
     assert {name: set(skips) for name, skips in result["skip_efficiency"].items()} == {
         "small": {"12", "25", "38"},
         "large": {"12", "25", "38"},
+        "smollm2-135m": {"5", "10", "15"},
         "qwen2.5-0.5b": {"5", "10", "15"},
     }
     assert result["greedy_identical"] == dict.fromkeys(CASES, 1.0)
@@ -29,7 +30,7 @@ def test_rollout(cache: str) -> None:
 def test_rollout_refuses_a_case_that_the_device_does_not_have() -> None:
     done = call("rollout", "--quick", "--cases", "qwen2.5-math-7b-batch64")
     assert done.returncode == 1
-    assert "unknown cases qwen2.5-math-7b-batch64; on cpu: small, large, qwen2.5-0.5b" in done.stderr
+    assert "unknown cases qwen2.5-math-7b-batch64; on cpu: small, large, smollm2-135m, qwen2.5-0.5b" in done.stderr
 
 
 def test_nested_view() -> None:
