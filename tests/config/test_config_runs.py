@@ -78,6 +78,19 @@ def test_strategies_are_compared_at_one_skip_with_one_correction() -> None:
     assert strategy_table(parse_config(VALID)) == []
 
 
+def test_a_strategy_that_adapts_is_compared_with_all_fixed_skips() -> None:
+    choice = COMPARED | {"strategies": ["uniform", "adaptive"]}
+    compared = strategy_table(parse_config(changed("layer_choice", choice)))
+    assert [run.path for run in compared[:6:2]] == [
+        "tiny/stories/retrace/skip34/seed1", "tiny/stories/retrace/skip17/seed1",
+        "tiny/stories/retrace/skip17-adaptive/seed1",
+    ]  # fmt: skip
+    settings = changed("layer_choice", choice)
+    settings["corrections"] = settings["corrections"] | {"retrace": {"skips": [17]}}
+    runs = strategy_table(parse_config(settings))
+    assert {run.skip for run in runs} == {17}, "only at the skips that the correction is run at"
+
+
 def test_the_first_strategy_is_that_of_the_grid_and_the_baseline_has_none() -> None:
     runs = run_table(parse_config(changed("layer_choice", COMPARED | {"strategies": ["contiguous", "uniform"]})))
     assert {(run.skip, run.strategy) for run in runs} == {(0, "uniform"), (17, "contiguous"), (34, "contiguous")}

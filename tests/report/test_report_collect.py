@@ -126,10 +126,10 @@ def test_strategies_are_apart_from_the_grid(tmp_path: Path, compared: Config) ->
     header = (tmp_path / "tables/strategies.csv").read_text().splitlines()[0]
     assert header == "size,dataset,strategy,correction,skip,seed,benchmark,metric,value,n"
     table = read_table(tmp_path, "strategies")
-    # The baseline, then the ways to choose: 2 seeds of 2 benchmarks x 2 metrics and 4 numbers over the steps.
+    # The baseline, then the ways to choose: 2 seeds of 2 benchmarks x 2 metrics and 5 numbers over the steps.
     models = table[["strategy", "correction", "skip"]].drop_duplicates().itertuples(index=False, name=None)
     assert list(models) == [("uniform", "base", 0), ("uniform", "base", 10), ("static", "base", 10)]
-    assert len(table) == 3 * 2 * (2 * 2 + 4)
+    assert len(table) == 3 * 2 * (2 * 2 + 5)
     # The grid has none of it.
     runs, training = read_table(tmp_path, "runs"), read_table(tmp_path, "training")
     assert "strategy" not in {*runs.columns, *training.columns}
@@ -141,15 +141,16 @@ def test_strategies_have_numbers_over_a_runs_steps(tmp_path: Path, compared: Con
     write_results(tmp_path, compared)
     path = tmp_path / "runs/small/stories/base/skip10-static/seed1/metrics.jsonl"
     steps = [json.loads(line) for line in path.read_text().splitlines()]
-    for record, kl, speed in zip(steps, (0.1, None, 0.4), (100.0, 500.0, 300.0), strict=True):
-        record |= {"kl_k3": kl, "rollout_tokens_per_s": speed, "chi2": None}
+    layers = ([1], [1, 2], [3])
+    for record, kl, speed, skipped in zip(steps, (0.1, None, 0.4), (100.0, 500.0, 300.0), layers, strict=True):
+        record |= {"kl_k3": kl, "rollout_tokens_per_s": speed, "chi2": None, "skipped_layers": skipped}
     write(path, "".join(json.dumps(record) + "\n" for record in steps))
     collect(tmp_path, compared)
     table = read_table(tmp_path, "strategies")
     run = table[(table["strategy"] == "static") & (table["seed"] == 1) & (table["benchmark"] == "")]
-    assert list(run["metric"]) == ["kl_k3", "ess", "rollout_tokens_per_s"]  # chi2 was never a number
-    assert list(run["value"]) == pytest.approx([0.25, np.exp(-0.6), 300.0])
-    assert list(run["n"]) == [2, 3, 3]
+    assert list(run["metric"]) == ["kl_k3", "ess", "rollout_tokens_per_s", "num_skipped"]  # chi2 was never a number
+    assert list(run["value"]) == pytest.approx([0.25, np.exp(-0.6), 300.0, 4 / 3])
+    assert list(run["n"]) == [2, 3, 3, 3]
 
 
 def test_one_way_to_choose_layers_is_no_comparison(root: Path, tiny: Config) -> None:

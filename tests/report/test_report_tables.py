@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -147,6 +148,26 @@ def test_layer_choices_are_compared_with_baseline_and_uniform(tmp_path: Path) ->
     assert list(table["difference to uniform"]) == ["", "", "-4.0 [-4.0, -4.0]", "not run"]
     # exp(-3 * 0.1), its square, and to the power of 1.5.
     assert list(table["ESS"]) == ["1.000", "0.741", "0.549", "0.638"]
+
+
+def test_an_adapting_way_stands_beside_all_fixed_skips(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10, 20), steps=2, strategies=("uniform", "adaptive"))
+    write_results(tmp_path, config)
+    for seed, layers in zip(config.seeds, ([[1], [2, 3]], [[1, 2], [4, 5]], [[1], [3]]), strict=True):
+        path = tmp_path / f"runs/small/stories/retrace/skip20-adaptive/seed{seed}/metrics.jsonl"
+        steps = [json.loads(line) for line in path.read_text().splitlines()]
+        for record, skipped in zip(steps, layers, strict=True):
+            record |= {"skipped_layers": skipped, "rollout_tokens_per_s": 0.12, "ess": 0.9}
+        path.write_text("".join(json.dumps(record) + "\n" for record in steps))
+    tables(tmp_path, config)
+    table = layer_choice_table(read_table(tmp_path, "strategies"), config).set_index("strategy")
+    assert list(table.index) == ["baseline ReFT", "uniform, skip 10 %", "uniform", "adaptive"]
+    assert list(table["left out"]) == ["0", "1", "2", "1.5"]
+    assert list(table["difference to baseline"] != "") == [False, False, True, True]
+    # 0.12 tokens/s over 0.1, of which 0.9 and 1 are effective; the fixed skips have exp(-0.3) and exp(-0.6).
+    assert list(table["rollouts in equal time"]) == [
+        "", "0.74 [0.74, 0.74]", "0.55 [0.55, 0.55]", "1.08 [1.08, 1.08]"
+    ]  # fmt: skip
 
 
 def test_exact_biases_have_a_row_an_estimator(collected: Path) -> None:

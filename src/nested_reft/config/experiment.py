@@ -250,13 +250,19 @@ def run_table(config: Config) -> list[Run]:
 
 
 def strategy_table(config: Config) -> list[Run]:
-    """The runs that differ in how layers are chosen, including those of the grid; empty if there is one strategy."""
+    """The runs that differ in how layers are chosen, including those of the grid; empty if there is one strategy.
+
+    A strategy that adapts how many layers it leaves out is compared with all fixed skips.
+    """
     choice = config.layer_choice
     if len(choice.strategies) == 1:
         return []
     assert choice.correction is not None, "checked by LayerChoice"
     assert choice.skip is not None, "checked by LayerChoice"
-    return _runs(config, [(choice.correction, choice.skip, strategy) for strategy in choice.strategies])
+    others = [skip for name, skip in nested_cells(config) if (name, skip != choice.skip) == (choice.correction, True)]
+    fixed = others if any(SELECTIONS[name].adapts for name in choice.strategies) else []
+    cells = [(choice.correction, skip, choice.strategies[0]) for skip in fixed]
+    return _runs(config, cells + [(choice.correction, choice.skip, strategy) for strategy in choice.strategies])
 
 
 def all_runs(config: Config) -> list[Run]:

@@ -36,7 +36,9 @@ TRAINING = ["run", "size", "dataset", "correction", "skip", "seed", *StepRecord.
 STRATEGIES = ["size", "dataset", "strategy", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
 
 # What `strategies.csv` has from a training run, aggregated over its steps.
-TRAINING_METRICS = {"kl_k3": "mean", "ess": "mean", "chi2": "mean", "rollout_tokens_per_s": "median"}
+TRAINING_METRICS = {
+    "kl_k3": "mean", "ess": "mean", "chi2": "mean", "rollout_tokens_per_s": "median", "num_skipped": "mean",
+}  # fmt: skip
 
 
 def collect(root: Path, config: Config) -> None:
@@ -88,6 +90,7 @@ def _comparison(config: Config) -> list[Run]:
             sizes.index(run.size),
             datasets.index(run.dataset),
             order.index(run.strategy) if run.skip else -1,
+            run.skip,
             run.seed,
         ),
     )
@@ -131,8 +134,9 @@ def _evaluations(
 def _over_steps(run: Run, training: pd.DataFrame) -> list[dict[str, object]]:
     """One row per metric of TRAINING_METRICS, over the steps (n) at which it is a number; none if it never is."""
     rows: list[dict[str, object]] = []
+    steps = training.assign(num_skipped=[len(layers.split()) for layers in training["skipped_layers"]])
     for metric, over in TRAINING_METRICS.items():
-        values = training[metric].dropna().astype(float)
+        values = steps[metric].dropna().astype(float)
         if len(values):
             key = {**run.model_dump(), "benchmark": "", "metric": metric}
             rows.append({**key, "value": float(values.agg(over)), "n": len(values)})

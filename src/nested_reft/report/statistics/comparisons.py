@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
+from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages, strategy_table
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.intervals import (
@@ -163,6 +163,27 @@ def strategy_contrasts(strategies: pd.DataFrame, config: Config) -> StrategyEffe
     """Mean headline accuracy over benchmarks, each way to choose layers minus the first one, paired by seed."""
     choice = config.layer_choice
     return _strategies_against(strategies, config, (choice.strategies[0], choice.skip), paired_difference)
+
+
+def effective_rollouts(strategies: pd.DataFrame, config: Config) -> dict[tuple[str, str, str, int], Interval | None]:
+    """What a rollout is worth in equal time: its tokens per second times their effective sample size, over baseline
+    ReFT's, paired by seed, per size, data set, strategy and skip (`strategies.csv`).
+    """
+    of_runs = strategies[strategies["benchmark"] == ""]
+    by_metric = {name: rows.set_index(CHOICE)["value"] for name, rows in of_runs.groupby("metric", sort=False)}
+    if not {"rollout_tokens_per_s", "ess"} <= by_metric.keys():
+        cells: dict[tuple[object, ...], _BySeed] = {}
+    else:
+        cells = _by_cell((by_metric["rollout_tokens_per_s"] * by_metric["ess"]).dropna())
+    return {
+        (run.size, run.dataset, run.strategy, run.skip): _paired(
+            cells,
+            (run.size, run.dataset, run.strategy, run.skip),
+            (run.size, run.dataset, *BASELINE_CHOICE),
+            paired_ratio,
+        )
+        for run in strategy_table(config)
+    }
 
 
 def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str, high: str) -> GradientEffects:

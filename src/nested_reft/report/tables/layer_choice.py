@@ -6,48 +6,75 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from nested_reft.config.experiment import Config
-from nested_reft.report.formatting import NOT_RUN, percent, points
+from nested_reft.config.experiment import Config, strategy_table
+from nested_reft.core.layer_selection import SELECTIONS, num_skipped
+from nested_reft.report.formatting import NOT_RUN, percent, points, ratio
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import (
     CHOICE,
     accuracy_of,
     benchmark_means,
     compared_strategies,
+    effective_rollouts,
     strategy_contrasts,
     strategy_parity,
 )
 
+EFFECTIVE = "rollouts in equal time"
+
 
 def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """Accuracy and off-policyness, one row per size, data set and way to choose layers, after the baseline's."""
-    compared, skip = compared_strategies(config), config.layer_choice.skip
-    reference = f"difference to {config.layer_choice.strategies[0]}"
+    """Accuracy and off-policyness, one row per size, data set and way to choose layers, after the baseline's.
+
+    The fixed skips that an adapting strategy is compared with have rows too.
+    """
+    compared, choice = compared_strategies(config), config.layer_choice
+    reference = f"difference to {choice.strategies[0]}"
     against_baseline, against_first = strategy_parity(strategies, config), strategy_contrasts(strategies, config)
+    effective = effective_rollouts(strategies, config)
     means = benchmark_means(strategies, config, config.evaluation.headline, CHOICE)
-    cells = [("baseline ReFT", "uniform", 0), *((name, name, skip) for name in compared)] if compared else []
     rows = []
     for size in config.sizes:
         for dataset in config.datasets:
-            for title, strategy, at_skip in cells:
+            for title, strategy, at_skip in _cells(config):
                 cell = {"size": size, "dataset": dataset, "strategy": strategy, "skip": at_skip}
-                off_policyness = _cell(strategies[strategies["benchmark"] == ""], cell)
-                is_baseline, is_first = not at_skip, strategy == compared[0]
+                of_run = _cell(strategies[strategies["benchmark"] == ""], cell)
+                is_first, is_compared = strategy == compared[0], at_skip == choice.skip
                 key = (size, dataset, strategy)
                 rows.append(
                     {
                         "size": size,
                         "dataset": dataset,
                         "strategy": title,
+                        "left out": _left_out(of_run, strategy, config.sizes[size].layers, at_skip or 0),
                         "accuracy": percent(accuracy_of(_cell(means, cell))),
-                        "difference to baseline": "" if is_baseline else points(against_baseline[key]),
-                        reference: "" if is_baseline or is_first else points(against_first[key]),
-                        "KL": _mean(off_policyness, "kl_k3"),
-                        "ESS": _mean(off_policyness, "ess"),
+                        "difference to baseline": points(against_baseline[key]) if is_compared else "",
+                        reference: points(against_first[key]) if is_compared and not is_first else "",
+                        "KL": _mean(of_run, "kl_k3"),
+                        "ESS": _mean(of_run, "ess"),
+                        EFFECTIVE: ratio(effective[(*key, at_skip)]) if at_skip else "",
                     }
                 )
-    columns = ["size", "dataset", "strategy", "accuracy", "difference to baseline", reference, "KL", "ESS"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["size", "dataset", "strategy", "left out", "accuracy", "difference to baseline", reference, "KL", "ESS"]
+    return pd.DataFrame(rows, columns=[*columns, EFFECTIVE])
+
+
+def _cells(config: Config) -> list[tuple[str, str, int | None]]:
+    """Title, strategy and skip of each row of a size and data set; none without a comparison."""
+    compared, choice = compared_strategies(config), config.layer_choice
+    if not compared:
+        return []
+    fixed = sorted({run.skip for run in strategy_table(config)} - {choice.skip})
+    return [
+        ("baseline ReFT", "uniform", 0),
+        *((f"{compared[0]}, skip {skip} %", compared[0], skip) for skip in fixed),
+        *((name, name, choice.skip) for name in compared),
+    ]
+
+
+def _left_out(of_run: pd.DataFrame, strategy: str, layers: int, skip: int) -> str:
+    """How many layers a step leaves out: the same in all, unless the strategy adapts."""
+    return _mean(of_run, "num_skipped", 1) if SELECTIONS[strategy].adapts else str(num_skipped(layers, skip))
 
 
 def layer_choice_page(table: pd.DataFrame, config: Config) -> Page:
@@ -61,7 +88,9 @@ def layer_choice_page(table: pd.DataFrame, config: Config) -> Page:
         "benchmarks and seeds. Brackets: 95 % interval over seeds and problems (Wilson's score interval). Differences "
         "in percentage points, paired by seed on identical problems. Brackets: 95 % Student-t interval over seeds "
         "(artanh scale); the problems do not vary. KL(b ‖ π), k3, in nats per token, and effective sample size (1 is "
-        "on-policy): means over training steps and seeds."
+        "on-policy): means over training steps and seeds. Left out: layers, of an adapting strategy the mean. Rollouts "
+        "in equal time: tokens per second (median over steps) times effective sample size, over baseline ReFT's, "
+        "paired by seed (geometric mean, 95 % t interval of log ratios); jobs share the machine, so it is noisy."
     )
     return Page(title, (("", table),), notes)
 
@@ -73,6 +102,6 @@ def _cell(table: pd.DataFrame, cell: Mapping[str, object]) -> pd.DataFrame:
     return table[chosen]
 
 
-def _mean(table: pd.DataFrame, metric: str) -> str:
+def _mean(table: pd.DataFrame, metric: str, digits: int = 3) -> str:
     values = table.loc[table["metric"] == metric, "value"]
-    return f"{values.mean():.3f}" if len(values) else NOT_RUN
+    return f"{values.mean():.{digits}f}" if len(values) else NOT_RUN
