@@ -13,6 +13,7 @@ from nested_reft.config.experiment import load_config, parse_config
 from nested_reft.config.strict import ConfigError
 
 HUB = {"source": "hub", "repo": "a/b", "split": "train", "question": "q", "answer": "a"}
+NESTABILITY = {"batches": 2, "problems_per_batch": 2, "completions_per_problem": 2}
 WARMUP = {"datasets": {"stories": PROBLEMS}, "steps": 2, "solutions_per_batch": 2, "learning_rate": 0.1}
 
 # (what is changed, its value, everything that the one line must say)
@@ -43,7 +44,15 @@ REFUSED = [
         ["skips: no correction is run at 34 %; remove it, or add it to a correction's skips"],
     ),
     ("corrections/unti", {"skips": [17]}, ["corrections.unti: unknown value 'unti'", "did you mean 'unit'?"]),
-    ("gradients/corrections", {"unit": {"skips": [17]}}, ["gradients.corrections.unit.skips"]),
+    ("gradients/corrections", {"unit": {"skips": [17]}},
+     ["gradients.corrections.unit.skips: only corrections of runs have skips", "remove it"]),
+    ("nestability", {"batches": 1, "problems_per_batch": 2, "completions_per_problem": 2},
+     ["nestability.batches", "greater than or equal to 2"]),
+    ("nestability", NESTABILITY | {"strategies": ["least", "least"]}, ["nestability.strategies: has a value twice"]),
+    ("nestability", NESTABILITY | {"strategies": ["adaptive"]}, ["nestability.strategies: 'adaptive' adapts"]),
+    ("nestability", NESTABILITY | {"strategies": ["lest"]}, ["nestability.strategies", "did you mean 'least'?"]),
+    ("nestability", NESTABILITY | {"without_layer_drop": True},
+     ["nestability.without_layer_drop: there is no warm-up with layer drop"]),
     ("skips_of", {"unit": [17]}, ["skips_of: unknown key; write `skips` under the correction"]),
     ("warmup", WARMUP | {"step": 3}, ["warmup.step: unknown key", "did you mean 'steps'?"]),
     ("warmup", WARMUP | {"datasets": {}}, ["warmup.datasets", "at least 1"]),

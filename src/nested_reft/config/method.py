@@ -33,10 +33,19 @@ Correction = Annotated[str, AfterValidator(_name_in(CORRECTIONS)), Field(json_sc
 Strategy = Annotated[str, AfterValidator(_name_in(SELECTIONS)), Field(json_schema_extra=_names_of(SELECTIONS))]
 
 
+SKIPS = "skips"
+
+
 def _without_nulls(corrections: Any) -> Any:
     """Drop null parameters, so that they get their defaults."""
     if not isinstance(corrections, Mapping):
         return corrections
+    for name, params in corrections.items():
+        # Those of the runs were taken out before.
+        if isinstance(params, Mapping) and params.get(SKIPS) is not None:
+            raise ValueError(
+                f".{name}.{SKIPS}: only corrections of runs have skips, and here all are measured; remove it"
+            )
     return {
         name: {key: value for key, value in params.items() if value is not None}
         if isinstance(params, Mapping)
@@ -67,9 +76,6 @@ Corrections = Annotated[
     BeforeValidator(_without_nulls),
     AfterValidator(_with_defaults),
 ]
-
-
-SKIPS = "skips"
 
 
 def split_skips(corrections: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
