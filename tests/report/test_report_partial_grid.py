@@ -10,6 +10,9 @@ from synthetic import Effects, make_config, write_results
 
 from nested_reft.cli import main
 from nested_reft.config.experiment import Config
+from nested_reft.report.collect.collect import collect
+from nested_reft.report.figures.style import look_of
+from nested_reft.report.figures.tradeoff import tradeoff
 from nested_reft.report.registry import FIGURES, PAGES
 from nested_reft.report.statistics.comparisons import gains, parity
 from nested_reft.report.tidy import read_table
@@ -65,6 +68,16 @@ def test_claims_count_the_cells_that_are_run(root: Path) -> None:
 def test_every_figure_is_drawn(root: Path, config: Config, name: str) -> None:
     assert main(["figure", name, "--settings", config.canonical_json(), "--root", str(root)]) == 0
     assert (root / f"figures/{name}.png").stat().st_size
+
+
+def test_a_correction_that_is_alone_at_a_skip_stands_at_its_speedup(tmp_path: Path) -> None:
+    lone = make_config(sizes=1, skips_of={"base": [10], "unit": [10]})
+    write_results(tmp_path, lone)
+    collect(tmp_path, lone)
+    figure = tradeoff(*(read_table(tmp_path, name) for name in ("runs", "throughput", "training")), lone)
+    markers = [line for line in figure.axes[0].lines if line.get_marker() == look_of("retrace").marker]
+    # 0.8 of the share of layers skipped; at 10 % two others stand beside it.
+    assert sorted(float(line.get_xdata()[0]) for line in markers) == pytest.approx([1.08 + 0.07 * 0.16 / 3, 1.16], abs=1e-6)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -43,9 +43,7 @@ def _without_nulls(corrections: Any) -> Any:
     for name, params in corrections.items():
         # Those of the runs were taken out before.
         if isinstance(params, Mapping) and params.get(SKIPS) is not None:
-            raise ValueError(
-                f".{name}.{SKIPS}: only corrections of runs have skips, and here all are measured; remove it"
-            )
+            raise ValueError(f".{name}.{SKIPS}: only corrections of runs have skips; remove it")
     return {
         name: {key: value for key, value in params.items() if value is not None}
         if isinstance(params, Mapping)

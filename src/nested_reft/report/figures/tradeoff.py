@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_cells, nested_skips
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.report.figures.style import (
     BASELINE,
@@ -80,13 +80,17 @@ def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | N
     places = {skip: speedup.estimate for skip, speedup in known.items()}
     width = SIDE_BY_SIDE * max(np.ptp([1.0, *places.values()]), 0.01)
     seeds_and_mean(axis, 1.0, baseline, BASELINE)
-    for name, offset in zip(config.corrections, dodge(len(config.corrections), width), strict=True):
+    x = dict[tuple[str, int], float]()
+    for skip, place in places.items():
+        names = [name for name, at in nested_cells(config) if at == skip]  # one alone stands at the speed-up itself
+        x |= {(name, skip): place + offset for name, offset in zip(names, dodge(len(names), width), strict=True)}
+    for name in config.corrections:
         measured = {skip: model for skip in known if len(model := of_model(scores, name, skip))}
         path = [(1.0, level)]
-        path += [(places[skip] + offset, 100 * model["value"].mean()) for skip, model in measured.items()]
+        path += [(x[name, skip], 100 * model["value"].mean()) for skip, model in measured.items()]
         axis.plot(*zip(*path, strict=True), color=look_of(name).color, linestyle=look_of(name).linestyle, lw=0.9)
         for skip, model in measured.items():
-            seeds_and_mean(axis, places[skip] + offset, model, look_of(name))
+            seeds_and_mean(axis, x[name, skip], model, look_of(name))
     _speedups(axis, known)
 
 
