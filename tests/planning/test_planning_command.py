@@ -19,7 +19,7 @@ from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, 
 from nested_reft.planning.shapes import model_shape
 from nested_reft.tasks.hub_lock import HubLock, read_lock
 
-ASSUMED = Assumptions(Machine(1e12, 1e11, 1e-4), prompt_tokens=20, length=1.0, startup=10.0)
+ASSUMED = Assumptions(Machine(1e12, 1e11, 1e-4), prompt_tokens=20, length=1.0, mixed=1.0, startup=10.0)
 
 
 def jobs_of(path: Path, lock: HubLock, assumed: Assumptions = ASSUMED) -> list[Jobs]:
@@ -115,6 +115,36 @@ def test_every_job_has_work_and_starts_once() -> None:
         assert job.work.flops > 0
         assert job.work.seconds == pytest.approx(quick.work.seconds + 10 * job.count)
         assert job.longest == pytest.approx(quick.longest + 10)
+
+
+def test_what_the_config_expects_comes_after_the_options_and_before_the_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_config("smoke.yaml")
+    settings["plan"] = {"prompt_tokens": 33, "length": 0.5, "cpu_teraflops": 0.07}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert main(["plan", "--config", str(tmp_path / "own.yaml"), "--length", "0.25"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("--prompt-tokens 33`", "--length 0.25`", "--teraflops 0.07`", "--mixed 1`", "--gigabytes-per-s 1.3`"):
+        assert text in printed
+    with_plan, without = (load_config(path) for path in (tmp_path / "own.yaml", ROOT / "config/smoke.yaml"))
+    assert with_plan.canonical_json() == without.canonical_json(), "no job runs again"
+
+
+def test_only_groups_with_a_gradient_have_a_backward_pass() -> None:
+    """Of a training step's update: a forward pass, and twice that for the share of the groups."""
+    path, machine = ROOT / "config/smollm2.yaml", Machine(1e12, 1e30, 0.0)
+    of_share = []
+    for mixed in (1.0, 0.5, 0.25):
+        jobs = jobs_of(path, HubLock(), replace(ASSUMED, machine=machine, mixed=mixed))
+        of_share += [job.work for job in jobs if job.kind == "train"]
+    whole, half, quarter = (work.flops for work in of_share if work is not None)
+    assert whole - half == pytest.approx(2 * (half - quarter))
+    config = load_config(path)
+    shape = model_shape(config, "135m", Path("nowhere"))
+    assert shape is not None
+    forward = shape.flops(8 * 20, 10.5, 0) + shape.flops(64 * 48, 20 + 24, 64 * 48)
+    assert whole - half == pytest.approx(18 * config.training.steps * forward)
 
 
 def test_a_benchmark_is_as_large_as_made_fetched_or_locked(tmp_path: Path) -> None:

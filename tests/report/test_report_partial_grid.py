@@ -77,7 +77,8 @@ def test_a_correction_that_is_alone_at_a_skip_stands_at_its_speedup(tmp_path: Pa
     figure = tradeoff(*(read_table(tmp_path, name) for name in ("runs", "throughput", "training")), lone)
     markers = [line for line in figure.axes[0].lines if line.get_marker() == look_of("retrace").marker]
     # 0.8 of the share of layers skipped; at 10 % two others stand beside it.
-    assert sorted(float(line.get_xdata()[0]) for line in markers) == pytest.approx([1.08 + 0.07 * 0.16 / 3, 1.16], abs=1e-6)  # type: ignore[index]
+    x = sorted(float(line.get_xdata()[0]) for line in markers)  # type: ignore[index]
+    assert x == pytest.approx([1.08 + 0.07 * 0.16 / 3, 1.16], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nested_reft.config.experiment import load_config, with_device
+from nested_reft.config.experiment import Config, load_config, with_device
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.disk import plan_disk
 from nested_reft.planning.memory import Gpus, Way, plan_memory
@@ -26,7 +26,7 @@ SEVERAL_GPUS: tuple[Way, ...] = ("shards",)
 def run(options: argparse.Namespace) -> None:
     """Print the jobs, their hours, the disk and the memory of an experiment."""
     config = with_device(load_config(options.config), len(visible_gpus(os.environ) or ()))
-    assumed = _assumptions(options, config.device)
+    assumed = _assumptions(options, config)
     results = Path("results") / config.experiment
     shapes = {size: model_shape(config, size, results) for size in config.sizes}
     known = {size: shape for size, shape in shapes.items() if shape is not None}
@@ -57,9 +57,12 @@ def run(options: argparse.Namespace) -> None:
         print("\n**Memory** of a training step on each GPU, in GB; estimates.\n\n" + memory_table(memories))
 
 
-def _assumptions(options: argparse.Namespace, device: str) -> Assumptions:
-    """What the options say, and the defaults of the device for those not given."""
-    given = {key: getattr(options, key) for key in DEFAULTS[device]}
-    found = DEFAULTS[device] | {key: value for key, value in given.items() if value is not None}
+def _assumptions(options: argparse.Namespace, config: Config) -> Assumptions:
+    """What the options say, then the config's section `plan`, then the defaults of the device."""
+    planned = config.plan.model_dump()
+    on_cpu = {key.removeprefix("cpu_"): planned.pop(key) for key in list(planned) if key.startswith("cpu_")}
+    found = dict(DEFAULTS[config.device])
+    for said in (on_cpu if config.device == "cpu" else {}, planned, vars(options)):
+        found |= {key: value for key, value in said.items() if key in found and value is not None}
     machine = Machine(found["teraflops"] * 1e12, found["gigabytes_per_s"] * 1e9, found["layer_us"] * 1e-6)
-    return Assumptions(machine, int(found["prompt_tokens"]), options.length, found["startup"])
+    return Assumptions(machine, int(found["prompt_tokens"]), found["length"], found["mixed"], found["startup"])

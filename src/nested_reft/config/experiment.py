@@ -19,6 +19,7 @@ from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.gradients import Gradients
 from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy, split_skips
 from nested_reft.config.nestability import Nestability
+from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
@@ -79,7 +80,9 @@ class Config(Strict):
     """How bias and variance are measured and judged."""
     nestability: Nestability | None = Field(None, exclude_if=lambda value: value is None)
     """How far nested rollouts of the models are from them before reinforcement; null: it is not measured."""
-    # Left out of the canonical JSON: requesting more memory must not rerun any job.
+    # Both are left out of the canonical JSON: requesting more memory must not rerun any job.
+    plan: Planned = Field(Planned(), exclude=True)
+    """What `nested-reft plan` assumes."""
     resources: dict[Name, SizeResources] = Field({}, exclude=True)
     """What jobs request from a scheduler, by size; a size that is not named requests the defaults."""
 
@@ -284,9 +287,6 @@ def benchmark_batches(config: Config) -> list[tuple[str, ...]]:
     """The benchmarks in the order of the config, in groups for one evaluation job each."""
     names, size = list(config.benchmarks), config.evaluation.benchmarks_per_job
     return [tuple(names[first : first + size]) for first in range(0, len(names), size)]
-
-
-# --- reading ----------------------------------------------------------------------------------------------------
 
 
 def parse_config(settings: Mapping[str, Any], where: str = "config") -> Config:

@@ -9,9 +9,10 @@ the time to launch the operations of a layer, whatever their size, and L counts 
   to, those of a prompt once per group. All other reads and writes are included in the rate W.
 - Rollout of P prompts of S tokens, G completions each, of M tokens on average and T at most: prefill P S tokens in one
   pass, decode P G (M - 1) tokens in T - 1 passes, since some completion of a batch runs to the end.
-- Update: forward over P S + P G M tokens, twice that backward (once with adapters, as frozen weights have no gradient),
-  one more forward with activation checkpointing, and one with a reference policy for KL; the weights in each of these
-  passes of a micro-batch; 10 float32 values per trained parameter for gradient norm and AdamW.
+- Update: forward over P S + P G M tokens; for the groups whose rewards are not all equal twice that backward (once with
+  adapters, as frozen weights have no gradient), and one more forward with activation checkpointing; one more for all
+  with a reference policy for KL; the weights in each of these passes of a micro-batch; 10 float32 values per trained
+  parameter for gradient norm and AdamW.
 
 Not counted: grading, tokenizing, Python between the operations, waiting for other GPUs.
 """
@@ -131,10 +132,10 @@ class Costs:
         flops = self.shape.flops(count, (tokens + 1) / 2, count)
         return self._phase(flops, self.value_bytes * self.shape.weights_read(), self.shape.layers)
 
-    def update(self, batch: Batch, training: Training) -> Work:
-        """The updates on one rollout."""
+    def update(self, batch: Batch, training: Training, mixed: float = 1.0) -> Work:
+        """The updates on one rollout; a share `mixed` of its groups has a backward pass."""
         parts = ceil(batch.prompts / (training.problems_per_micro_batch or batch.prompts))
-        passes = 3 + int(training.gradient_checkpointing) - int(training.lora is not None)
+        passes = 1 + mixed * (2 + int(training.gradient_checkpointing) - int(training.lora is not None))
         weights = self.value_bytes * self.shape.weights_read()
         forward = self.forward(batch)
         gradient = self._phase(passes * forward.flops, passes * parts * weights, passes * parts * self.shape.layers)

@@ -9,9 +9,11 @@ from pathlib import Path
 # H100 SXM has on its data sheet, and 30 small operations per layer of 8 microseconds each. cpu: what one thread reached
 # in docs/benchmarks.md, whose rates include launching operations.
 DEFAULTS = {
-    "cuda": {"teraflops": 400.0, "gigabytes_per_s": 2000.0, "layer_us": 240.0, "prompt_tokens": 200, "startup": 60.0},
-    "cpu": {"teraflops": 0.03, "gigabytes_per_s": 1.3, "layer_us": 0.0, "prompt_tokens": 25, "startup": 6.0},
-}
+    "cuda": {"teraflops": 400.0, "gigabytes_per_s": 2000.0, "layer_us": 240.0, "prompt_tokens": 200, "length": 1.0,
+             "mixed": 1.0, "startup": 60.0},
+    "cpu": {"teraflops": 0.03, "gigabytes_per_s": 1.3, "layer_us": 0.0, "prompt_tokens": 25, "length": 1.0,
+            "mixed": 1.0, "startup": 6.0},
+}  # fmt: skip
 GPUS = [(1, 80), (1, 141), (8, 80)]  # how many, and the GB of each
 
 
@@ -49,15 +51,14 @@ def share(text: str) -> float:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `plan`; the defaults of most depend on the device."""
+    """The options of `plan`; without them, the config's section `plan` is asked, and then the device's defaults."""
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     parser.add_argument("--teraflops", type=positive, help="10^12 FLOP/s that a GPU, or a job's CPU threads, reach")
     parser.add_argument("--gigabytes-per-s", type=positive, help="speed of reading weights and cache")
     parser.add_argument("--layer-us", type=not_negative, help="microseconds to launch a layer's operations")
     parser.add_argument("--prompt-tokens", type=positive, help="mean length of a prompt")
-    parser.add_argument(
-        "--length", type=share, default=1.0, help="mean length of a completion, as a share of the maximum"
-    )
+    parser.add_argument("--length", type=share, help="mean length of a completion, as a share of the maximum")
+    parser.add_argument("--mixed", type=share, help="share of the groups whose rewards are not all equal")
     parser.add_argument("--startup", type=not_negative, help="seconds before a job starts to compute")
     parser.add_argument(
         "--gpus", type=gpus, nargs="+", default=GPUS, metavar="NxGB", help="of the memory plan; default 1x80 1x141 8x80"

@@ -39,6 +39,7 @@ def assumptions_text(assumed: Assumptions, device: str) -> str:
             f"- `--layer-us {machine.layer_seconds * 1e6:g}`, to launch all operations of a layer;",
             f"- `--prompt-tokens {assumed.prompt_tokens}` on average;",
             f"- `--length {assumed.length:g}`, the mean completion's share of the maximal length;",
+            f"- `--mixed {assumed.mixed:g}`, the share of groups whose rewards differ: others have no backward pass;",
             f"- `--startup {assumed.startup:g}` seconds before a job starts to compute.",
             "",
             "n GPUs are assumed to be n times as fast as one. Grading and waiting in a queue are not counted.",

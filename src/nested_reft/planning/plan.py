@@ -37,6 +37,8 @@ class Assumptions:
     """Mean length of a prompt."""
     length: float
     """Mean length of a completion, as a share of the maximum."""
+    mixed: float
+    """Share of the groups whose rewards are not all equal."""
     startup: float
     """Seconds of a job before its first computation: imports, loading the model."""
 
@@ -116,7 +118,10 @@ class Planner:
             training.problems_per_step, training.completions_per_problem, training.max_new_tokens,
             training.max_prompt_tokens,
         )  # fmt: skip
-        update = costs.update(batch, training)
+        gpus = job_resources(self.config, self.size, "train").gpu if self.config.device == "cuda" else 1
+        # As in training.accumulation.groups_with_gradient.
+        every = gpus > 1 or training.kl_coefficient > 0
+        update = costs.update(batch, training, 1.0 if every else self.assumed.mixed)
         runs = (run for run in all_runs(self.config) if run.size == self.size)
         skips = (num_skipped(self.shape.layers, run.skip) for run in runs)
         return [(costs.rollout(batch, skipped) + update).times(training.steps) for skipped in skips]
