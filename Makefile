@@ -17,7 +17,7 @@ endif
 .PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 env: $(VENV)/.installed  ## .venv with the locked dependencies and this package
 
@@ -42,20 +42,26 @@ smollm2: env  ## a real language model on real benchmarks, config/smollm2.yaml: 
 paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
 	$(SNAKEMAKE) --configfile config/paper.yaml
 
-REFERENCE := docs/reference
+# Which experiment `reference` and `compare` are of: laptop or smollm2.
+EXPERIMENT := laptop
+REFERENCE := docs/reference/$(EXPERIMENT)
+MAKE_laptop := results
+MAKE_smollm2 := smollm2
+MANIFEST_laptop := small/stories
+MANIFEST_smollm2 := 135m/svamp
 
 # The tables for people and LaTeX, and the small ones of the tidy tables.
-REFERENCE_CSV := claims cells verdicts runs throughput gradients strategies
+REFERENCE_CSV := claims cells verdicts runs throughput gradients strategies nestability_batches
 
-reference: results  ## keep the figures and tables of this run in docs/reference, for the README and `make compare`
+reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs/reference; EXPERIMENT=smollm2 for that one
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables
-	cp results/laptop/figures/*.png $(REFERENCE)/figures/
-	cp results/laptop/tables/*.md results/laptop/tables/*.tex $(REFERENCE)/tables/
-	cp $(REFERENCE_CSV:%=results/laptop/tables/%.csv) $(REFERENCE)/tables/
-	cp results/laptop/runs/small/stories/base/skip0/seed1/manifest.json $(REFERENCE)/
+	cp results/$(EXPERIMENT)/figures/*.png $(REFERENCE)/figures/
+	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.tex $(REFERENCE)/tables/
+	cp $(REFERENCE_CSV:%=results/$(EXPERIMENT)/tables/%.csv) $(REFERENCE)/tables/
+	cp results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json $(REFERENCE)/
 
-compare: results  ## whether this run found what the reference run found: verdicts, and values beyond their intervals
-	$(BIN)/nested-reft compare --root results/laptop --reference $(REFERENCE)
+compare: $(MAKE_$(EXPERIMENT))  ## whether this run found what the reference run found: verdicts, values beyond their intervals
+	$(BIN)/nested-reft compare --root results/$(EXPERIMENT) --reference $(REFERENCE)
 
 env-report: env  ## what the tests of the report in a browser need, besides Chromium
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[report-test]'

@@ -41,7 +41,7 @@ def test_the_library_lines_give_a_gradient() -> None:
 
 def test_the_table_of_claims_is_that_of_the_reference_run() -> None:
     """Each row: the claim's verdict, and the estimate with the interval of its worst case."""
-    with (ROOT / "docs/reference/tables/claims.csv").open(encoding="utf-8") as file:
+    with (ROOT / "docs/reference/laptop/tables/claims.csv").open(encoding="utf-8") as file:
         expected = {
             row["id"]: (row["verdict"], re.findall(r"[-+]?\d+\.\d+", row["measured"].partition("): ")[2])[:3])
             for row in csv.DictReader(file)

@@ -35,7 +35,7 @@ from nested_reft.report.tidy import read_table
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config/config.yaml"
-REFERENCE = ROOT / "docs/reference"
+REFERENCE = ROOT / "docs/reference/laptop"
 
 
 def step_speedups(cells: pd.DataFrame) -> StepSpeedups:
