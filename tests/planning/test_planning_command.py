@@ -55,24 +55,24 @@ def test_the_numbers_of_the_paper_s_jobs() -> None:
 
 
 def test_a_warmup_costs_its_batches_and_leaves_a_model() -> None:
-    """Solutions of up to 48 tokens after prompts of 20, three passes of each batch, on a machine that is never idle."""
+    """Solutions of up to 32 tokens after prompts of 20, three passes of each batch, on a machine that is never idle."""
     path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
     (job,) = (job for job in jobs_of(path, HubLock(), assumed) if job.kind == "warmup")
     config = load_config(path)
     shape = model_shape(config, "135m", Path("nowhere"))
     assert shape is not None
-    flops = shape.flops(16 * 20, 10.5, 0) + shape.flops(16 * 48, 20 + 24, 16 * 48)
+    flops = shape.flops(16 * 20, 10.5, 0) + shape.flops(16 * 32, 20 + 16, 16 * 32)
     assert job.work is not None
     # Two of them: with layer drop, and without it to compare.
     assert job.count == 2
-    assert job.work.flops == pytest.approx(2 * 280 * 3 * flops)
-    assert job.work.seconds == pytest.approx(2 * 280 * 3 * flops / 1e12)
+    assert job.work.flops == pytest.approx(2 * 120 * 3 * flops)
+    assert job.work.seconds == pytest.approx(2 * 120 * 3 * flops / 1e12)
     disk = plan_disk(config, "135m", shape)
-    assert disk.total == disk.model + 2 * 4 * shape.parameters + 18 * disk.policy
+    assert disk.total == disk.model + 2 * 4 * shape.parameters + 24 * disk.policy
 
 
 def test_nestability_costs_its_rollouts_and_influence_a_pass_a_layer() -> None:
-    """Prompts of 20 tokens, completions of up to 48; on a machine that is never idle and reads for nothing."""
+    """Prompts of 20 tokens, completions of up to 32; on a machine that is never idle and reads for nothing."""
     path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
     jobs = {job.kind: job for job in jobs_of(path, HubLock(), assumed)}
     config = load_config(path)
@@ -83,11 +83,11 @@ def test_nestability_costs_its_rollouts_and_influence_a_pass_a_layer() -> None:
     assert influence is not None
     assert nestability is not None
     assert influence.flops == pytest.approx(3 * 31 * shape.flops(16 * 20, 10.5, 16 * 20))
-    prompts, rows, context = 8 * 20, 16, 20 + 24
-    score = shape.flops(prompts, 10.5, 0) + shape.flops(rows * 48, context, rows * 48)
+    prompts, rows, context = 8 * 20, 16, 20 + 16
+    score = shape.flops(prompts, 10.5, 0) + shape.flops(rows * 32, context, rows * 32)
     total = 0.0
     for ways, skipped in ((1, 0), (3, 2), (3, 3), (3, 4)):
-        rollout = shape.flops(prompts, 10.5, 8, skipped) + shape.flops(rows * 47, context, rows * 47, skipped)
+        rollout = shape.flops(prompts, 10.5, 8, skipped) + shape.flops(rows * 31, context, rows * 31, skipped)
         total += ways * 8 * (rollout + score)
     assert nestability.flops == pytest.approx(3 * total)
 
@@ -143,8 +143,8 @@ def test_only_groups_with_a_gradient_have_a_backward_pass() -> None:
     config = load_config(path)
     shape = model_shape(config, "135m", Path("nowhere"))
     assert shape is not None
-    forward = shape.flops(8 * 20, 10.5, 0) + shape.flops(64 * 48, 20 + 24, 64 * 48)
-    assert whole - half == pytest.approx(18 * config.training.steps * forward)
+    forward = shape.flops(8 * 20, 10.5, 0) + shape.flops(64 * 32, 20 + 16, 64 * 32)
+    assert whole - half == pytest.approx(24 * config.training.steps * forward)
 
 
 def test_a_benchmark_is_as_large_as_made_fetched_or_locked(tmp_path: Path) -> None:

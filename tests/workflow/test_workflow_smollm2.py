@@ -32,6 +32,11 @@ def two_steps() -> dict[str, Any]:
     settings["gradients"] |= {
         "batches": 4, "problems_per_batch": 1, "completions_per_problem": 2, "corrections": {"base": {}},
     }  # fmt: skip
+    settings["layer_choice"] = {"influence_problems": 2}
+    settings["nestability"] = {
+        "strategies": ["least"], "batches": 2, "problems_per_batch": 1, "completions_per_problem": 2,
+        "without_layer_drop": True,
+    }  # fmt: skip
     return settings
 
 
@@ -49,13 +54,16 @@ def test_two_steps_of_the_study(pipeline: Pipeline, data_mirror: Path, tmp_path:
     model = json.loads((results / "models/135m.json").read_text(encoding="utf-8"))
     assert (model["origin"], model["package"]) == ("package", PACKAGE)
     warmup = json.loads((results / "warmed_up/135m.json").read_text(encoding="utf-8"))
-    assert warmup["solutions_right"] == warmup["solutions"] == 4350
+    assert warmup["solutions_right"] == warmup["solutions"] == 350
     runs = pd.read_csv(results / "tables/runs.csv")
     # as it came, warmed up, baseline, nested; three benchmarks; greedy and sampled
     assert len(runs) == 4 * 3 * 2
     training = pd.read_csv(results / "tables/training.csv")
     nested = training[training["skip"] == 10]
     assert list(nested["skipped_layers"].str.split().map(len)) == [3, 3]
+    nestability = pd.read_csv(results / "tables/nestability_batches.csv")
+    # as it came, and after a warm-up without and with layer drop; skips 0 and 10; two batches
+    assert len(nestability) == 3 * 2 * 2
     samples = pd.read_csv(results / "tables/samples.csv")
     assert samples["prompt"].str.contains("<|im_start|>user", regex=False).all()
     assert samples["response"].str.len().gt(0).any()
