@@ -1,40 +1,20 @@
-"""The run table, what a job depends on, and that config and core agree about names."""
+"""The run table."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, get_args
-
 import pytest
-from valid_config import COMPARED, CONFIGS, PROBLEMS, REMOVE, VALID, changed
+from valid_config import COMPARED, CONFIGS, VALID, changed
 
 from nested_reft.config.experiment import (
     all_runs,
     benchmark_batches,
     load_config,
-    nested_cells,
     parse_config,
     run_table,
-    stages,
     strategy_table,
-    with_device,
-)
-from nested_reft.config.jobs import (
-    data_settings,
-    evaluate_settings,
-    gradient_settings,
-    influence_settings,
-    model_settings,
-    throughput_settings,
-    train_settings,
-    warmup_settings,
 )
 from nested_reft.config.strict import ConfigError
-from nested_reft.config.training import Adaptation, Training
-from nested_reft.core.advantages import BASELINES
-from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import num_skipped
-from nested_reft.core.loss import NORMALISATIONS
 
 # --- the run table
 
@@ -139,173 +119,3 @@ def test_every_config_file_is_tested() -> None:
 )
 def test_skipped_count(layers: int, percent: int, count: int) -> None:
     assert num_skipped(layers, percent) == count
-
-
-# --- what a job depends on
-
-
-def test_a_run_s_key_depends_on_what_the_run_depends_on_alone() -> None:
-    def key(settings: dict[str, Any]) -> str:
-        config = parse_config(settings)
-        run = next(run for run in run_table(config) if run.path == "tiny/stories/retrace/skip17/seed1")
-        return train_settings(config, run).key
-
-    same = [("seeds", [1]), ("corrections/unit", REMOVE), ("evaluation/max_new_tokens", 9), ("throughput/pairs", 5)]
-    other = [("training/learning_rate", 0.2), ("corrections/retrace", {"lambda": 0.8}), ("prompt/suffix", " =")]
-    assert {key(changed(*change)) for change in same} == {key(VALID)}
-    assert len({key(changed(*change)) for change in other} | {key(VALID)}) == 4
-
-
-def test_spelling_a_default_out_changes_no_key() -> None:
-    spelt = changed("training/temperature", 1.0)
-    for config in (parse_config(VALID), parse_config(spelt)):
-        run = run_table(config)[0]
-        assert train_settings(config, run) == train_settings(parse_config(VALID), run)
-        assert train_settings(config, run).key == train_settings(parse_config(VALID), run).key
-
-
-def test_data_of_both_roles_come_from_their_own_table() -> None:
-    settings = changed("benchmarks/one", PROBLEMS | {"problems": 5})
-    settings["datasets"]["one"] = PROBLEMS | {"problems": 7}
-    config = parse_config(settings)
-    assert data_settings(config, "test", "one").problems.problems == 5
-    assert data_settings(config, "train", "one").problems.problems == 7
-
-
-def test_evaluation_gets_the_training_dtype() -> None:
-    config = parse_config(changed("training/dtype", "bfloat16"))
-    assert evaluate_settings(config, "tiny", None, ("one",)).dtype == "bfloat16"
-
-
-def test_another_judgement_measures_no_gradient_again() -> None:
-    judged = changed("gradients/bias_margin", 0.3)
-    judged["gradients"]["variance_limit"] = 5.0
-    expected = gradient_settings(parse_config(VALID), "tiny", 17).canonical_json()
-    assert gradient_settings(parse_config(judged), "tiny", 17).canonical_json() == expected
-    assert gradient_settings(parse_config(changed("gradients/batches", 5)), "tiny", 17).canonical_json() != expected
-
-
-def test_the_text_of_the_influence_changes_no_run_s_settings() -> None:
-    config, other = parse_config(VALID), parse_config(changed("layer_choice", {"influence_problems": 3}))
-    assert (
-        influence_settings(config, "tiny", "pretrained").problems,
-        influence_settings(other, "tiny", "pretrained").problems,
-    ) == (64, 3)
-    run = run_table(config)[-1]
-    assert train_settings(config, run) == train_settings(other, run)
-
-
-def test_a_target_reaches_the_runs_that_adapt_only() -> None:
-    choice = COMPARED | {"strategies": ["uniform", "adaptive"], "target_ess": 0.7, "ess_batches": 2}
-    config = parse_config(changed("layer_choice", choice))
-    found = {run.strategy: train_settings(config, run) for run in strategy_table(config)}
-    assert found["adaptive"].adapt == Adaptation(target_ess=0.7, ess_batches=2)
-    assert found["uniform"].adapt is None
-    assert "adapt" not in json.loads(found["uniform"].canonical_json())
-
-
-def test_gradients_are_measured_on_what_training_samples() -> None:
-    settings = changed("training/top_p", 0.9)
-    settings["layer_choice"] = COMPARED | {"strategies": ["static", "uniform"]}
-    found = gradient_settings(parse_config(settings), "tiny", 17)
-    assert (found.sampling.top_p, found.strategy, found.max_new_tokens) == (0.9, "static", 4)
-
-
-# --- config and core agree
-
-
-@pytest.mark.parametrize("name", CORRECTIONS)
-def test_a_correction_has_its_parameters_with_their_defaults(name: str) -> None:
-    defaults = CORRECTIONS[name].resolve({}, own=True)
-    for given in ({}, defaults, dict.fromkeys(defaults)):
-        assert parse_config(changed("corrections", {"base": {}, name: given})).corrections[name] == defaults
-
-
-def test_choices_of_the_training_settings_are_those_of_the_core() -> None:
-    fields = Training.model_fields
-    assert get_args(fields["normalisation"].annotation) == NORMALISATIONS
-    assert get_args(fields["advantage_baseline"].annotation) == BASELINES
-
-
-def test_keys_of_the_prompt_that_are_not_set_change_no_job() -> None:
-    """What was made before these keys existed stays valid."""
-    config = parse_config(VALID)
-    run = run_table(config)[0]
-    for settings in (train_settings(config, run), evaluate_settings(config, run.size, run, ("steps",))):
-        assert '"prompt":{"style":"plain","system":null,"suffix":""}' in settings.canonical_json()
-
-
-def test_end_tokens_change_only_jobs_whose_completions_end() -> None:
-    before, after = parse_config(VALID), parse_config(changed("prompt/end_tokens", ["?"]))
-    size = next(iter(before.sizes))
-    assert model_settings(before, size) == model_settings(after, size)
-    assert throughput_settings(before, size, 17) == throughput_settings(after, size, 17)
-    assert gradient_settings(before, size, 17).canonical_json() != gradient_settings(after, size, 17).canonical_json()
-    run = run_table(before)[0]
-    assert '"end_tokens":["?"]' in train_settings(after, run).canonical_json()
-
-
-# --- skips of a correction
-
-
-def test_a_correction_is_run_at_its_own_skips() -> None:
-    settings = changed("corrections/retrace", {"lambda": 0.9, "skips": [34]})
-    config = parse_config(settings)
-    assert nested_cells(config) == [("base", 17), ("base", 34), ("unit", 17), ("unit", 34), ("retrace", 34)]
-    ours = [run for run in run_table(config) if (run.size, run.dataset, run.seed) == ("tiny", "stories", 1)]
-    assert [(run.correction, run.skip) for run in ours] == [
-        ("base", 0), ("base", 17), ("unit", 17), ("base", 34), ("unit", 34), ("retrace", 34)
-    ]  # fmt: skip
-
-
-def test_skips_of_a_correction_change_no_job_s_settings_and_survive_json() -> None:
-    all_skips, some = parse_config(VALID), parse_config(changed("corrections/retrace", {"lambda": 0.9, "skips": [34]}))
-    (run,) = {
-        run.path: run for run in run_table(some) if run.path.startswith("tiny/stories/retrace/skip34/seed1")
-    }.values()
-    assert train_settings(some, run) == train_settings(all_skips, run)
-    text = some.canonical_json()
-    again = parse_config(json.loads(text))
-    assert again == some
-    assert again.canonical_json() == text
-    assert json.loads(text)["corrections"]["retrace"] == {"lambda": 0.9, "skips": [34]}
-    assert "skips_of" not in all_skips.canonical_json()
-
-
-def test_strategies_are_compared_where_their_correction_is_run() -> None:
-    settings = changed("layer_choice", COMPARED)
-    settings["corrections"]["retrace"] = {"skips": [34]}
-    with pytest.raises(
-        ConfigError, match=r"layer_choice\.skip: 'retrace' is not run at 17 %; add it to corrections.retra"
-    ):
-        parse_config(settings)
-
-
-# --- the warm-up
-
-
-def test_without_a_warmup_the_settings_are_those_before_there_was_one() -> None:
-    config = parse_config(VALID)
-    texts = [config.canonical_json(), evaluate_settings(config, "tiny", None, ("one",)).canonical_json()]
-    assert not any(word in text for text in texts for word in ('"warmup"', "stage", "offset", "solution"))
-
-
-def test_the_warmup_and_what_comes_after_it() -> None:
-    warmup = {"datasets": {"stories": PROBLEMS}, "steps": 2, "solutions_per_batch": 2, "learning_rate": 0.1}
-    config = parse_config(changed("warmup", warmup))
-    assert stages(config) == ("pretrained", "warmed_up")
-    assert stages(parse_config(VALID)) == ("pretrained",)
-    settings = warmup_settings(config, "tiny")
-    assert "stories" not in settings.canonical_json()
-    assert settings.max_new_tokens == 4
-    assert '"stage":"warmed_up"' in evaluate_settings(config, "tiny", None, ("one",), "warmed_up").canonical_json()
-    assert data_settings(config, "warmup", "stories").role == "warmup"
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "found"), [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 0, "cuda")]
-)
-def test_auto_is_a_gpu_if_there_is_one(device: str, gpus: int, found: str) -> None:
-    config = with_device(parse_config(changed("device", device)), gpus)
-    assert config.device == found
-    assert evaluate_settings(config, "tiny", None, ("one",)).device == found

@@ -43,8 +43,8 @@ def infinite_gradient(clip: Callable[..., torch.Tensor], parameters: Iterable[to
 
 
 spoil_gradient = at_call(torch.nn.utils, "clip_grad_norm_", 10, infinite_gradient)  # the second update of step 5
-# There are two in a step, and the reference's, which is another module's.
-spoil_logp = at_call(step, "completion_logp", 9, lambda plain, *arguments: plain(*arguments) * math.nan)
+# There are two in a step.
+spoil_logp = at_call(step, "target_logp", 9, lambda plain, *arguments: plain(*arguments) * math.nan)
 
 
 @pytest.mark.parametrize(

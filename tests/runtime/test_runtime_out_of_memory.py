@@ -58,7 +58,7 @@ def call(command: str, settings: str, files: dict[str, str]) -> int:
     ("command", "settings", "module", "function", "parts"),
     [
         ("train", None, sampling, "make_decoder", ["a rollout", "training.problems_per_step, completions_per_problem"]),
-        ("train", None, step, "completion_logp", ["an update", "lower training.problems_per_micro_batch"]),
+        ("train", None, step, "target_logp", ["an update", "lower training.problems_per_micro_batch"]),
         ("train", None, policies, "AutoModelForCausalLM", ["loading the model"]),
         ("evaluate", EVALUATE, sampling, "make_decoder", ["a rollout", "lower evaluation.batch_problems"]),
         ("throughput", THROUGHPUT, sampling, "make_decoder", ["a rollout", "lower throughput.problems"]),

@@ -9,9 +9,11 @@ UPDATE = "lower training.problems_per_micro_batch, which changes no result unles
 # By sub-command: what to lower if a rollout fails, and if anything after it fails.
 ADVICE = {
     "pretrain": ("lower pretraining.batch_size",) * 2,
+    "warmup": ("lower warmup.solutions_per_micro_batch, which changes no result",) * 2,
     "train": ("lower training.problems_per_step, completions_per_problem or max_new_tokens", UPDATE),
     "evaluate": ("lower evaluation.batch_problems",) * 2,
     "throughput": ("lower throughput.problems, completions_per_problem or new_tokens",) * 2,
+    "nestability": ("lower nestability.problems_per_batch or completions_per_problem",) * 2,
     "gradients": ("lower gradients.problems_per_batch or completions_per_problem", UPDATE),
 }
 ROLLOUT = "sample_completions"  # the function that makes every rollout
