@@ -103,7 +103,7 @@ def test_benchmarks_are_handed_out_in_order(size: int, batches: list[int]) -> No
         ("config", 2 * 1 * (1 + 3 * 3 + 2) * 3),
         ("smoke", 1 * 1 * (1 + 1 * 3 + 2) * 2),
         ("paper", 2 * 3 * (1 + 3 * 3) * 3),
-        ("smollm2", 1 * 1 * (1 + 5 + 2) * 3),
+        ("smollm2", 1 * 1 * (1 + 5 + 1) * 3),
     ],
 )
 def test_the_project_s_configs_load(name: str, runs: int) -> None:
