@@ -10,8 +10,9 @@ from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import rollout_speedups
 from nested_reft.report.statistics.nestability import full_model_reward, model_names, nestability_cells
 
+SPEEDUP = "rollout speed-up"
 COLUMNS = [
-    "size", "model", "layers from", "skip %", "left out", "rollout speed-up", "KL", "ESS", "ESS, completions",
+    "size", "model", "layers from", "skip %", "left out", SPEEDUP, "KL", "ESS", "ESS, completions",
     "right (%)", "right, full model (%)",
 ]  # fmt: skip
 
@@ -21,7 +22,7 @@ def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, confi
     names, speedups, rows = model_names(config), rollout_speedups(throughput, config), []
     for (size, stage, strategy, skip), found in nestability_cells(nestability, config).items():
         row = {"size": size, "model": names[stage], "layers from": strategy, "skip %": str(skip)}
-        row |= {"left out": str(found.num_skipped) if found else "", "rollout speed-up": ratio(speedups[size, skip])}
+        row |= {"left out": str(found.num_skipped) if found else "", SPEEDUP: ratio(speedups[size, skip])}
         quantities = {"KL": "kl_k1", "ESS": "ess", "ESS, completions": "ess_sequence"}
         for column, quantity in quantities.items():
             row[column] = with_interval(found.intervals[quantity] if found else None, lambda value: f"{value:.2g}")
