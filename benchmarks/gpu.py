@@ -1,0 +1,233 @@
+"""What one GPU gives: rollouts of each engine, full and nested, and a training step with its memory against the plan.
+
+    python benchmarks/gpu.py [--quick] [--device cuda|cpu] [--shapes NAME ...] [--pairs N] [--csv FILE] [--table FILE]
+
+Models have random weights of the named shapes in bfloat16 and no end token, so nothing is fetched and all completions
+have the maximal length. Every engine and skip has a row; a row that was not run says why.
+
+- rollout: 8 prompts of 256 tokens x 8 completions of 256. Engines: ours (no CUDA graphs; keeps every token's
+  log-probability), transformers' `generate`, its continuous batching (`generate_batch`, with CUDA graphs), and vLLM
+  with graphs and eager. At a skip, the full and the nested model take turns, with layers drawn anew for each pair.
+  `speedup` is the median over pairs, with quartiles; `ideal` is the layers' share of the floating-point operations.
+- step: one step of training on the same prompts with the settings of config/paper.yaml (weights in float32, products in
+  bfloat16, activation checkpointing), at skip 0. `peak_gb` is the most memory that torch had allocated,
+  `planned_gb` what `nested-reft plan` foretells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import transformers
+from common import ROOT, SHAPES, Spread, parse_options, print_result, random_model, random_prompts, timed_pairs
+from rollout_sides import Case, continuous_batching, ours, theirs
+from transformers import PreTrainedModel
+
+from nested_reft.config.experiment import load_config
+from nested_reft.config.run import BASELINE_CORRECTION, Run
+from nested_reft.config.training import Training
+from nested_reft.core.layer_selection import draw_skipped_layers
+from nested_reft.core.loss import Objective
+from nested_reft.evaluation.throughput import ideal_speedup
+from nested_reft.planning.memory import Gpus, plan_memory
+from nested_reft.planning.shapes import Shape
+from nested_reft.runtime.manifest import processor_name
+from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
+from nested_reft.training.step import reft_step
+
+SKIPS = (5, 10, 15)  # the paper's
+PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 256, 256
+OURS, GENERATE, BATCHED = "ours", "generate", "generate_batch"
+NO_VLLM = "this package has no vLLM engine yet"
+GRAPHS = "its graphs hold all layers, and would be captured again for each draw"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement, or why there is none. Times in seconds, memory in GB (10^9 bytes)."""
+
+    shape: str
+    work: str  # rollout or step
+    engine: str
+    skip: int
+    not_run: str = ""
+    tokens_per_s: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    ideal: float | None = None
+    rollout_s: float | None = None
+    update_s: float | None = None
+    peak_gb: float | None = None
+    planned_gb: float | None = None
+
+
+def rollout_rows(
+    name: str, case: Case, engine: str, sample: Callable[[Case, int], object], pairs: int
+) -> Iterator[Row]:
+    """The rows of an engine that runs a nested view as it runs the full model; the first is the full model's."""
+    num_layers, full_speeds, nested = case.model.config.num_hidden_layers, list[float](), list[Row]()
+    tokens = len(case.prompt_ids) * case.group * case.new_tokens
+    for skip in case.skips:
+        draws = [
+            draw_skipped_layers(num_layers, skip, 1, torch.Generator().manual_seed(pair)) for pair in range(pairs + 1)
+        ]
+        done = timed_pairs(
+            lambda pair: sample(case, pair + 1),
+            lambda pair, draws=draws: sample(replace(case, model=case.view(draws[pair])), pair + 1),
+            pairs,
+            case.model.device,
+        )
+        spread = Spread.of([pair.seconds[0] / pair.seconds[1] for pair in done])
+        full_speeds += [tokens / pair.seconds[0] for pair in done]
+        nested.append(
+            Row(
+                name, "rollout", engine, skip,
+                tokens_per_s=statistics.median(tokens / pair.seconds[1] for pair in done),
+                speedup=spread.median, speedup_low=spread.low, speedup_high=spread.high,
+                ideal=ideal_speedup(case.model, len(draws[0]), PROMPT_TOKENS + case.new_tokens / 2),
+            )
+        )  # fmt: skip
+        print(f"{name}, {engine}, skip {skip} %: {nested[-1].tokens_per_s:,.0f} tokens/s, {spread} times", flush=True)
+    yield Row(name, "rollout", engine, 0, tokens_per_s=statistics.median(full_speeds), speedup=1.0, ideal=1.0)
+    yield from nested
+
+
+def batched_rows(name: str, case: Case, pairs: int) -> Iterator[Row]:
+    """The rows of continuous batching, which runs the full model only."""
+    with continuous_batching(case) as batched:
+        done = timed_pairs(lambda pair: batched(), lambda pair: batched(), max(pairs // 2, 1), case.model.device)
+    speed = statistics.median(
+        number / seconds for p in done for number, seconds in zip(p.results, p.seconds, strict=True)
+    )
+    print(f"{name}, {BATCHED}: {speed:,.0f} tokens/s", flush=True)
+    yield Row(name, "rollout", BATCHED, 0, tokens_per_s=speed, speedup=1.0, ideal=1.0)
+    yield from (Row(name, "rollout", BATCHED, skip, GRAPHS) for skip in SKIPS)
+
+
+def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_tokens: int, pairs: int) -> Iterator[Row]:
+    """The row of a step of our own engine, the median of some. Trains the model a little."""
+    device = model.device
+    prompt_ids, _ = random_prompts(model, training.problems_per_step, prompt_tokens)
+    rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
+    rewards[:, 0], rewards[:, 1] = 0.0, 1.0  # every group has a gradient
+    policy = Policy(model, None, end_ids=(), pad_id=0)  # type: ignore[arg-type]  # no text is read or written
+    learner = make_learner(policy, training, Objective())
+    settings = make_step_settings(Run(size="", dataset="", correction=BASELINE_CORRECTION, skip=0, seed=0), training)
+    phases = []
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    for step in range(1, pairs + 2):
+        clock = PhaseClock(device)
+        with compute_dtype(model, training.dtype):
+            reft_step(learner, settings, step, prompt_ids.tolist(), lambda *_: rewards, clock.lap)
+        clock.lap("update")
+        phases.append(clock.slowest(learner.world))
+    rollout, update = (statistics.median(phase[key] for phase in phases[1:]) for key in ("rollout", "update"))
+    peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    planned = plan_memory(Shape(model), training, prompt_ids.shape[1], Gpus(1, 0.0), "all weights")
+    tokens = len(prompt_ids) * training.completions_per_problem * training.max_new_tokens
+    row = Row(
+        name, "step", OURS, 0, tokens_per_s=tokens / (rollout + update), rollout_s=rollout, update_s=update,
+        peak_gb=peak, planned_gb=planned.peak(training.gradient_checkpointing) / 1e9,
+    )  # fmt: skip
+    print(
+        f"{name}, step: rollout {rollout:.3g} s, update {update:.3g} s, {peak} GB of {row.planned_gb:.3g}", flush=True
+    )
+    yield row
+
+
+def attempt(make: Iterator[Row], failed: Row) -> list[Row]:
+    """The rows, or one that says why they could not be made: the other engines' rows are not lost with them."""
+    try:
+        return list(make)
+    except (RuntimeError, ValueError, TypeError, ImportError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"{failed.shape}, {failed.engine}: {reason}", flush=True)
+        return [replace(failed, not_run=reason)]
+
+
+def measure(name: str, options: argparse.Namespace) -> Iterator[Row]:
+    """All rows of a shape."""
+    prompts, group, prompt_tokens, new_tokens = PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS
+    if options.quick:
+        prompts, group, prompt_tokens, new_tokens = 2, 2, 8, 4
+    model = random_model(name, options)
+    case = Case(name, model, *random_prompts(model, prompts, prompt_tokens), group, new_tokens, 1.0, (), 0, SKIPS)
+    sides: dict[str, Callable[[Case, int], object]]
+    sides = {OURS: lambda of, seed: ours(of, of.model, seed), GENERATE: theirs}
+    for engine, sample in sides.items():
+        made = rollout_rows(name, case, engine, sample, options.pairs)
+        yield from attempt(made, Row(name, "rollout", engine, 0))
+    yield from attempt(batched_rows(name, case, options.pairs), Row(name, "rollout", BATCHED, 0))
+    yield from (Row(name, "rollout", "vllm, graphs", skip, NO_VLLM if not skip else GRAPHS) for skip in (0, *SKIPS))
+    yield from (Row(name, "rollout", "vllm, eager", skip, NO_VLLM) for skip in (0, *SKIPS))
+    training = load_config(ROOT / "config/paper.yaml").training.model_copy(
+        update={"problems_per_step": prompts, "completions_per_problem": group, "max_new_tokens": new_tokens}
+    )
+    made = step_rows(name, model.float(), training, prompt_tokens, options.pairs)
+    yield from attempt(made, Row(name, "step", OURS, 0))
+    yield from (Row(name, "step", engine, 0, NO_VLLM) for engine in ("vllm, graphs", "vllm, eager"))
+
+
+def table(rows: list[Row], machine: str) -> str:
+    """The page with the two tables."""
+    lines = [f"Measured on {machine}, by `make gpu`.", ""]
+    lines += ["| shape | engine | skip % | tokens/s | of the full model | ideal |", "|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        if row.work == "rollout" and row.tokens_per_s is not None:
+            spread = "" if row.speedup_low is None else f" [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
+            cells = f"{row.tokens_per_s:,.0f}", f"{row.speedup:.2f}{spread}", f"{row.ideal:.3f}"
+        elif row.work == "rollout":
+            cells = f"not run: {row.not_run}", "", ""
+        else:
+            continue
+        lines.append(f"| {row.shape} | {row.engine} | {row.skip} | {' | '.join(cells)} |")
+    lines += ["", "| shape | a step with the rollouts of | rollout, s | update, s | peak memory, GB | planned, GB |"]
+    lines += ["|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        if row.work == "step" and row.update_s is not None:
+            peak = "" if row.peak_gb is None else f"{row.peak_gb:.1f}"
+            cells = f"{row.rollout_s:.2f}", f"{row.update_s:.2f}", peak, f"{row.planned_gb:.1f}"
+            lines.append(f"| {row.shape} | {row.engine} | {' | '.join(cells)} |")
+        elif row.work == "step":
+            lines.append(f"| {row.shape} | {row.engine} | not run: {row.not_run} | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """This benchmark's own options."""
+    parser.set_defaults(device="cuda")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["qwen2.5-math-1.5b"], metavar="NAME")
+    parser.add_argument("--pairs", type=int, default=3, metavar="N", help="counted pairs of each comparison")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows here")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the tables here, as Markdown")
+
+
+def main() -> None:
+    """Measure every shape, and print the JSON line."""
+    options = parse_options(__doc__, add_options)
+    rows = [row for name in options.shapes for row in measure(name, options)]
+    hardware = torch.cuda.get_device_name() if options.device == "cuda" else processor_name()
+    machine = {"hardware": hardware, "torch": torch.__version__, "transformers": transformers.__version__}
+    if options.csv:
+        with options.csv.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)] + list(machine), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(row) | machine for row in rows)
+    if options.table:
+        named = f"{hardware} with torch {torch.__version__} and transformers {transformers.__version__}"
+        options.table.write_text(table(rows, named), encoding="utf-8")
+    print_result("gpu", options, {"rows": [asdict(row) for row in rows]})
+
+
+if __name__ == "__main__":
+    main()
