@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,7 @@ PACKAGES = ("torch", "transformers.models.auto.modeling_auto", "transformers.mod
 COMMANDS = ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability")
 STREAMS = (0, 1, 2)
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SERVE = "import sys, nested_reft.runtime.warm as warm; warm.serve(warm.Path(sys.argv[1]), int(sys.argv[2]))"
 OFF = "off"  # the value of the variable with which a user turns this off
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 1.0  # between two looks at whether the parent has ended
@@ -85,7 +86,7 @@ def run_warm(arguments: Sequence[str]) -> int | None:
     return code
 
 
-def _hand_over(link: socket.socket, job: dict[str, object]) -> socket.socket:
+def _hand_over(link: socket.socket, job: Mapping[str, object]) -> socket.socket:
     """Send the job, whose text can be longer than a packet, in a file of its own beside the streams."""
     text = os.memfd_create("job")
     try:
@@ -122,7 +123,7 @@ def start(address: Path, log: Path, threads: int) -> None:
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "GOTO")}
     with log.open("wb") as file:
         subprocess.Popen(
-            [sys.executable, "-m", "nested_reft.runtime.warm", str(address), str(os.getpid())],
+            [sys.executable, "-c", SERVE, str(address), str(os.getpid())],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env={**os.environ, **limits},
         )  # fmt: skip
 
@@ -220,9 +221,8 @@ def _run_job(text: int, streams: Sequence[int]) -> None:
         os.environ.update(job["environment"])
         sys.argv = ["nested-reft", *job["arguments"]]
         _renew_random_states()
-        from nested_reft.cli import main
-
-        code = main(job["arguments"])
+        # By name, and only here: the sources are read when the job starts.
+        code = import_module("nested_reft.cli").main(job["arguments"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
@@ -240,7 +240,3 @@ def _renew_random_states() -> None:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))
