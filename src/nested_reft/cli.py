@@ -93,6 +93,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         add(name, text, "Config", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
     add("summary", "print the verdicts and where the results are", "", ("root",))
+    add("timings", "print where the time of an experiment went, by kind of job", "", ("root",))
     plan = add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ())
     if with_plan:  # by name: the other sub-commands do not depend on the plan's defaults
         import_module("nested_reft.planning.options").add_options(plan)
