@@ -7,8 +7,9 @@ Each is a separate process, timed from start to end, once to warm the file cache
 runs have no results yet, so all jobs would run.
 
 Keys, in seconds: `help_s` is `nested-reft --help`; `imports_s` a Python that imports what `nested-reft train` does,
-with the model class that loading the policy imports; `dry_run_s` and `paper_dry_run_s` are `snakemake -n` of the
-default and the paper's experiment.
+with the model class that loading the policy imports; `job_s` a job that ends when it has read its settings, and
+`warm_job_s` the same job forked from a warm process (`runtime/warm.py`; its processor time is the stand-in's only);
+`dry_run_s` and `paper_dry_run_s` are `snakemake -n` of the default and the paper's experiment.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ from typing import Any
 
 from common import ROOT, Spread, parse_options, print_result
 
+from nested_reft.runtime import warm
+
 IMPORTS = """
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2ForCausalLM
 import nested_reft.cli, nested_reft.commands.train
+"""
+
+# Refused for its settings, after the imports.
+JOB = """
+import nested_reft.cli
+nested_reft.cli.main("throughput --settings {} --policy a --problems b --output c".split())
 """
 
 
@@ -64,6 +73,8 @@ def main() -> None:
         # what the console script `nested-reft` runs
         "help_s": [sys.executable, "-c", "from nested_reft.cli import main; main(['--help'])"],
         "imports_s": [sys.executable, "-c", IMPORTS],
+        "job_s": [sys.executable, "-c", JOB],
+        "warm_job_s": [sys.executable, "-c", JOB],
         "dry_run_s": snakemake,
         "paper_dry_run_s": [*snakemake, "--configfile", "config/paper.yaml"],
     }
@@ -71,7 +82,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_pipeline(folder)
+        os.environ[warm.VARIABLE] = warm.OFF
         for key, command in commands.items():
+            if key == "warm_job_s":
+                warm.start(folder / "warm", folder / "warm.log", options.threads)
+                while not (folder / "warm").exists():
+                    time.sleep(0.01)
+                os.environ[warm.VARIABLE] = str(folder / "warm")
+                run(command, folder)  # waits for the imports
             if not options.quick:
                 run(command, folder)
             clock, processor = (

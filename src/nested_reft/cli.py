@@ -19,6 +19,7 @@ from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.home import use_writable_caches
 from nested_reft.runtime.lines import write_line
 from nested_reft.runtime.out_of_memory import explain_memory, memory_errors
+from nested_reft.runtime.warm import run_warm
 
 # No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -92,6 +93,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         add(name, text, "Config", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
     add("summary", "print the verdicts and where the results are", "", ("root",))
+    add("timings", "print where the time of an experiment went, by kind of job", "", ("root",))
     plan = add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ())
     if with_plan:  # by name: the other sub-commands do not depend on the plan's defaults
         import_module("nested_reft.planning.options").add_options(plan)
@@ -114,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")
+    if (code := run_warm(arguments)) is not None:
+        return code
     use_writable_caches()
     try:
         import_module(f"nested_reft.commands.{options.command.replace('-', '_')}").run(options)

@@ -7,6 +7,8 @@ rule data:
         provenance=f"{RESULTS}/data/{{role}}/{{problems}}.json",
     log:
         f"{RESULTS}/logs/data/{{role}}/{{problems}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/data/{{role}}/{{problems}}.tsv"
     # Before all that computes: bad input is found first.
     priority: 20
     conda:

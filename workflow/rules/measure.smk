@@ -146,6 +146,8 @@ rule exact:
         f"{RESULTS}/exact.json",
     log:
         f"{RESULTS}/logs/exact.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/exact/exact.tsv"
     conda:
         ENVIRONMENT
     threads: 1

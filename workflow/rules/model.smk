@@ -7,6 +7,8 @@ rule model:
         provenance=f"{RESULTS}/models/{{size}}.json",
     log:
         f"{RESULTS}/logs/models/{{size}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/models/{{size}}.tsv"
     # Of the jobs that others wait for, these take longest.
     priority: 10
     conda:

@@ -13,6 +13,8 @@ rule collect:
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     log:
         f"{RESULTS}/logs/report/collect.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report/collect.tsv"
     conda:
         ENVIRONMENT
     params:
@@ -44,6 +46,8 @@ rule presentation_tables:
         ],
     log:
         f"{RESULTS}/logs/report/tables.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report/tables.tsv"
     conda:
         ENVIRONMENT
     params:
@@ -76,6 +80,8 @@ rule claims:
         ),
     log:
         f"{RESULTS}/logs/report/claims.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report/claims.tsv"
     conda:
         ENVIRONMENT
     params:
@@ -109,6 +115,8 @@ rule figure:
         ),
     log:
         f"{RESULTS}/logs/report/figure_{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report/figure_{{figure}}.tsv"
     conda:
         ENVIRONMENT
     params:
@@ -136,6 +144,8 @@ rule page:
         ),
     log:
         f"{RESULTS}/logs/report/page_{{page}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report/page_{{page}}.tsv"
     conda:
         ENVIRONMENT
     params:
