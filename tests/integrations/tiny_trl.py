@@ -7,16 +7,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from tiny_models import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
 
 from nested_reft.core.layers import nested_view
-from nested_reft.integrations.trl import NestedConfig, NestedGRPOTrainer
+from nested_reft.integrations.trl_config import NestedConfig
+
+# A module of tests that imports this one is skipped as a whole.
+trl = pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[trl]'")
+integration = pytest.importorskip("nested_reft.integrations.trl")
+GRPOConfig, GRPOTrainer, NestedGRPOTrainer = trl.GRPOConfig, trl.GRPOTrainer, integration.NestedGRPOTrainer
 
 VOCAB, PAD, END, LAYERS = 23, 0, 1, 5
 PROMPTS = ["7 3 9", "4 5", "12 8 2 6 11", "21", "3 3 17 20", "5 9 13 2 2 8", "10 4", "6 19 7"]
@@ -35,7 +40,7 @@ def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(sum(ids) % 2) for ids in completion_ids]
 
 
-def config(folder: Path, **changes: Any) -> GRPOConfig:
+def config(folder: Path, **changes: Any) -> Any:
     """Two groups of four completions for each of two steps; float32, plain SGD, whose step shows the gradient."""
     settings: dict[str, Any] = {
         "output_dir": str(folder), "per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 2,
@@ -68,7 +73,7 @@ class Recorder(TrainerCallback):
 
 
 def recorded(trainer_class: type) -> type:
-    """The trainer with a list `batches` of (layers left out, a copy of the generation batch) in `.batches`."""
+    """The trainer with the list `batches`: layers left out and a copy of each generation batch in training."""
 
     class Recorded(trainer_class):  # type: ignore[misc]
         def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -83,7 +88,7 @@ def recorded(trainer_class: type) -> type:
 
 
 def trainer_of(
-    args: GRPOConfig, nested: NestedConfig | None, *, model: PreTrainedModel | None = None, base: type | None = None,
+    args: Any, nested: NestedConfig | None, *, model: PreTrainedModel | None = None, base: type | None = None,
     **more: Any,
 ) -> tuple[Any, Recorder]:  # fmt: skip
     """A trainer that records, nested or (with `nested` None) TRL's own, and its callback."""
