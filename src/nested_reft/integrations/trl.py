@@ -225,7 +225,8 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         self._seen.clear()
         log_rho, mask = (torch.cat(column) for column in zip(*parts, strict=True))
         log_rho, mask = (
-            self.accelerator.gather(self.accelerator.pad_across_processes(part, dim=1)) for part in (log_rho, mask.int())
+            self.accelerator.gather(self.accelerator.pad_across_processes(part, dim=1))
+            for part in (log_rho, mask.int())
         )
         if mask.any():
             found = off_policy_diagnostics(
@@ -237,7 +238,9 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self._influence is not None and self.args.should_save:
-            folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder = os.path.join(
+                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
             with open(os.path.join(folder, INFLUENCE_FILE), "w", encoding="utf-8") as file:
                 json.dump(self._influence.tolist(), file)
 
