@@ -1,4 +1,4 @@
-"""What TRL uses of vLLM in its own process, on a copy of the model: enough to see what the trainer asks of it, and when."""
+"""What TRL uses of vLLM in its own process, on a copy of the model: it shows what the trainer asks of it, and when."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_model
-from tiny_trl import LAYERS, NestedConfig, config, plain_logp, reward, trainer_of
+from tiny_trl import LAYERS, GRPOTrainer, NestedConfig, config, plain_logp, reward, trainer_of
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -46,7 +46,7 @@ def expected_gradient(
     name: str, batch: dict[str, Tensor], now: dict[str, Tensor], before: dict[str, Tensor], *,
     temperature: float = TEMPERATURE, **objective: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The gradient of `policy_loss` on the whole generation batch; `before`: the weights that the batch was made with."""
+    """The gradient of `policy_loss` on a generation batch; `before`: the weights that the batch was made with."""
     own_clip = CORRECTIONS[name].clip == "own"
     # The clip that `config` leaves at TRL's default.
     clips = {} if own_clip else {"update_clip_low": 0.2, "update_clip_high": 0.2}
@@ -134,6 +134,24 @@ def test_micro_batches_of_several_steps_are_weighed_once(tmp_path: Path) -> None
     halves = recorder.gradients
     found = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
     assert_equal_gradients(found, expected_gradient("retrace", batch_number(trainer, 0), now, now))
+
+
+@pytest.mark.parametrize(("iterations", "passes"), [(1, 2), (2, 3)])
+def test_the_weights_need_no_forward_pass_that_trl_does_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, passes: int
+) -> None:
+    """Two steps: one pass each, and with one rollout for both that of the old policy, which TRL makes anyway."""
+    calls: list[int] = []
+    compute = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", spy)
+    trainer, _ = trainer_of(config(tmp_path, num_iterations=iterations), NestedConfig(skip_percent=40))
+    trainer.train()
+    assert len(calls) == passes
 
 
 def test_completions_that_trl_masks_have_no_weight(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two processes with gloo on a CPU: the same draw in both, groups whole or spread over them, and one model at the end."""
+"""Two processes with gloo on a CPU: one draw for both, groups whole or spread over them, and one model at the end."""
 
 from __future__ import annotations
 

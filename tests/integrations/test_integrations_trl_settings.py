@@ -59,9 +59,9 @@ def test_a_setting_of_trl_that_does_not_fit_is_refused_in_one_line(
 
 
 def test_a_vllm_server_and_structured_outputs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="vllm_mode 'server' .* leave out layers of a server; use 'colocate'"):
+    with pytest.raises(ValueError, match=r"vllm_mode 'server' .* leave out layers of a server; use 'colocate'"):
         trainer_of(config(tmp_path, use_vllm=True, vllm_mode="server"), NestedConfig())
-    with pytest.raises(ValueError, match="vllm_structured_outputs_regex 'a' .* not be renormalised"):
+    with pytest.raises(ValueError, match=r"vllm_structured_outputs_regex 'a' .* not be renormalised"):
         trainer_of(config(tmp_path, use_vllm=True, vllm_structured_outputs_regex="a"), NestedConfig())
 
 

@@ -1,5 +1,5 @@
-"""Tiny trainings with TRL on a CPU: a model with random weights whose layers all matter, a tokenizer of its numbers, and
-a reward that some completions of most groups get.
+"""Tiny trainings with TRL on a CPU: a model with random weights whose layers all matter, a tokenizer of its numbers,
+and a reward that some completions of most groups get.
 """
 
 from __future__ import annotations

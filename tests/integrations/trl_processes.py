@@ -12,10 +12,14 @@ from tiny_trl import NestedConfig, config, trainer_of
 
 def main(folder: Path, strategy: str) -> None:
     # 2 processes x 2 rows x 2 micro-batches: each group of four is in one process; with 1 it is in both.
+    micro = int(os.environ["MICRO"])
     args = config(
-        folder / "out", per_device_train_batch_size=2, gradient_accumulation_steps=int(os.environ["MICRO"]), max_steps=3,
+        folder / "out",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=micro,
+        max_steps=3,
         ddp_backend="gloo",
-    )  # fmt: skip
+    )
     trainer, recorder = trainer_of(args, NestedConfig(skip_percent=40, strategy=strategy))
     trainer.train()
     result = {

@@ -58,7 +58,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
 
     Args:
         args: those of GRPOTrainer.
-        nested: how the rollouts are nested.
+        nested: how the rollouts are nested; None: the defaults of NestedConfig.
         kwargs: those of GRPOTrainer.
 
     Raises:
@@ -66,7 +66,8 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             `skip_percent`; the message names the key and its value.
     """
 
-    def __init__(self, *args: Any, nested: NestedConfig = NestedConfig(), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, nested: NestedConfig | None = None, **kwargs: Any) -> None:
+        nested = NestedConfig() if nested is None else nested
         given = inspect.signature(GRPOTrainer).bind_partial(*args, **kwargs).arguments
         config = given.get("args")
         if config is not None:
@@ -238,10 +239,9 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self._influence is not None and self.args.should_save:
-            folder = os.path.join(
-                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
-            with open(os.path.join(folder, INFLUENCE_FILE), "w", encoding="utf-8") as file:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            path = os.path.join(self._get_output_dir(trial=trial), folder, INFLUENCE_FILE)
+            with open(path, "w", encoding="utf-8") as file:
                 json.dump(self._influence.tolist(), file)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -41,8 +41,8 @@ class NestedConfig:
         correction = correction_named(self.correction)
         if correction.clip == "update" and self.params:
             raise ValueError(
-                f"params {dict(self.params)}: correction '{self.correction}' has none; its clip is GRPOConfig's epsilon "
-                "and epsilon_high"
+                f"params {dict(self.params)}: correction '{self.correction}' has none; its clip is GRPOConfig's "
+                "epsilon and epsilon_high"
             )
         correction.resolve(self.params)
         count_and_eligible(0, self.skip_percent, self.border)  # their ranges; the model's layers are not known yet
