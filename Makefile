@@ -14,7 +14,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-slurm test-trl bench audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,10 @@ test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all 
 test-slurm: env  ## the cluster profiles, on an existing Slurm or, as root, on one of a single node
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[kubernetes,slurm]'
 	tests/slurm/single-node.sh run $(BIN)/python -m pytest -n 3 tests/slurm tests/workflow/test_workflow_profiles.py
+
+test-trl: env  ## nested rollouts in TRL
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[trl]'
+	$(BIN)/python -m pytest tests/integrations
 
 BENCH_ARGS ?= --threads 1
 BENCH_LOG := results/benchmarks.jsonl
