@@ -49,7 +49,7 @@ def test_every_figure_and_table_is_there(finished: Finished) -> None:
     assert empty == []
 
 
-def test_every_job_left_a_log_and_the_long_ones_a_benchmark(finished: Finished) -> None:
+def test_every_job_left_a_log_and_a_benchmark(finished: Finished) -> None:
     def there(folder: str, suffix: str) -> set[str]:
         root = finished.results / folder
         return {path.relative_to(root).with_suffix("").as_posix() for path in root.rglob(f"*{suffix}")}
@@ -58,11 +58,12 @@ def test_every_job_left_a_log_and_the_long_ones_a_benchmark(finished: Finished) 
     evaluated = {"evaluate/tiny/pretrained/0"} | {f"evaluate/tiny/stories/{run}/0" for run in RUNS}
     timed = {f"throughput/tiny/skip{skip}" for skip in (0, 17)}
     measured = {"gradients/tiny/skip17"}
-    assert there("benchmarks", ".tsv") == trained | evaluated | timed | measured
     sources = {"data/train/stories", "data/test/heldout", "data/test/steps", "data/checked", "models/tiny"}
     drawn = (*(f"figure_{name}" for name in FIGURES), *(f"page_{name}" for name in PAGES))
     report = {f"report/{name}" for name in ("collect", "tables", "claims", *drawn)}
-    assert there("logs", ".log") == trained | evaluated | timed | measured | sources | report | {"exact"}
+    jobs = trained | evaluated | timed | measured | sources | report | {"exact"}
+    assert there("benchmarks", ".tsv") == jobs - {"data/checked"}  # which takes no time
+    assert there("logs", ".log") - {"warm"} == jobs  # of the process that jobs are forked from, on Linux
     assert "step 2/2" in (finished.results / "logs/train/tiny/stories/base/skip0/seed1.log").read_text(encoding="utf-8")
 
 

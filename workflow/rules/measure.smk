@@ -147,7 +147,7 @@ rule exact:
     log:
         f"{RESULTS}/logs/exact.log",
     benchmark:
-        f"{RESULTS}/benchmarks/exact/exact.tsv"
+        f"{RESULTS}/benchmarks/exact.tsv"
     conda:
         ENVIRONMENT
     threads: 1
