@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_trl import (
     LAYERS,
     GRPOTrainer,
@@ -89,6 +90,20 @@ def test_evaluation_samples_from_the_whole_model_and_weighs_nothing(tmp_path: Pa
         assert (whole - batch["sampling_per_token_logps"])[mask].abs().max() < 1e-4
         assert batch["advantages"].shape == (8,)
     assert not [name for name in metrics if "nested" in name]
+
+
+def test_a_conversation_is_a_prompt_too(tmp_path: Path) -> None:
+    """Through the tokenizer's chat template, which may return more than ids, such as token types."""
+    trainer, _ = trainer_of(config(tmp_path, max_steps=1), NestedConfig(skip_percent=40))
+    tokenizer = trainer.processing_class
+    tokenizer.chat_template = "{% for message in messages %}22 {{ message.content }} 21{% endfor %}"
+    tokenizer.model_input_names = ["input_ids", "attention_mask", "token_type_ids"]
+    chats = [[{"role": "user", "content": prompt}] for prompt in trainer.train_dataset["prompt"]]
+    trainer.train_dataset = Dataset.from_dict({"prompt": chats})
+    trainer.train()
+    ((skipped, batch),) = trainer.batches
+    assert len(skipped) == 2
+    assert (batch["prompt_ids"] == 21).any(dim=1).all()
 
 
 def draws(trainer: Any) -> list[tuple[int, ...]]:

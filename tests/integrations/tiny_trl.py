@@ -28,11 +28,11 @@ PROMPTS = ["7 3 9", "4 5", "12 8 2 6 11", "21", "3 3 17 20", "5 9 13 2 2 8", "10
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Each token is a number, its own id."""
-    words = {str(number): number for number in range(VOCAB)}
+    """Each token is a number, its own id; 0 and 1 are the pad and the end."""
+    words = {"<pad>": PAD, "<end>": END} | {str(number): number for number in range(2, VOCAB)}
     fast = Tokenizer(models.WordLevel(words, unk_token="2"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=fast, pad_token=str(PAD), eos_token=str(END), padding_side="left")
+    return PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="<pad>", eos_token="<end>", padding_side="left")
 
 
 def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:

@@ -94,7 +94,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Completions and their log-probabilities, one row for each prompt of this process."""
-        if images or multimodal_fields:
+        if images:
             raise ValueError("images do not go with nested rollouts, which read text only")
         self.skipped_layers = self._draw(prompt_ids) if self.model.training else ()
         if self.use_vllm:
