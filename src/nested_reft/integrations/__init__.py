@@ -1,0 +1,1 @@
+"""The method inside other people's engines and trainers. It imports `core` and `engine` only."""
