@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
-from vllm_harness import KINDS, LAYERS, SKIPS, TOLERANCE, logp_error, make_engine, move_weights, prompts, sample, save_model
+from vllm_harness import (
+    KINDS,
+    LAYERS,
+    SKIPS,
+    TOLERANCE,
+    logp_error,
+    make_engine,
+    move_weights,
+    prompts,
+    sample,
+    save_model,
+)
 
 from nested_reft.core.layers import nested_view
 from nested_reft.integrations.vllm import load_weights, nest
 from nested_reft.integrations.vllm_worker import set_skipped
 
-# `vllm` alone would be found as a folder of this name if one is on the path.
 pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed: make test-vllm")
 
 WRONG = 0.01  # a hundred times the tolerance: another model's log-probabilities
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """An engine and its model."""
     folder = tmp_path_factory.mktemp(request.param)
     model = save_model(request.param, folder)
-    yield make_engine(folder), model
+    return make_engine(folder), model
 
 
 @pytest.fixture
@@ -88,7 +97,11 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(llm: Any, model:
 
 @pytest.mark.parametrize(
     ("skipped", "reason"),
-    [((3, LAYERS), f"skipped has \\[{LAYERS}\\], but"), ((-1,), "skipped has \\[-1\\]"), (range(LAYERS), "every layer")],
+    [
+        ((3, LAYERS), f"skipped has \\[{LAYERS}\\], but"),
+        ((-1,), "skipped has \\[-1\\]"),
+        (range(LAYERS), "every layer"),
+    ],
 )
 def test_layers_that_cannot_be_left_out_are_refused_and_change_nothing(
     llm: Any, model: PreTrainedModel, skipped: tuple[int, ...], reason: str

@@ -96,7 +96,7 @@ def sample(llm: Any) -> list[Completion]:
 @torch.no_grad()
 def logp_error(model: PreTrainedModel, completions: list[Completion]) -> float:
     """The largest distance of the reported log-probabilities from those of `model`, by transformers, in nats."""
-    assert len(completions) == 2 * len(prompts())
+    assert completions
     worst = 0.0
     for completion in completions:
         assert len(completion.tokens) == 12
