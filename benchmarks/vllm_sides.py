@@ -44,7 +44,7 @@ def vllm_engine(case: Case, threads: int, *, graphs: bool = False, in_process: b
         in_process: so that `time.process_time` counts its work. Otherwise its end gives back all of its memory.
     """
     os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(in_process)), "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(not in_process)), "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_KVCACHE_SPACE": str(GIGABYTES),
     }  # fmt: skip

@@ -139,7 +139,8 @@ def _pack_again(model: nn.Module) -> None:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if hasattr(module, "cpu_linear") and weight is not None and weight.numel():
-            module.quant_method.process_weights_after_loading(module)
+            method: Any = module.quant_method
+            method.process_weights_after_loading(module)
 
 
 def _saved_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
