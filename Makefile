@@ -79,7 +79,8 @@ test-slurm: env  ## the cluster profiles, on an existing Slurm or, as root, on o
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[kubernetes,slurm]'
 	tests/slurm/single-node.sh run $(BIN)/python -m pytest -n 3 tests/slurm tests/workflow/test_workflow_profiles.py
 
-# vLLM wants transformers below 5.20, so it has an environment of its own.
+# vLLM wants transformers below 5.20, so it has an environment of its own. Not in .ci/run, whose time it would exceed:
+# installing 4 GB and loading seven engines took TIME on two busy cores.
 VLLM_VENV := .venv-vllm
 
 test-vllm: $(VLLM_VENV)/.installed  ## nested rollouts in vLLM on the CPU, in .venv-vllm (4 GB)
