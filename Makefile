@@ -80,7 +80,7 @@ test-slurm: env  ## the cluster profiles, on an existing Slurm or, as root, on o
 	tests/slurm/single-node.sh run $(BIN)/python -m pytest -n 3 tests/slurm tests/workflow/test_workflow_profiles.py
 
 # vLLM wants transformers below 5.20, so it has an environment of its own. Not in .ci/run, whose time it would exceed:
-# installing 4 GB and loading seven engines took TIME on two busy cores.
+# installing 4 GB and starting seven engines took 12 minutes on two overloaded cores (4 of processor time).
 VLLM_VENV := .venv-vllm
 
 test-vllm: $(VLLM_VENV)/.installed  ## nested rollouts in vLLM on the CPU, in .venv-vllm (4 GB)
