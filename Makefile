@@ -107,7 +107,7 @@ bench: env  ## all benchmarks, on a quiet machine: docs/benchmarks.md; BENCH_ARG
 GPU_PYTHON ?=
 GPU_ARGS ?=
 
-gpu: $(if $(GPU_PYTHON),,env)  ## what one GPU gives, in less than ten minutes: docs/benchmarks-gpu.md and .csv
+gpu: $(if $(GPU_PYTHON),,env)  ## what one GPU gives, made for ten minutes: docs/benchmarks-gpu.md and .csv
 	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py $(GPU_ARGS) --csv docs/benchmarks-gpu.csv --table docs/benchmarks-gpu.md
 
 AUDIT := $(VENV)/audit
