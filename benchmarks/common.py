@@ -44,8 +44,10 @@ CACHE = Path(__file__).parent / ".cache"
 Work = Callable[[int], Any]  # what a side does in pair i (warm-up pairs have a negative i)
 
 SMOLLM2 = "smollm2-135m"
-# https://huggingface.co/Qwen and HuggingFaceTB, config.json of each
+# One of our own; then https://huggingface.co/Qwen and HuggingFaceTB, config.json of each
 SHAPES: dict[str, dict[str, Any]] = {
+    "65m": {"num_hidden_layers": 16, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
+            "intermediate_size": 2048, "vocab_size": 8192, "tie_word_embeddings": True},
     SMOLLM2: {
         "num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
         "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
@@ -63,8 +65,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
     },
 }  # fmt: skip
-# The same number of layers, so that a skip means the same; everything else as small as possible.
-QUICK = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64,
+# The same number of layers, so that a skip means the same; everything else as small as vLLM's kernels allow.
+QUICK = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64,
          "vocab_size": 128}  # fmt: skip
 
 

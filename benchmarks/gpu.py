@@ -5,9 +5,10 @@
 Models have random weights of the named shapes in bfloat16 and no end token, so nothing is fetched and all completions
 have the maximal length. Every engine and skip has a row; a row that was not run says why.
 
-- rollout: 8 prompts of 256 tokens x 8 completions of 256. Engines: ours (no CUDA graphs; keeps every token's
+- rollout: 8 prompts of 256 tokens x 8 completions of 128. Engines: ours (no CUDA graphs; keeps every token's
   log-probability), transformers' `generate`, its continuous batching (`generate_batch`, with CUDA graphs), and vLLM
-  with graphs and eager. At a skip, the full and the nested model take turns, with layers drawn anew for each pair.
+  (keeps log-probabilities too) with graphs and eager, if it is installed. At a skip, the full and the nested model take
+  turns, with layers drawn again for each pair.
   `speedup` is the median over pairs, with quartiles; `ideal` is the layers' share of the floating-point operations.
 - step: one step of training on the same prompts with the settings of config/paper.yaml (weights in float32, products in
   bfloat16, activation checkpointing), at skip 0. `peak_gb` is the most memory that torch had allocated,
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import transformers
 from common import ROOT, SHAPES, Spread, parse_options, print_result, random_model, random_prompts, timed_pairs
 from rollout_sides import Case, continuous_batching, ours, theirs
 from transformers import PreTrainedModel
+from vllm_sides import count_tokens, installed, vllm_engine, vllm_version
 
 from nested_reft.config.experiment import load_config
 from nested_reft.config.run import BASELINE_CORRECTION, Run
@@ -43,9 +45,10 @@ from nested_reft.training.run import PhaseClock, make_learner, make_step_setting
 from nested_reft.training.step import reft_step
 
 SKIPS = (5, 10, 15)  # the paper's
-PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 256, 256
-OURS, GENERATE, BATCHED = "ours", "generate", "generate_batch"
-NO_VLLM = "this package has no vLLM engine yet"
+PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 256, 128
+OURS, GENERATE, BATCHED, GRAPHED, EAGER = "ours", "generate", "generate_batch", "vllm, graphs", "vllm, eager"
+NO_VLLM = "vllm is not installed"
+NO_TRAINER = "the trainer samples with our own engine only"
 GRAPHS = "its graphs hold all layers, and would be captured again for each draw"
 
 
@@ -70,9 +73,9 @@ class Row:
 
 
 def rollout_rows(
-    name: str, case: Case, engine: str, sample: Callable[[Case, int], object], pairs: int
+    name: str, case: Case, engine: str, sample: Callable[[Collection[int], int], object], pairs: int
 ) -> Iterator[Row]:
-    """The rows of an engine that runs a nested view as it runs the full model; the first is the full model's."""
+    """The rows of an engine that runs without any layers: `sample(skipped, seed)`. The first is the full model's."""
     num_layers, full_speeds, nested = case.model.config.num_hidden_layers, list[float](), list[Row]()
     tokens = len(case.prompt_ids) * case.group * case.new_tokens
     for skip in case.skips:
@@ -80,8 +83,8 @@ def rollout_rows(
             draw_skipped_layers(num_layers, skip, 1, torch.Generator().manual_seed(pair)) for pair in range(pairs + 1)
         ]
         done = timed_pairs(
-            lambda pair: sample(case, pair + 1),
-            lambda pair, draws=draws: sample(replace(case, model=case.view(draws[pair])), pair + 1),
+            lambda pair: sample((), pair + 1),
+            lambda pair, draws=draws: sample(draws[pair], pair + 1),
             pairs,
             case.model.device,
         )
@@ -100,16 +103,33 @@ def rollout_rows(
     yield from nested
 
 
-def batched_rows(name: str, case: Case, pairs: int) -> Iterator[Row]:
-    """The rows of continuous batching, which runs the full model only."""
-    with continuous_batching(case) as batched:
-        done = timed_pairs(lambda pair: batched(), lambda pair: batched(), max(pairs // 2, 1), case.model.device)
+def full_rows(name: str, case: Case, engine: str, run: Callable[[int], int], pairs: int) -> Iterator[Row]:
+    """The rows of an engine that runs the full model only; `run(seed)` returns the number of tokens."""
+    done = timed_pairs(run, run, max(pairs // 2, 1), case.model.device)
     speed = statistics.median(
         number / seconds for p in done for number, seconds in zip(p.results, p.seconds, strict=True)
     )
-    print(f"{name}, {BATCHED}: {speed:,.0f} tokens/s", flush=True)
-    yield Row(name, "rollout", BATCHED, 0, tokens_per_s=speed, speedup=1.0, ideal=1.0)
-    yield from (Row(name, "rollout", BATCHED, skip, GRAPHS) for skip in SKIPS)
+    print(f"{name}, {engine}: {speed:,.0f} tokens/s", flush=True)
+    yield Row(name, "rollout", engine, 0, tokens_per_s=speed, speedup=1.0, ideal=1.0)
+    yield from (Row(name, "rollout", engine, skip, GRAPHS) for skip in SKIPS)
+
+
+def batched_rows(name: str, case: Case, pairs: int) -> Iterator[Row]:
+    """The rows of continuous batching."""
+    with continuous_batching(case) as batched:
+        yield from full_rows(name, case, BATCHED, lambda _: batched(), pairs)
+
+
+def vllm_rows(name: str, case: Case, engine: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of vLLM, eager or with graphs. It runs in another process, whose end gives back the GPU's memory."""
+    if not installed():
+        yield from (Row(name, "rollout", engine, skip, NO_VLLM) for skip in (0, *SKIPS))
+        return
+    with vllm_engine(case, options.threads, graphs=engine == GRAPHED, in_process=False) as sample:
+        if engine == GRAPHED:
+            yield from full_rows(name, case, engine, lambda seed: count_tokens(sample((), seed)), options.pairs)
+        else:
+            yield from rollout_rows(name, case, engine, sample, options.pairs)
 
 
 def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_tokens: int, pairs: int) -> Iterator[Row]:
@@ -146,13 +166,14 @@ def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_toke
 
 
 def attempt(make: Iterator[Row], failed: Row) -> list[Row]:
-    """The rows, or one that says why they could not be made: the other engines' rows are not lost with them."""
+    """The rows, or some that say why they could not be made: the other engines' rows are not lost with them."""
     try:
         return list(make)
-    except (RuntimeError, ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # whatever an engine that we did not write raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"{failed.shape}, {failed.engine}: {reason}", flush=True)
-        return [replace(failed, not_run=reason)]
+        skips = (0, *SKIPS) if failed.work == "rollout" else (0,)
+        return [replace(failed, skip=skip, not_run=reason) for skip in skips]
 
 
 def measure(name: str, options: argparse.Namespace) -> Iterator[Row]:
@@ -162,25 +183,30 @@ def measure(name: str, options: argparse.Namespace) -> Iterator[Row]:
         prompts, group, prompt_tokens, new_tokens = 2, 2, 8, 4
     model = random_model(name, options)
     case = Case(name, model, *random_prompts(model, prompts, prompt_tokens), group, new_tokens, 1.0, (), 0, SKIPS)
-    sides: dict[str, Callable[[Case, int], object]]
-    sides = {OURS: lambda of, seed: ours(of, of.model, seed), GENERATE: theirs}
-    for engine, sample in sides.items():
-        made = rollout_rows(name, case, engine, sample, options.pairs)
-        yield from attempt(made, Row(name, "rollout", engine, 0))
-    yield from attempt(batched_rows(name, case, options.pairs), Row(name, "rollout", BATCHED, 0))
-    yield from (Row(name, "rollout", "vllm, graphs", skip, NO_VLLM if not skip else GRAPHS) for skip in (0, *SKIPS))
-    yield from (Row(name, "rollout", "vllm, eager", skip, NO_VLLM) for skip in (0, *SKIPS))
+
+    def by_generate(skipped: Collection[int], seed: int) -> object:
+        return theirs(replace(case, model=case.view(skipped)), seed)
+
+    made = {
+        OURS: rollout_rows(name, case, OURS, lambda skipped, seed: ours(case, case.view(skipped), seed), options.pairs),
+        GENERATE: rollout_rows(name, case, GENERATE, by_generate, options.pairs),
+        BATCHED: batched_rows(name, case, options.pairs),
+        GRAPHED: vllm_rows(name, case, GRAPHED, options),
+        EAGER: vllm_rows(name, case, EAGER, options),
+    }
+    for engine, rows in made.items():
+        yield from attempt(rows, Row(name, "rollout", engine, 0))
     training = load_config(ROOT / "config/paper.yaml").training.model_copy(
         update={"problems_per_step": prompts, "completions_per_problem": group, "max_new_tokens": new_tokens}
     )
-    made = step_rows(name, model.float(), training, prompt_tokens, options.pairs)
-    yield from attempt(made, Row(name, "step", OURS, 0))
-    yield from (Row(name, "step", engine, 0, NO_VLLM) for engine in ("vllm, graphs", "vllm, eager"))
+    step = step_rows(name, model.float(), training, prompt_tokens, options.pairs)
+    yield from attempt(step, Row(name, "step", OURS, 0))
+    yield from (Row(name, "step", engine, 0, NO_TRAINER) for engine in (GRAPHED, EAGER))
 
 
 def table(rows: list[Row], machine: str) -> str:
     """The page with the two tables."""
-    lines = [f"Measured on {machine}, by `make gpu`.", ""]
+    lines = ["# One GPU", "", f"Measured on {machine}, by `make gpu`.", ""]
     lines += ["| shape | engine | skip % | tokens/s | of the full model | ideal |", "|---|---|---:|---:|---:|---:|"]
     for row in rows:
         if row.work == "rollout" and row.tokens_per_s is not None:
@@ -218,6 +244,7 @@ def main() -> None:
     rows = [row for name in options.shapes for row in measure(name, options)]
     hardware = torch.cuda.get_device_name() if options.device == "cuda" else processor_name()
     machine = {"hardware": hardware, "torch": torch.__version__, "transformers": transformers.__version__}
+    machine |= {"vllm": vllm_version() if installed() else ""}
     if options.csv:
         with options.csv.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)] + list(machine), lineterminator="\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+from collections.abc import Iterator
 
 import common
+import gpu
 import grpo_step
 import limit
 import pytest
@@ -143,6 +146,20 @@ def test_what_bounds_a_phase(flops: float, moved: float, bound: str) -> None:
     assert row["bound"] == bound
     assert row["flops_share"] == pytest.approx(flops / 100)
     assert row["overhead"] == pytest.approx(1 - max(flops, moved) / 100)
+
+
+def test_on_a_gpu_an_engine_that_is_missing_or_fails_has_a_row_for_each_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "installed", lambda: False)
+    missing = list(gpu.vllm_rows("tiny", tiny_case(), gpu.EAGER, argparse.Namespace(threads=1, pairs=1)))
+
+    def failing() -> Iterator[gpu.Row]:
+        raise RuntimeError("no memory\nand more lines")
+        yield
+
+    failed = gpu.attempt(failing(), gpu.Row("tiny", "rollout", gpu.EAGER, 0))
+    for rows, reason in ((missing, "vllm is not installed"), (failed, "RuntimeError: no memory")):
+        assert [row.skip for row in rows] == [0, 5, 10, 15]
+        assert {row.not_run for row in rows} == {reason}
 
 
 def test_rewards_are_compared_over_the_last_steps() -> None:

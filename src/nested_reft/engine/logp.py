@@ -49,7 +49,9 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
 
     Sample from a view of the model in evaluation mode: a layer that computes twice keeps no cache.
     """
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    # The versions of transformers that vLLM accepts have it by its old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     model.disable_input_require_grads()  # a hook that only the re-entrant kind needs
     for layer in decoder_layers(model):
         layer.training = True  # the layer, not its parts: log pi is that of a policy without dropout
