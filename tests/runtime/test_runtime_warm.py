@@ -174,6 +174,7 @@ def test_a_signal_to_the_stand_in_reaches_the_job(make_warm: Callable[..., Warm]
 
 def test_ctrl_c_in_a_job(make_warm: Callable[..., Warm]) -> None:
     def job(arguments: list[str]) -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
         try:
             return waits(arguments)
         except KeyboardInterrupt:

@@ -21,7 +21,6 @@ from nested_reft.config.experiment import (
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import SELECTIONS
-from nested_reft.runtime import warm
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.tasks.hub_lock import no_lock
@@ -37,22 +36,6 @@ from nested_reft.report.registry import (
 )
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod, SharedFSUsage
-
-# Jobs use the environment that Snakemake itself runs in, activated or not. On Linux, those of this machine are forked
-# from a process that has imported torch already (runtime/warm.py), unless NESTED_REFT_WARM is `off`.
-WARM = (
-    warm.address_of(os.getpid())
-    if workflow.is_main_process
-    and workflow.local_exec
-    and not workflow.deployment_settings.deployment_method
-    and sys.platform == "linux"
-    and os.environ.get(warm.VARIABLE) != warm.OFF
-    else None
-)
-shell.prefix(
-    f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
-    + (f"export {warm.VARIABLE}={shlex.quote(str(WARM))}; " if WARM else "")
-)
 
 try:
     for path in workflow.configfiles:

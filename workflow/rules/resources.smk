@@ -49,15 +49,3 @@ def check_gpu():
             raise WorkflowError(
                 f"{error}; on a cluster, give Snakemake its profile (docs/scale.md)"
             ) from None
-
-
-def start_warm():
-    """Start the process that the jobs which compute are forked from, if there are several."""
-    # Every rule that imports torch has the resource `gpu`, on a CPU as 0.
-    compute = [
-        job
-        for job in workflow.dag.needrun_jobs()
-        if job.resources.get("gpu") is not None
-    ]
-    if WARM and len(compute) > 1 and not workflow.touch:
-        warm.start(WARM, Path(RESULTS) / "logs/warm.log", CONFIG.threads_per_job)
