@@ -44,7 +44,7 @@ CACHE = Path(__file__).parent / ".cache"
 Work = Callable[[int], Any]  # what a side does in pair i (warm-up pairs have a negative i)
 
 SMOLLM2 = "smollm2-135m"
-# One of our own; then https://huggingface.co/Qwen and HuggingFaceTB, config.json of each
+# Made up for vllm_rollout.py; then https://huggingface.co/Qwen and HuggingFaceTB, config.json of each
 SHAPES: dict[str, dict[str, Any]] = {
     "65m": {"num_hidden_layers": 16, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
             "intermediate_size": 2048, "vocab_size": 8192, "tie_word_embeddings": True},

@@ -133,7 +133,7 @@ def vllm_rows(name: str, case: Case, engine: str, options: argparse.Namespace) -
 
 
 def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_tokens: int, pairs: int) -> Iterator[Row]:
-    """The row of a step of our own engine, the median of some. Trains the model a little."""
+    """The row of a step of our engine, the median of some. Trains the model a little."""
     device = model.device
     prompt_ids, _ = random_prompts(model, training.problems_per_step, prompt_tokens)
     rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
