@@ -27,14 +27,13 @@ from pathlib import Path
 import torch
 import transformers
 from common import ROOT, SHAPES, Spread, parse_options, print_result, random_model, random_prompts, timed_pairs
-from rollout_sides import Case, continuous_batching, ours, theirs
+from rollout_sides import Case, continuous_batching, nested_pairs, ours, theirs
 from transformers import PreTrainedModel
 from vllm_sides import count_tokens, installed, vllm_engine, vllm_version
 
 from nested_reft.config.experiment import load_config
 from nested_reft.config.run import BASELINE_CORRECTION, Run
 from nested_reft.config.training import Training
-from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.loss import Objective
 from nested_reft.evaluation.throughput import ideal_speedup
 from nested_reft.planning.memory import Gpus, plan_memory
@@ -76,18 +75,10 @@ def rollout_rows(
     name: str, case: Case, engine: str, sample: Callable[[Collection[int], int], object], pairs: int
 ) -> Iterator[Row]:
     """The rows of an engine that runs without any layers: `sample(skipped, seed)`. The first is the full model's."""
-    num_layers, full_speeds, nested = case.model.config.num_hidden_layers, list[float](), list[Row]()
+    full_speeds, nested = list[float](), list[Row]()
     tokens = len(case.prompt_ids) * case.group * case.new_tokens
     for skip in case.skips:
-        draws = [
-            draw_skipped_layers(num_layers, skip, 1, torch.Generator().manual_seed(pair)) for pair in range(pairs + 1)
-        ]
-        done = timed_pairs(
-            lambda pair: sample((), pair + 1),
-            lambda pair, draws=draws: sample(draws[pair], pair + 1),
-            pairs,
-            case.model.device,
-        )
+        draws, done = nested_pairs(case, skip, pairs, sample)
         spread = Spread.of([pair.seconds[0] / pair.seconds[1] for pair in done])
         full_speeds += [tokens / pair.seconds[0] for pair in done]
         nested.append(

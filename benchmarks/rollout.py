@@ -41,9 +41,8 @@ from common import (
     smollm2_batch,
     timed_pairs,
 )  # fmt: skip
-from rollout_sides import Case, continuous_batching, ours, their_tokens, theirs
+from rollout_sides import Case, continuous_batching, nested_pairs, ours, their_tokens, theirs
 
-from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.evaluation.throughput import ideal_speedup
 
 LAPTOP_SKIPS, LARGE_SKIPS = (12, 25, 38), (5, 10, 15)
@@ -145,14 +144,8 @@ def skip_speedups(case: Case, pairs: int) -> dict[str, dict[str, Any]]:
     context = case.prompt_mask.sum(-1).double().mean().item() + case.new_tokens / 2
     found = {}
     for skip in case.skips:
-        drawn = [
-            draw_skipped_layers(num_layers, skip, 1, torch.Generator().manual_seed(pair)) for pair in range(pairs + 1)
-        ]
-        records = timed_pairs(
-            lambda pair: ours(case, case.view(()), pair + 1, end_ids=()),
-            lambda pair, drawn=drawn: ours(case, case.view(drawn[pair]), pair + 1, end_ids=()),
-            pairs,
-            case.model.device,
+        drawn, records = nested_pairs(
+            case, skip, pairs, lambda skipped, seed: ours(case, case.view(skipped), seed, end_ids=())
         )
         speedup = Spread.of([record.seconds[0] / record.seconds[1] for record in records])
         of_processor = Spread.of([record.processor[0] / record.processor[1] for record in records])

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from common import Pair, timed_pairs
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
+from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import nested_view
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.sampling import sample_completions
@@ -34,6 +37,23 @@ class Case:
     def view(self, skipped: Collection[int]) -> PreTrainedModel:
         """The model without these layers."""
         return nested_view(self.model, skipped)
+
+
+def nested_pairs(
+    case: Case, skip: int, pairs: int, sample: Callable[[tuple[int, ...], int], Any]
+) -> tuple[list[tuple[int, ...]], list[Pair]]:
+    """The layers drawn for each pair, and the pairs: (full model, nested view), by `sample(skipped, seed)`.
+
+    There is one more draw than pairs, as `timed_pairs` warms up with the last one.
+    """
+    draws = [
+        draw_skipped_layers(case.model.config.num_hidden_layers, skip, 1, torch.Generator().manual_seed(pair))
+        for pair in range(pairs + 1)
+    ]
+    done = timed_pairs(
+        lambda pair: sample((), pair + 1), lambda pair: sample(draws[pair], pair + 1), pairs, case.model.device
+    )
+    return draws, done
 
 
 def ours(

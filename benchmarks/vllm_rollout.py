@@ -17,12 +17,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
 from common import Spread, fail, parse_options, print_result, random_model, random_prompts, timed_pairs
-from rollout_sides import Case, ours
+from rollout_sides import Case, nested_pairs, ours
 from vllm_sides import Sampler, count_tokens, installed, logp_error, vllm_engine, vllm_version
 
-from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.evaluation.throughput import ideal_speedup
 
 NAME = "65m"
@@ -60,15 +58,7 @@ def skip_speedups(case: Case, sample: Sampler, pairs: int) -> dict[str, dict[str
     """For each number of layers left out of vLLM: the speed-up, the ideal one, their ratio, and the exactness."""
     num_layers, found = case.model.config.num_hidden_layers, {}
     for skip in case.skips:
-        draws = [
-            draw_skipped_layers(num_layers, skip, 1, torch.Generator().manual_seed(pair)) for pair in range(pairs + 1)
-        ]
-        records = timed_pairs(
-            lambda pair: sample((), pair + 1),
-            lambda pair, draws=draws: sample(draws[pair], pair + 1),
-            pairs,
-            case.model.device,
-        )
+        draws, records = nested_pairs(case, skip, pairs, sample)
         error = logp_error(case, draws[pairs - 1], records[-1].results[1])
         speedup = Spread.of([record.seconds[0] / record.seconds[1] for record in records])
         processor = Spread.of([record.processor[0] / record.processor[1] for record in records])

@@ -20,7 +20,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -98,7 +97,9 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             raise ValueError("images do not go with nested rollouts, which read text only")
         self.skipped_layers = self._draw(prompt_ids) if self.model.training else ()
         if self.use_vllm:
-            import_module("nested_reft.integrations.vllm").nest(self.vllm_generation.llm, self.skipped_layers)
+            from nested_reft.integrations.vllm import nest
+
+            nest(self.vllm_generation.llm, self.skipped_layers)
             generated: tuple[list[list[int]], list[list[float]]] = super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, *args, **kwargs
             )
@@ -278,12 +279,13 @@ def _nested_engine() -> Iterator[None]:
     """While TRL makes its vLLM engine: with the arguments that nested rollouts need, for which TRL has no settings."""
     import trl.generation.vllm_generation as generation
 
+    from nested_reft.integrations.vllm import WORKER_EXTENSION
+
     made = getattr(generation, "LLM", None)
     if made is None:  # vLLM is not installed, and TRL says so
         yield
         return
-    extension = import_module("nested_reft.integrations.vllm").WORKER_EXTENSION
-    generation.LLM = partial(made, enforce_eager=True, worker_extension_cls=extension)
+    generation.LLM = partial(made, enforce_eager=True, worker_extension_cls=WORKER_EXTENSION)
     try:
         yield
     finally:
