@@ -12,8 +12,9 @@ from config_docs import render
 from synthetic import make_config
 from valid_config import changed
 
-from nested_reft.config.experiment import Config, parse_config, run_table
+from nested_reft.config.experiment import Config, parse_config
 from nested_reft.config.jobs import train_settings
+from nested_reft.config.run_table import run_table
 from nested_reft.config.strict import ConfigError
 from nested_reft.core import corrections, layer_selection
 from nested_reft.core.corrections import CORRECTIONS, Correction, Parameter

@@ -3,8 +3,7 @@
     python tools/rejudge.py
 
 Writes its claims, verdicts and cells, and the tables and figures of accuracy, parity, layer choice and trade-off. The
-exact table is computed anew. The table of training steps is not kept, as it is large; what came of it, the speed-ups of
-whole steps, is in `cells.csv`.
+exact table is computed anew. What is made from the table of training steps, which is large and not kept, stays.
 """
 
 from __future__ import annotations
@@ -13,19 +12,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 
 from nested_reft.config.experiment import Config, load_config
 from nested_reft.evaluation.exact import exact_rows
-from nested_reft.report.claims.judge import judge_claims
+from nested_reft.report.claims.judge import claim_rows
 from nested_reft.report.claims.tables import write_judged
-from nested_reft.report.figures.draw import draw, save_figure
-from nested_reft.report.figures.style import RC
-from nested_reft.report.figures.tradeoff import of_speedups
+from nested_reft.report.figures.draw import draw
 from nested_reft.report.pages.page import write_page
-from nested_reft.report.statistics.comparisons import StepSpeedups, rollout_speedups
-from nested_reft.report.statistics.intervals import LEVEL, Interval
 from nested_reft.report.tables.accuracy import accuracy_page, accuracy_table
 from nested_reft.report.tables.gradients import exact_bias_page, exact_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_page, layer_choice_table
@@ -38,21 +32,11 @@ CONFIG = ROOT / "config/config.yaml"
 REFERENCE = ROOT / "docs/reference/laptop"
 
 
-def step_speedups(cells: pd.DataFrame) -> StepSpeedups:
-    """The speed-ups of whole training steps, as claim C2 was judged on them."""
-    return {
-        (row["size"], row["dataset"], row["skip"]): Interval(
-            row["estimate"], row["low"], row["high"], row["n"], LEVEL, "t of log ratios"
-        )
-        for row in cells[cells["id"] == "C2"].astype({"skip": int, "n": int}).to_dict("records")
-    }
-
-
 def rejudge(root: Path, config: Config) -> None:
     """Write the tables that can be made again under `root`, a copy of a kept run."""
-    names = ("runs", "throughput", "gradients", "strategies", "cells")
-    runs, throughput, gradients, strategies, cells = (read_table(root, name) for name in names)
-    write_judged(root, judge_claims(runs, step_speedups(cells), throughput, gradients, config), config)
+    names = ("runs", "throughput", "step_speed", "gradients", "strategies")
+    runs, throughput, step_speed, gradients, strategies = (read_table(root, name) for name in names)
+    write_judged(root, claim_rows(runs, step_speed, throughput, gradients, config), config)
     for metric in METRICS:
         table = accuracy_table(runs, config, metric)
         write_page(root, f"accuracy_{metric}", table, accuracy_page(table, config, metric))
@@ -66,12 +50,8 @@ def rejudge(root: Path, config: Config) -> None:
 
 def redraw(root: Path, config: Config) -> None:
     """Write the figures that show an interval, except those of gradients and speed, whose tables have it."""
-    for name in ("accuracy", "parity", "strategies"):
+    for name in ("accuracy", "parity", "strategies", "tradeoff"):
         draw(name, root, config)
-    runs, throughput, cells = (read_table(root, name) for name in ("runs", "throughput", "cells"))
-    with mpl.rc_context(RC):
-        figure = of_speedups(runs, rollout_speedups(throughput, config), step_speedups(cells), config)
-        save_figure(figure, root / "figures/tradeoff")
 
 
 def main() -> None:

@@ -73,8 +73,12 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         )
     add("throughput", "rollout speed of nested views, in pairs", "ThroughputSettings",
         ("policy", "problems", "output"))  # fmt: skip
-    add("gradients", "bias and variance of gradient estimates", "GradientSettings",
+    add("step-speed", "speed of whole training steps with nested rollouts, in pairs", "StepSpeedSettings",
         ("policy", "problems", "output"))  # fmt: skip
+    add("on-policy-gradients", "the gradient estimates that others are compared with", "OnPolicySettings",
+        ("policy", "problems", "output"))  # fmt: skip
+    add("gradients", "bias and variance of gradient estimates", "GradientSettings",
+        ("policy", "problems", "on-policy", "output"))  # fmt: skip
     add("influence", "what leaving out each layer does to the next token", "InfluenceSettings",
         ("policy", "problems", "output"))  # fmt: skip
     add("nestability", "how far nested rollouts are from the model", "NestabilitySettings",
@@ -101,7 +105,8 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    for name in ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability"):
+    computing = ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "influence", "nestability")
+    for name in (*computing, "on-policy-gradients", "gradients"):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 

@@ -8,24 +8,20 @@ from typing import Any, get_args
 import pytest
 from valid_config import COMPARED, PROBLEMS, REMOVE, VALID, changed
 
-from nested_reft.config.experiment import (
-    nested_cells,
-    parse_config,
-    run_table,
-    stages,
-    strategy_table,
-    with_device,
-)
+from nested_reft.config.experiment import nested_cells, parse_config, stages, with_device
 from nested_reft.config.jobs import (
     data_settings,
     evaluate_settings,
     gradient_settings,
     influence_settings,
     model_settings,
+    on_policy_settings,
+    step_speed_settings,
     throughput_settings,
     train_settings,
     warmup_settings,
 )
+from nested_reft.config.run_table import run_table, strategy_table
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.training import Adaptation, Training
 from nested_reft.core.advantages import BASELINES
@@ -72,6 +68,28 @@ def test_another_judgement_measures_no_gradient_again() -> None:
     expected = gradient_settings(parse_config(VALID), "tiny", 17).canonical_json()
     assert gradient_settings(parse_config(judged), "tiny", 17).canonical_json() == expected
     assert gradient_settings(parse_config(changed("gradients/batches", 5)), "tiny", 17).canonical_json() != expected
+
+
+def test_on_policy_estimates_do_not_depend_on_what_they_are_compared_with() -> None:
+    def text(*change: Any) -> str:
+        return on_policy_settings(parse_config(changed(*change)), "tiny").canonical_json()
+
+    expected = on_policy_settings(parse_config(VALID), "tiny").canonical_json()
+    same = [("skips", [0, 34]), ("gradients/corrections", {"base": {}}), ("training/update_clip_low", 0.1)]
+    other = [("gradients/batches", 5), ("gradients/seed", 1), ("training/top_p", 0.9), ("training/max_new_tokens", 5)]
+    assert {text(*change) for change in same} == {expected}
+    assert len({text(*change) for change in other} | {expected}) == 5
+
+
+def test_the_speed_of_a_step_depends_on_what_a_step_costs() -> None:
+    expected = step_speed_settings(parse_config(VALID), "tiny", 17)
+    assert (expected.training.max_new_tokens, expected.correction, expected.skip) == (4, "base", 17)
+    same = [("training/steps", 9), ("training/learning_rate", 0.2), ("training/warmup_steps", 1), ("seeds", [1])]
+    assert all(step_speed_settings(parse_config(changed(*c)), "tiny", 17) == expected for c in same)
+    other = [("training/problems_per_step", 5), ("training/updates_per_rollout", 2), ("step_speed", {"pairs": 5})]
+    assert all(step_speed_settings(parse_config(changed(*c)), "tiny", 17) != expected for c in other)
+    shorter = step_speed_settings(parse_config(changed("step_speed", {"new_tokens": 3})), "tiny", 17)
+    assert shorter.training.max_new_tokens == 3
 
 
 def test_the_text_of_the_influence_changes_no_run_s_settings() -> None:

@@ -5,14 +5,8 @@ from __future__ import annotations
 import pytest
 from valid_config import COMPARED, CONFIGS, VALID, changed
 
-from nested_reft.config.experiment import (
-    all_runs,
-    benchmark_batches,
-    load_config,
-    parse_config,
-    run_table,
-    strategy_table,
-)
+from nested_reft.config.experiment import benchmark_batches, load_config, parse_config
+from nested_reft.config.run_table import all_runs, run_table, strategy_table
 from nested_reft.config.strict import ConfigError
 from nested_reft.core.layer_selection import num_skipped
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
 from torch import Tensor
 
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.core.loss import Objective
-from nested_reft.evaluation.gradients import UNBIASED, choose_coordinates, estimate_gradients, measure_gradients
+from nested_reft.evaluation.gradients import (
+    UNBIASED,
+    choose_coordinates,
+    estimate_gradients,
+    load_on_policy,
+    measure_gradients,
+    measure_on_policy,
+)
 from nested_reft.tasks import rewards
+from nested_reft.tasks.records import DataError
 from nested_reft.tasks.rollouts import sample_rollout
 
 CORRECTIONS: dict[str, dict[str, float]] = {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}, "is_sequence": {}}
@@ -41,7 +51,9 @@ def settings(
 
 
 def record_of(configured: GradientSettings) -> dict[str, Any]:
-    return measure_gradients(configured, tiny_policy(), tiny_problems(12), lambda _: None)
+    problems = tiny_problems(12)
+    on_policy = measure_on_policy(configured, tiny_policy(), problems, lambda _: None)
+    return measure_gradients(configured, tiny_policy(), problems, on_policy, lambda _: None)
 
 
 def flat(coordinates: list[Tensor], sizes: list[int]) -> list[int]:
@@ -163,7 +175,31 @@ def test_batches_go_through_the_problems_in_turn(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "rollout_rewards", spy)
     record_of(settings(problems_per_batch=5))
-    assert seen[0] == seen[1] == seen[2], "the two on-policy sets and the nested one have the same problems"
-    order = [identity for batch in seen[::3] for identity in batch]
+    on_policy, nested = seen[:8], seen[8:]
+    assert on_policy[::2] == on_policy[1::2] == nested, "all three sets have the same problems"
+    order = [identity for batch in nested for identity in batch]
     assert len(set(order[:12])) == 12
     assert order[12:] == order[:8]
+
+
+def test_the_on_policy_sets_come_back_from_their_file(tmp_path: Path) -> None:
+    configured, path = settings(), tmp_path / "on_policy.safetensors"
+    sets = measure_on_policy(configured, tiny_policy(), tiny_problems(12), lambda _: None)
+    assert {name: len(tensor) for name, tensor in sets.items()} == {"on_policy": 4, "repeat": 4}
+    save_file(sets, path)
+    found = load_on_policy(path, configured)
+    assert found.keys() == sets.keys()
+    assert all(torch.equal(found[name], sets[name]) for name in sets)
+    with pytest.raises(DataError, match=r"on_policy\.safetensors: has 4 batches, but 5 are measured; delete the file"):
+        load_on_policy(path, settings(batches=5))
+
+
+@pytest.mark.parametrize("damage", ["text", "one set", "unequal"])
+def test_a_damaged_file_of_on_policy_sets_is_named(damage: str, tmp_path: Path) -> None:
+    path, rows = tmp_path / "on_policy.safetensors", torch.zeros(4, 3)
+    if damage == "text":
+        path.write_text("nothing", encoding="utf-8")
+    else:
+        save_file({"on_policy": rows} | ({"repeat": torch.zeros(3, 3)} if damage == "unequal" else {}), path)
+    with pytest.raises(DataError, match=r"on_policy\.safetensors: .* delete the file to make it again"):
+        load_on_policy(path, settings())

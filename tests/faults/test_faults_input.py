@@ -13,7 +13,8 @@ import datasets
 import pytest
 import yaml
 
-from nested_reft.config.experiment import Config, all_runs, load_config, parse_config
+from nested_reft.config.experiment import Config, load_config, parse_config
+from nested_reft.config.run_table import all_runs
 from nested_reft.config.sources import HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.tasks.hub import load_problems

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nested_reft.config.experiment import Config, all_runs, measured_models, parse_config, stages
+from nested_reft.config.experiment import Config, measured_models, parse_config, stages
+from nested_reft.config.run_table import all_runs
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.report.collect.records import StepRecord
 
@@ -103,6 +104,7 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
         for skip in sorted({0, *config.skips}):
             _write_throughput(root, config, rng, size, skip, effects)
             if skip:
+                _write_step_speed(root, config, rng, size, skip, effects)
                 record = gradient_record(config, size, skip, effects, np.random.default_rng([skip, len(size)]))
                 write(root / "gradients" / size / f"skip{skip}.json", json.dumps(record))
             for place, stage in enumerate(measured_models(config)):
@@ -133,7 +135,7 @@ def step(config: Config, skip: int, number: int, effects: Effects, rng: np.rando
         "rollout_seconds": 0.5 / (1 + effects.rollout_gain * share),
         "reward_seconds": 0.05,
         "update_seconds": 1.1,
-        "tokens_per_s": 2000.0 * (1 + effects.step_gain * share) * np.exp(rng.normal(0, effects.noise)),
+        "tokens_per_s": 2000.0,
         "skipped_layers": list(range(1, 1 + round(10 * share))),
         "kl_k3": 1.2 * share**1.5,
         "ess": float(np.exp(-3 * share)),
@@ -249,3 +251,20 @@ def _write_throughput(
     record = {"size": size, "skip": skip, "num_layers": layers, "num_skipped": skipped,
               "ideal_speedup": 1 / (1 - 0.9 * share), "pairs": pairs, "hardware": "none"}  # fmt: skip
     write(root / "throughput" / size / f"skip{skip}.json", json.dumps(record))
+
+
+def _write_step_speed(
+    root: Path, config: Config, rng: np.random.Generator, size: str, skip: int, effects: Effects
+) -> None:
+    skipped = num_skipped(config.sizes[size].layers, skip)
+    gain = 1 + effects.step_gain * skipped / config.sizes[size].layers
+    pairs = []
+    for _ in range(config.step_speed.pairs):
+        seconds = 1.6 / gain * np.exp(rng.normal(0, 0.3 * effects.noise))
+        pairs.append({
+            "baseline": {"rollout": 0.5, "reward": 0.1, "update": 1.0},
+            "nested": {"rollout": seconds - 1.1, "reward": 0.1, "update": 1.0},
+            "skipped_layers": list(range(1, 1 + skipped)),
+        })  # fmt: skip
+    record = {"size": size, "skip": skip, "completions": 4, "new_tokens": 8, "pairs": pairs}
+    write(root / "step_speed" / size / f"skip{skip}.json", json.dumps(record))

@@ -51,20 +51,23 @@ def test_throughput_draws_medians_pairs_and_ideal(collected: Path, small: Config
         assert f"measured {table['speedup'].iloc[-1]:.2f}×" in texts(axis)
 
 
-def test_time_bars_are_mean_seconds(collected: Path, small: Config) -> None:
-    training = read_table(collected, "training")
-    for axis in time(training, small).axes:
-        chosen = training[training["size"] == axis.get_title()]
+def test_time_bars_are_median_seconds_alone_and_in_pairs(collected: Path, small: Config) -> None:
+    summary, pairs = read_table(collected, "step_speed"), read_table(collected, "step_speed_pairs")
+    for axis in time(summary, pairs, small).axes:
+        chosen = pairs[pairs["size"] == axis.get_title()]
         bars = iter(axis.patches)
+        heights = []
         for part in PARTS:
-            means = chosen.groupby("skip")[f"{part}_seconds"].mean()
-            assert [bar.get_height() for _, bar in zip(range(3), bars, strict=False)] == pytest.approx(list(means))
+            # The full model's are those of all pairs, whatever the skip of the other side.
+            medians = [chosen[f"baseline_{part}_seconds"].median()]
+            medians += [chosen[chosen["skip"] == skip][f"nested_{part}_seconds"].median() for skip in (10, 20)]
+            assert [bar.get_height() for _, bar in zip(range(3), bars, strict=False)] == pytest.approx(medians)
+            heights.append(medians)
         shares, above = texts(axis)[::2], texts(axis)[1::2]
-        rollout = chosen.groupby("skip")["rollout_seconds"].mean()
-        whole = sum(chosen.groupby("skip")[f"{part}_seconds"].mean() for part in PARTS)
-        assert shares == [f"{100 * share:.0f} %" for share in rollout / whole]
-        assert above[0] == "1×"
-        assert len(above) == 3
+        whole = [sum(column) for column in zip(*heights, strict=True)]
+        assert shares == [f"{100 * own / all_of_it:.0f} %" for own, all_of_it in zip(heights[0], whole, strict=True)]
+        speedups = summary[summary["size"] == axis.get_title()].set_index("skip")["speedup"]
+        assert above == ["1×", *(f"{speedups[skip]:.2f}×" for skip in (10, 20))]
 
 
 def test_reward_lines_are_means_over_seeds(collected: Path, small: Config) -> None:
@@ -226,7 +229,6 @@ def test_nothing_run_is_said_in_every_panel(tmp_path: Path, small: Config) -> No
 def test_panels_follow_the_data_sets(tmp_path: Path, datasets: int) -> None:
     config = make_config(datasets=datasets, benchmarks=1)
     collect(tmp_path, config)
-    assert len(time(read_table(tmp_path, "training"), config).axes) == 2 * datasets
     assert len(accuracy(read_table(tmp_path, "runs"), config).axes) == 2 * datasets
 
 

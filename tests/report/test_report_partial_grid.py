@@ -74,7 +74,7 @@ def test_a_correction_that_is_alone_at_a_skip_stands_at_its_speedup(tmp_path: Pa
     lone = make_config(sizes=1, skips_of={"base": [10], "unit": [10]})
     write_results(tmp_path, lone)
     collect(tmp_path, lone)
-    figure = tradeoff(*(read_table(tmp_path, name) for name in ("runs", "throughput", "training")), lone)
+    figure = tradeoff(*(read_table(tmp_path, name) for name in ("runs", "throughput", "step_speed")), lone)
     markers = [line for line in figure.axes[0].lines if line.get_marker() == look_of("retrace").marker]
     # 0.8 of the share of layers skipped; at 10 % two others stand beside it.
     x = sorted(float(line.get_xdata()[0]) for line in markers)  # type: ignore[index]

@@ -33,7 +33,7 @@ def training(seconds: dict[int, list[float]], rewards: dict[int, list[float]]) -
 
 
 def draw_tradeoff(root: Path, config: Config):
-    return tradeoff(*(read_table(root, name) for name in ("runs", "throughput", "training")), config)
+    return tradeoff(*(read_table(root, name) for name in ("runs", "throughput", "step_speed")), config)
 
 
 def test_the_tradeoff_draws_mean_accuracy_at_the_measured_speed(collected: Path, small: Config) -> None:
@@ -79,7 +79,7 @@ def test_the_room_below_the_points_has_no_accuracies(tmp_path: Path) -> None:
 def test_a_boundless_interval_does_not_hide_the_points(collected: Path, small: Config) -> None:
     speeds = read_table(collected, "throughput")
     speeds["speedup_high"] = 1e5
-    axis = tradeoff(read_table(collected, "runs"), speeds, read_table(collected, "training"), small).axes[0]
+    axis = tradeoff(read_table(collected, "runs"), speeds, read_table(collected, "step_speed"), small).axes[0]
     low, high = axis.get_xlim()
     assert speeds["speedup"].max() < high < 1.5
     assert low < 1

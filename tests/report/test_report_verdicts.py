@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic import make_config
 
-from nested_reft.report.claims.judge import Claim, judge, judge_claims
+from nested_reft.report.claims.judge import Claim, claim_rows, judge
 from nested_reft.report.claims.rules import (
     CellVerdict,
     has_learned,
@@ -129,10 +129,8 @@ def accuracies(differences: list[list[float]], gains: list[list[float]]) -> pd.D
 
 def judged(claim: str, values: Values) -> Claim:
     """`claim` judged by what was measured of its cells, in their order; the other claims are not run."""
-    steps = {(size, "stories", skip): None for size, skip in CELLS}
     throughput = rows(CELLS, values if claim == "C1" else [], ("speedup", "speedup_low", "speedup_high"))
-    if claim == "C2":
-        steps |= {(size, "stories", skip): interval(*found) for (size, skip), found in zip(CELLS, values, strict=False)}
+    steps = rows(CELLS, values if claim == "C2" else [], ("speedup", "speedup_low", "speedup_high"))
     bias = rows(CELLS, values if claim == "C3" else [], ("bias_debiased", "bias_low", "bias_high"),
                 correction="is_sequence", variance_ratio=NAN, variance_low=NAN, variance_high=NAN)  # fmt: skip
     variance = rows(CELLS, values if claim == "C4" else [], ("variance_ratio", "variance_low", "variance_high"),
@@ -144,7 +142,7 @@ def judged(claim: str, values: Values) -> Claim:
         runs = runs.iloc[:0]
     gradients = bias if claim == "C3" else variance
     names = {"C3": "C3-is_sequence", "C4": "C4-is_sequence", "C5": "C5-base"}
-    (found,) = (one for one in judge_claims(runs, steps, throughput, gradients, CONFIG)
+    (found,) = (one for one in claim_rows(runs, steps, throughput, gradients, CONFIG)
                 if one.id == names.get(claim, claim))  # fmt: skip
     return found
 

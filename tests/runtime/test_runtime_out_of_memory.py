@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.cli import main
@@ -28,10 +29,18 @@ SAMPLED = {
     "dtype": "float32", "device": "cpu",
 }  # fmt: skip
 THROUGHPUT = SAMPLED | {"throughput": {"problems": 2, "completions_per_problem": 2, "new_tokens": 3, "pairs": 3}}
-GRADIENTS = SAMPLED | {
-    "gradients": {"batches": 4, "problems_per_batch": 2, "completions_per_problem": 2, "corrections": {"unit": {}}},
-    "strategy": "uniform", "max_new_tokens": 3, "problems_per_micro_batch": None,
-    "gradient_checkpointing": False, "update_clip_low": 0.2, "update_clip_high": 0.2,
+BATCHES = {"batches": 4, "problems_per_batch": 2, "completions_per_problem": 2}
+ON_POLICY = {
+    **{key: value for key, value in SAMPLED.items() if key not in ("skip", "border")}, "gradients": BATCHES,
+    "max_new_tokens": 3, "problems_per_micro_batch": None, "gradient_checkpointing": False,
+}  # fmt: skip
+GRADIENTS = SAMPLED | ON_POLICY | {
+    "gradients": BATCHES | {"corrections": {"unit": {}}}, "strategy": "uniform", "update_clip_low": 0.2,
+    "update_clip_high": 0.2,
+}  # fmt: skip
+STEP = {
+    "size": "tiny", "skip": 34, "correction": "base", "params": {}, "step_speed": {"pairs": 3},
+    "training": tiny_settings().training.model_dump(), "prompt": PROMPT.model_dump(), "device": "cpu",
 }  # fmt: skip
 
 
@@ -51,6 +60,10 @@ def call(command: str, settings: str, files: dict[str, str]) -> int:
     named = ["output"] if command != "train" else list(outputs)
     paths = [part for name in named for part in (f"--{name}", outputs[name])]
     inputs = ["--policy", files["policy"], "--problems", files["problems"]]
+    if command == "gradients":
+        sets = torch.zeros(2, 4, sum(parameter.numel() for parameter in tiny_policy().model.parameters()))
+        save_file({"on_policy": sets[0].clone(), "repeat": sets[1].clone()}, f"{files['out']}/on_policy.safetensors")
+        inputs += ["--on-policy", f"{files['out']}/on_policy.safetensors"]
     return main([command, "--settings", settings, *inputs, *paths])
 
 
@@ -62,6 +75,9 @@ def call(command: str, settings: str, files: dict[str, str]) -> int:
         ("train", None, policies, "AutoModelForCausalLM", ["loading the model"]),
         ("evaluate", EVALUATE, sampling, "make_decoder", ["a rollout", "lower evaluation.batch_problems"]),
         ("throughput", THROUGHPUT, sampling, "make_decoder", ["a rollout", "lower throughput.problems"]),
+        ("step-speed", STEP, sampling, "make_decoder", ["a rollout", "lower training.problems_per_step"]),
+        ("step-speed", STEP, step, "target_logp", ["an update", "lower training.problems_per_micro_batch"]),
+        ("on-policy-gradients", ON_POLICY, gradients, "completion_logp", ["an update", "problems_per_micro_batch"]),
         ("gradients", GRADIENTS, sampling, "make_decoder", ["a rollout", "lower gradients.problems_per_batch"]),
         ("gradients", GRADIENTS, gradients, "completion_logp", ["an update", "training.problems_per_micro_batch"]),
     ],

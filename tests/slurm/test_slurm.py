@@ -47,8 +47,8 @@ def test_the_tables_are_those_of_a_local_run(tmp_path: Path) -> None:
     assert done.code == 0, done.output[-6000:]
     jobs = jobs_of(done.output)
     assert {rule: len(found) for rule, found in jobs.items()} == {
-        "data": 3, "model": 1, "exact": 1, "train": 6, "evaluate": 7, "throughput": 2, "gradients": 1, "collect": 1,
-        "presentation_tables": 1, "claims": 1,
+        "data": 3, "model": 1, "exact": 1, "train": 6, "evaluate": 7, "throughput": 2, "step_speed": 1,
+        "on_policy_gradients": 1, "gradients": 1, "collect": 1, "presentation_tables": 1, "claims": 1,
     }  # fmt: skip
     assert {job["state"] for found in jobs.values() for job in found} == {"COMPLETED"}
     assert {(job["memory"], job["limit"]) for job in jobs["train"]} == {("3000M", "2:00:00")}

@@ -16,7 +16,7 @@ from nested_reft.config.gradients import GradientSettings
 from nested_reft.config.jobs import evaluate_settings, gradient_settings, throughput_settings
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation.evaluate import evaluate
-from nested_reft.evaluation.gradients import measure_gradients
+from nested_reft.evaluation.gradients import measure_gradients, measure_on_policy
 from nested_reft.evaluation.throughput import measure_throughput
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
@@ -50,7 +50,8 @@ def throughput(policy: Policy, folder: Path, new_tokens: int) -> None:
 def gradients(policy: Policy, folder: Path, new_tokens: int) -> None:
     settings: GradientSettings = gradient_settings(CONFIG, "tiny", 17)
     settings = settings.model_copy(update={"max_new_tokens": new_tokens})
-    measure_gradients(settings, policy, tiny_problems(), lambda batch: None)
+    sets = measure_on_policy(settings, policy, tiny_problems(), lambda batch: None)
+    measure_gradients(settings, policy, tiny_problems(), sets, lambda batch: None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ REPORT_JOBS = {
     "exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES), "page": len(PAGES),
 }  # fmt: skip
 TRAINED = {"data", "model", "check", "train"}
-MEASURED = TRAINED | {"evaluate", "throughput", "gradients", "influence", "nestability"}
+MEASURED = TRAINED | {
+    "evaluate", "throughput", "step_speed", "on_policy_gradients", "gradients", "influence", "nestability",
+}  # fmt: skip
 
 
 def test_snakemake_finds_nothing_to_lint(pipeline: Pipeline) -> None:
@@ -36,7 +38,8 @@ def test_the_default_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     # at 4 skips, 0 among them, gradients at 3
     planned = pipeline.dry_run("-p")
     assert planned.jobs == REPORT_JOBS | {
-        "data": 6, "model": 2, "check": 1, "train": 72, "evaluate": 74, "throughput": 8, "gradients": 6,
+        "data": 6, "model": 2, "check": 1, "train": 72, "evaluate": 74, "throughput": 8, "step_speed": 6,
+        "on_policy_gradients": 2, "gradients": 6,
     }  # fmt: skip
     assert "results/laptop/" in planned.output
     assert "--options='' 2>" in planned.output  # the commands in the claims table need none
@@ -49,20 +52,21 @@ def test_the_papers_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     evaluations = {f"evaluate_{name}": 182 for name in ("aime_2024", "amc_2023", "math_500", "minerva_math")}
     assert planned.jobs == REPORT_JOBS | evaluations | {
         "data": 8, "model": 2, "check": 1, "train": 180, "evaluate_olympiadbench": 182, "throughput": 8,
-        "gradients": 6,
+        "step_speed": 6, "on_policy_gradients": 2, "gradients": 6,
     }  # fmt: skip
 
 
 def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     planned = pipeline.dry_run("-p", config="config/smoke.yaml")
     assert planned.jobs == REPORT_JOBS | {
-        "data": 3, "model": 1, "check": 1, "train": 12, "evaluate": 13, "throughput": 2, "gradients": 1,
-        "influence": 1, "nestability": 2,
+        "data": 3, "model": 1, "check": 1, "train": 12, "evaluate": 13, "throughput": 2, "step_speed": 1,
+        "on_policy_gradients": 1, "gradients": 1, "influence": 1, "nestability": 2,
     }  # fmt: skip
     assert "Train: tiny, stories, retrace, skip17, seed 2" in planned.messages
     assert "Train: tiny, stories, retrace, skip17-influence, seed 2" in planned.messages
     assert "Gradients, bias and variance: tiny, skip 17 %" in planned.messages
     assert "Throughput, alone on the machine: tiny, skip 17 %" in planned.messages
+    assert "Training steps, alone on the machine: tiny, skip 17 %" in planned.messages
     assert len(planned.messages) == sum(planned.jobs.values())
     assert "Reason:" not in planned.output  # that of `collect` is thousands of words
     reasons = pipeline.dry_run("--quiet", "host", config="config/smoke.yaml").output  # in place of the profile's
@@ -87,7 +91,7 @@ def test_why_jobs_run_is_said_in_a_few_lines(pipeline: Pipeline) -> None:
         ("tables", MEASURED | REPORT_JOBS.keys() - {"figure", "page"}),
         ("results/smoke/data/train/stories.jsonl", {"data"}),
         ("results/smoke/throughput/tiny/skip17.json", {"data", "model", "check", "throughput"}),
-        ("results/smoke/gradients/tiny/skip17.json", {"data", "model", "check", "gradients"}),
+        ("results/smoke/gradients/tiny/skip17.json", {"data", "model", "check", "on_policy_gradients", "gradients"}),
         ("results/smoke/exact.json", {"exact"}),
         ("results/smoke/runs/tiny/stories/unit/skip17/seed2/metrics.jsonl", {"data", "model", "check", "train"}),
         (

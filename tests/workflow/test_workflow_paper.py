@@ -42,6 +42,7 @@ def small_paper_config() -> dict[str, Any]:
     }
     settings["evaluation"] |= {"samples_per_problem": 1, "max_new_tokens": 8, "benchmarks_per_job": 5}
     settings["throughput"] |= {"problems": 2, "completions_per_problem": 2, "new_tokens": 4, "pairs": 3}
+    settings["step_speed"] = {"pairs": 3, "new_tokens": 4}
     settings["gradients"] |= {"batches": 4, "problems_per_batch": 2, "completions_per_problem": 2}
     return settings
 

@@ -13,7 +13,7 @@ PROFILES = ROOT / "workflow/profiles"
 ASKED = "echo {resources.gpu} {resources.mem_mb} {resources.runtime}"
 
 # The files of the rules that are not named after their kind.
-RULES = {"throughput": "measure", "gradients": "measure"}
+RULES = {"throughput": "measure", "step-speed": "measure", "gradients": "measure"}
 
 
 def settings(device: str) -> dict[str, Any]:
@@ -38,10 +38,10 @@ def tell(pipeline: Pipeline, kind: str, then: str = "") -> None:
 
 
 def test_jobs_ask_for_what_the_config_says_and_for_the_defaults_elsewhere(pipeline: Pipeline) -> None:
-    counts = {"model": 1, "train": 12, "evaluate": 13, "throughput": 2, "gradients": 1}
+    counts = {"model": 1, "train": 12, "evaluate": 13, "throughput": 2, "step-speed": 1, "gradients": 1}
     commands = pipeline.dry_run("-p", config=pipeline.write_config(settings("cuda"))).output
     for kind, count in counts.items():
-        gpus = "--each 2" if kind == "train" else 1
+        gpus = {"train": "--each 2", "step-speed": "--each 1"}.get(kind, "1")
         command = "pretrain" if kind == "model" else kind
         assert commands.count(f"nested-reft on-gpu {gpus} nested-reft {command} ") == count
         tell(pipeline, kind)

@@ -18,6 +18,7 @@ RUNS = ["base/skip0/seed1", "base/skip17/seed1", "retrace/skip17/seed1"]
 COLUMNS = {
     "runs": ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"],
     "throughput": ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"],
+    "step_speed": ["size", "skip", "seconds", "speedup", "speedup_low", "speedup_high", "n"],
     "claims": ["id", "claim", "measured", "low", "high", "verdict", "figure", "command"],
     "training": ["run", "step", "reward", "tokens_per_s", "skipped_layers", "loss", "ess"],
     "gradients": ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"],
@@ -56,8 +57,8 @@ def test_every_job_left_a_log_and_a_benchmark(finished: Finished) -> None:
 
     trained = {f"train/tiny/stories/{run}" for run in RUNS}
     evaluated = {"evaluate/tiny/pretrained/0"} | {f"evaluate/tiny/stories/{run}/0" for run in RUNS}
-    timed = {f"throughput/tiny/skip{skip}" for skip in (0, 17)}
-    measured = {"gradients/tiny/skip17"}
+    timed = {"step_speed/tiny/skip17", *(f"throughput/tiny/skip{skip}" for skip in (0, 17))}
+    measured = {"gradients/tiny/on_policy", "gradients/tiny/skip17"}
     sources = {"data/train/stories", "data/test/heldout", "data/test/steps", "data/checked", "models/tiny"}
     drawn = (*(f"figure_{name}" for name in FIGURES), *(f"page_{name}" for name in PAGES))
     report = {f"report/{name}" for name in ("collect", "tables", "claims", *drawn)}
@@ -72,7 +73,8 @@ def test_tables_have_the_documented_columns(finished: Finished, name: str) -> No
     table = pd.read_csv(finished.results / f"tables/{name}.csv")
     assert [column for column in table.columns if column in COLUMNS[name]] == COLUMNS[name]
     # 4 models x 2 benchmarks x 2 metrics; 2 skips; 3 runs x 2 steps; 4 corrections
-    assert len(table) == {"runs": 16, "throughput": 2, "training": 6, "gradients": 4}.get(name, len(table))
+    numbers = {"runs": 16, "throughput": 2, "step_speed": 1, "training": 6, "gradients": 4}
+    assert len(table) == numbers.get(name, len(table))
 
 
 def test_no_checkpoint_is_left(finished: Finished) -> None:
@@ -137,13 +139,14 @@ def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(
     assert jobs.pop("exact", 0) == (1 if exact else 0)
     # the pre-trained model is evaluated again only if evaluation uses the edited file
     assert jobs.pop("evaluate") == (4 if samples else 3)
-    assert jobs == {"train": 3, "gradients": 1} | REPORTED_ANEW
+    assert jobs == {"train": 3, "step_speed": 1, "on_policy_gradients": 1, "gradients": 1} | REPORTED_ANEW
 
 
 def test_editing_the_registry_of_corrections_retrains_and_redraws_all(twin: Pipeline) -> None:
     """The report reads it too: names, looks and settings."""
     twin.edit("core/corrections.py")
-    assert plan(twin).jobs == {"train": 3, "evaluate": 3, "gradients": 1, "exact": 1} | REPORTED
+    measured = {"step_speed": 1, "on_policy_gradients": 1, "gradients": 1, "exact": 1}
+    assert plan(twin).jobs == {"train": 3, "evaluate": 3} | measured | REPORTED
 
 
 def test_editing_the_settings_of_evaluation_trains_nothing(twin: Pipeline) -> None:
@@ -155,7 +158,8 @@ def test_editing_how_problems_are_generated_makes_everything_again(twin: Pipelin
     twin.edit("tasks/problems.py")
     jobs = plan(twin).jobs
     assert jobs.pop("check") == 1
-    everything = {"data": 3, "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "gradients": 1}
+    everything = {"data": 3, "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "step_speed": 1}
+    everything |= {"on_policy_gradients": 1, "gradients": 1}
     assert jobs == everything | REPORTED_ANEW
 
 
@@ -168,7 +172,8 @@ def test_editing_what_fetches_makes_nothing_again_that_was_made_here(twin: Pipel
 def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
     twin.edit("tasks/grading.py")
     jobs = plan(twin).jobs
-    assert jobs == {"train": 3, "evaluate": 4, "gradients": 1} | REPORTED_ANEW
+    measured = {"step_speed": 1, "on_policy_gradients": 1, "gradients": 1}
+    assert jobs == {"train": 3, "evaluate": 4} | measured | REPORTED_ANEW
 
 
 def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
@@ -192,7 +197,8 @@ def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:
     new = {f"Train: tiny, stories, {correction}, skip33, seed 1" for correction in ("base", "retrace")}
     assert planned.messages_of("Train") == new
     assert planned.messages_of("Throughput") == {"Throughput, alone on the machine: tiny, skip 33 %"}
-    assert planned.jobs == {"train": 2, "evaluate": 2, "throughput": 1, "gradients": 1} | REPORTED
+    measured = {"throughput": 1, "step_speed": 1, "gradients": 1}
+    assert planned.jobs == {"train": 2, "evaluate": 2} | measured | REPORTED
 
 
 def test_one_more_seed_runs_only_its_own_runs(twin: Pipeline) -> None:

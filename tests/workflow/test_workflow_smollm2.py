@@ -28,6 +28,7 @@ def two_steps() -> dict[str, Any]:
         "steps": 2, "problems_per_step": 2, "completions_per_problem": 2, "checkpoint_every": 1, "warmup_steps": 0,
     }  # fmt: skip
     settings["evaluation"] |= {"samples_per_problem": 1, "max_new_tokens": 16}
+    settings["step_speed"] = {"pairs": 3, "new_tokens": 4}
     settings["throughput"] |= {"problems": 1, "completions_per_problem": 2, "new_tokens": 4, "pairs": 3}
     settings["gradients"] |= {
         "batches": 4, "problems_per_batch": 1, "completions_per_problem": 2, "corrections": {"base": {}},

@@ -22,10 +22,14 @@ PACKAGE = ROOT / "src/nested_reft"
 # The sub-commands of the smallest experiment, and the rules whose jobs they are.
 RULES = {
     "generate": "data", "check": "check", "pretrain": "model", "train": "train", "evaluate": "evaluate",
-    "throughput": "throughput", "gradients": "gradients", "exact": "exact", "collect": "collect",
+    "throughput": "throughput", "step-speed": "step_speed", "on-policy-gradients": "on_policy_gradients",
+    "gradients": "gradients", "exact": "exact", "collect": "collect",
     "tables": "presentation_tables", "claims": "claims", "figure": "figure", "page": "page",
 }  # fmt: skip
-MAKE_RESULTS = ("data", "check", "model", "train", "evaluate", "throughput", "gradients", "exact")
+MAKE_RESULTS = (
+    "data", "check", "model", "train", "evaluate", "throughput", "step_speed", "on_policy_gradients", "gradients",
+    "exact",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ def tiny_config() -> dict[str, Any]:
     settings["sizes"]["tiny"]["pretraining_steps"] = 5
     settings["training"] |= {"steps": 2, "checkpoint_every": 1}
     settings["throughput"]["pairs"] = 3
+    settings["step_speed"] = {"pairs": 3}
     del settings["layer_choice"], settings["nestability"]
     return settings
 

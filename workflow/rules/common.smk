@@ -9,7 +9,6 @@ from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP
 from nested_reft.config.sources import FetchedModel, HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.experiment import (
-    all_runs,
     benchmark_batches,
     measured_models,
     parse_config,
@@ -18,6 +17,7 @@ from nested_reft.config.experiment import (
     stages,
     with_device,
 )
+from nested_reft.config.run_table import all_runs
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import SELECTIONS
@@ -251,6 +251,15 @@ def all_throughput():
         f"{RESULTS}/throughput/{size}/skip{skip}.json"
         for size in CONFIG.sizes
         for skip in SKIPS
+    ]
+
+
+def all_step_speed():
+    return [
+        f"{RESULTS}/step_speed/{size}/skip{skip}.json"
+        for size in CONFIG.sizes
+        for skip in SKIPS
+        if skip
     ]
 
 

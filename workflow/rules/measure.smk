@@ -1,4 +1,5 @@
-# Rollout throughput. The job takes all cores, so that no other job runs with it, but computes with its usual threads.
+# Speed, of rollouts and of whole training steps. These jobs take all cores, so that no other job runs with them, but compute
+# with their usual threads.
 rule throughput:
     input:
         sources("throughput"),
@@ -28,6 +29,38 @@ rule throughput:
     shell:
         ON_GPU
         + "nested-reft throughput --settings {params.settings:q} --threads {params.compute_threads}"
+        " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
+
+
+rule step_speed:
+    input:
+        sources("step_speed"),
+        checked=ancient(f"{RESULTS}/data/checked.json"),
+        policy=START,
+        problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+    output:
+        f"{RESULTS}/step_speed/{{size}}/skip{{skip}}.json",
+    log:
+        f"{RESULTS}/logs/step_speed/{{size}}/skip{{skip}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/step_speed/{{size}}/skip{{skip}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: all_cores()
+    resources:
+        mem_mb=asks_for("step_speed", "mem_mb"),
+        runtime=asks_for("step_speed", "runtime"),
+        gpu=gpus("step_speed"),
+    params:
+        settings=lambda wildcards: jobs.step_speed_settings(
+            CONFIG, wildcards.size, int(wildcards.skip)
+        ).canonical_json(),
+        compute_threads=CONFIG.threads_per_job,
+    message:
+        "Training steps, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
+    shell:
+        ON_EACH_GPU
+        + "nested-reft step-speed --settings {params.settings:q} --threads {params.compute_threads}"
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
@@ -63,13 +96,46 @@ rule influence:
         " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
 
 
-# Bias and variance of the gradient estimates of the model that reinforcement starts from, for all corrections of `gradients`.
+# Bias and variance of the gradient estimates of the model that reinforcement starts from, for all corrections of
+# `gradients`, against on-policy estimates, which are the same at every skip.
+rule on_policy_gradients:
+    input:
+        sources("on_policy_gradients"),
+        checked=ancient(f"{RESULTS}/data/checked.json"),
+        policy=START,
+        problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+    output:
+        f"{RESULTS}/gradients/{{size}}/on_policy.safetensors",
+    log:
+        f"{RESULTS}/logs/gradients/{{size}}/on_policy.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gradients/{{size}}/on_policy.tsv"
+    conda:
+        ENVIRONMENT
+    threads: CONFIG.threads_per_job
+    resources:
+        mem_mb=asks_for("gradients", "mem_mb"),
+        runtime=asks_for("gradients", "runtime"),
+        gpu=gpus("gradients"),
+    params:
+        settings=lambda wildcards: jobs.on_policy_settings(
+            CONFIG, wildcards.size
+        ).canonical_json(),
+    message:
+        "Gradients, on-policy: {wildcards.size}"
+    shell:
+        ON_GPU
+        + "nested-reft on-policy-gradients --settings {params.settings:q} --threads {threads}"
+        " --policy {input.policy} --problems {input.problems} --output {output} 2> {log}"
+
+
 rule gradients:
     input:
         sources("gradients"),
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=START,
         problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+        on_policy=f"{RESULTS}/gradients/{{size}}/on_policy.safetensors",
         influence=lambda wildcards: influence_of(
             CONFIG.layer_choice.strategies[:1], wildcards.size
         ),
@@ -95,8 +161,9 @@ rule gradients:
         "Gradients, bias and variance: {wildcards.size}, skip {wildcards.skip} %"
     shell:
         ON_GPU
-        + "nested-reft gradients --settings {params.settings:q} --threads {threads}"
-        " --policy {input.policy} --problems {input.problems} --output {output} {params.influence} {input.influence} 2> {log}"
+        + "nested-reft gradients --settings {params.settings:q} --threads {threads} --policy {input.policy}"
+        " --problems {input.problems} --on-policy {input.on_policy} --output {output}"
+        " {params.influence} {input.influence} 2> {log}"
 
 
 if CONFIG.nestability:

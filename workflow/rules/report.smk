@@ -6,6 +6,7 @@ rule collect:
         of_all_runs("metrics.jsonl"),
         of_all_runs("manifest.json"),
         all_throughput(),
+        all_step_speed(),
         all_gradients(),
         all_nestability(),
         f"{RESULTS}/exact.json",
@@ -64,7 +65,7 @@ rule claims:
         sources("claims"),
         expand(
             f"{RESULTS}/tables/{{table}}.csv",
-            table=["runs", "training", "throughput", "gradients"],
+            table=["runs", "throughput", "step_speed", "gradients"],
         ),
     output:
         expand(

@@ -9,7 +9,7 @@ import torch
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.config.strict import parse
 from nested_reft.core.layers import decoder_layers
-from nested_reft.evaluation.gradients import measure_gradients
+from nested_reft.evaluation.gradients import load_on_policy, measure_gradients
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 from nested_reft.tasks.influence import load_influence
@@ -26,7 +26,8 @@ def run(options: argparse.Namespace) -> None:
     progress = Progress(f"gradients {settings.size} skip{settings.skip}")
     batches = settings.gradients.batches
     influence = load_influence(settings.strategy, options.influence, len(decoder_layers(policy.model)))
+    on_policy = load_on_policy(options.on_policy, settings)
     record = measure_gradients(
-        settings, policy, problems, lambda done: progress.step(f"batch {done}/{batches}"), influence
+        settings, policy, problems, on_policy, lambda done: progress.step(f"batch {done}/{batches}"), influence
     )
     write_json(options.output, record, indent=None)

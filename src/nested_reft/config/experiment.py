@@ -1,13 +1,12 @@
 """The experiment's configuration: typed, frozen, and strict about keys.
 
 `load_config` reads a YAML file, `parse_config` checks a mapping; both raise `ConfigError`, whose text is one line
-that names the key, what is wrong with it, and what would be right. `run_table` lists the training runs.
+that names the key, what is wrong with it, and what would be right. `run_table.py` lists the training runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +16,16 @@ from pydantic.json_schema import SkipJsonSchema
 from nested_reft.config.errors import nearest
 from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.gradients import Gradients
-from nested_reft.config.method import Correction, Corrections, LayerChoice, Strategy, split_skips
+from nested_reft.config.method import Correction, Corrections, LayerChoice, split_skips
 from nested_reft.config.nestability import Nestability
 from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
-from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
+from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import HubProblems, Model, Pretraining, Problems, Role, ScratchModel
 from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
-from nested_reft.config.throughput import Throughput
+from nested_reft.config.throughput import StepSpeed, Throughput
 from nested_reft.config.training import Training
 from nested_reft.config.warmup import Warmup
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
@@ -76,6 +75,8 @@ class Config(Strict):
     """How accuracy is measured, and when two are on par."""
     throughput: Throughput
     """How the speed of rollouts is measured."""
+    step_speed: StepSpeed = StepSpeed()
+    """How the speed of whole training steps is measured."""
     gradients: Gradients
     """How bias and variance are measured and judged."""
     nestability: Nestability | None = Field(None, exclude_if=lambda value: value is None)
@@ -241,45 +242,6 @@ def nested_cells(config: Config) -> list[tuple[Correction, int]]:
     """The grid without the baseline: each correction with each skip that it is run at."""
     return [
         (name, skip) for name in config.corrections for skip in sorted(config.skips_of.get(name, nested_skips(config)))
-    ]
-
-
-def run_table(config: Config) -> list[Run]:
-    """The runs of the grid: one baseline (skip 0) and every nested cell, per size, data and seed."""
-    strategy = config.layer_choice.strategies[0]
-    cells: list[tuple[Correction, int, Strategy]] = [(BASELINE_CORRECTION, 0, "uniform")]
-    cells += [(name, skip, strategy) for name, skip in sorted(nested_cells(config), key=itemgetter(1))]
-    return _runs(config, cells)
-
-
-def strategy_table(config: Config) -> list[Run]:
-    """The runs that differ in how layers are chosen, including those of the grid; empty if there is one strategy.
-
-    A strategy that adapts how many layers it leaves out is compared with all fixed skips.
-    """
-    choice = config.layer_choice
-    if len(choice.strategies) == 1:
-        return []
-    assert choice.correction is not None, "checked by LayerChoice"
-    assert choice.skip is not None, "checked by LayerChoice"
-    others = [skip for name, skip in nested_cells(config) if (name, skip != choice.skip) == (choice.correction, True)]
-    fixed = others if any(SELECTIONS[name].adapts for name in choice.strategies) else []
-    cells = [(choice.correction, skip, choice.strategies[0]) for skip in fixed]
-    return _runs(config, cells + [(choice.correction, choice.skip, strategy) for strategy in choice.strategies])
-
-
-def all_runs(config: Config) -> list[Run]:
-    """Every training run once."""
-    return list({run.path: run for run in (*run_table(config), *strategy_table(config))}.values())
-
-
-def _runs(config: Config, cells: list[tuple[Correction, int, Strategy]]) -> list[Run]:
-    return [
-        Run(size=size, dataset=dataset, correction=correction, skip=skip, strategy=strategy, seed=seed)
-        for size in config.sizes
-        for dataset in config.datasets
-        for correction, skip, strategy in cells
-        for seed in config.seeds
     ]
 
 

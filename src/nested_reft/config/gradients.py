@@ -11,11 +11,9 @@ from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 
 
-class GradientMeasurement(Strict):
-    """Bias and variance of the gradient estimates of a pre-trained model, against on-policy ones."""
+class GradientBatches(Strict):
+    """What the gradient estimates are made from, on-policy and nested."""
 
-    corrections: Corrections
-    """The corrections to measure, each with its parameters or `{}`; they need not be those of the runs."""
     batches: Annotated[int, Field(ge=4)]
     """Batches of problems; the interval is over them. Layers are chosen as in a run, with the first of
     `layer_choice.strategies`."""
@@ -27,6 +25,13 @@ class GradientMeasurement(Strict):
     """Gradients are compared at this many parameters, drawn once; at all of them if the model has no more."""
     seed: int = 0
     """Seed of parameters, problems, layers and completions."""
+
+
+class GradientMeasurement(GradientBatches):
+    """Bias and variance of the gradient estimates of a pre-trained model, against on-policy ones."""
+
+    corrections: Corrections
+    """The corrections to measure, each with its parameters or `{}`; they need not be those of the runs."""
 
 
 class Gradients(GradientMeasurement):
@@ -41,21 +46,27 @@ class Gradients(GradientMeasurement):
     """Controlled: the whole 95 % interval of the variance, over the on-policy estimate's, is at or below this."""
 
 
-class GradientSettings(Strict):
-    """Bias and variance of the gradient estimates of one pre-trained model at one skip setting."""
+class OnPolicySettings(Strict):
+    """On-policy gradient estimates of one pre-trained model, which those of every skip setting are compared with."""
 
     size: str
-    skip: int
-    gradients: GradientMeasurement
+    gradients: GradientBatches
     prompt: Prompt
     sampling: Sampling
-    strategy: Strategy
-    border: int
     max_new_tokens: int
     max_prompt_tokens: int
     problems_per_micro_batch: int | None
     gradient_checkpointing: bool
-    update_clip_low: float
-    update_clip_high: float
     dtype: str
     device: str
+
+
+class GradientSettings(OnPolicySettings):
+    """Bias and variance of the gradient estimates of one pre-trained model at one skip setting."""
+
+    skip: int
+    gradients: GradientMeasurement
+    strategy: Strategy
+    border: int
+    update_clip_low: float
+    update_clip_high: float

@@ -10,15 +10,15 @@ from typing import TypeVar
 
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, problem_sets
-from nested_reft.config.gradients import GradientMeasurement, GradientSettings
+from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
 from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
-from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
+from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import DataSettings, ModelSettings, Role
 from nested_reft.config.strict import Strict
-from nested_reft.config.throughput import ThroughputSettings
-from nested_reft.config.training import Adaptation, TrainSettings
+from nested_reft.config.throughput import StepSpeedSettings, ThroughputSettings
+from nested_reft.config.training import Adaptation, Alarms, TrainSettings
 from nested_reft.config.warmup import WarmupSettings, WarmupTraining
 from nested_reft.core.layer_selection import SELECTIONS
 
@@ -100,24 +100,48 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
     )
 
 
-def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
-    training = config.training
-    return GradientSettings(
+def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettings:
+    # What one step does not depend on is the same for all: changing it does not rerun the job.
+    fixed = {"steps": 1, "learning_rate": 1.0, "warmup_steps": 0, "checkpoint_every": 1, "alarms": Alarms()}
+    length = config.step_speed.new_tokens or config.training.max_new_tokens
+    return StepSpeedSettings(
         size=size,
         skip=skip,
-        gradients=_part(GradientMeasurement, config.gradients),
+        # All corrections cost the same: they differ by one product per token.
+        correction=BASELINE_CORRECTION,
+        params=config.corrections[BASELINE_CORRECTION],
+        step_speed=config.step_speed,
+        training=config.training.model_copy(update={**fixed, "max_new_tokens": length}),
+        prompt=config.prompt,
+        device=config.device,
+    )
+
+
+def on_policy_settings(config: Config, size: str) -> OnPolicySettings:
+    training = config.training
+    return OnPolicySettings(
+        size=size,
+        gradients=_part(GradientBatches, config.gradients),
         prompt=config.prompt,
         sampling=_part(Sampling, training),
-        strategy=config.layer_choice.strategies[0],
-        border=training.border,
         max_new_tokens=training.max_new_tokens,
         max_prompt_tokens=training.max_prompt_tokens,
         problems_per_micro_batch=training.problems_per_micro_batch,
         gradient_checkpointing=training.gradient_checkpointing,
-        update_clip_low=training.update_clip_low,
-        update_clip_high=training.update_clip_high,
         dtype=training.dtype,
         device=config.device,
+    )
+
+
+def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
+    training = config.training
+    return GradientSettings(
+        **dict(on_policy_settings(config, size)) | {"gradients": _part(GradientMeasurement, config.gradients)},
+        skip=skip,
+        strategy=config.layer_choice.strategies[0],
+        border=training.border,
+        update_clip_low=training.update_clip_low,
+        update_clip_high=training.update_clip_high,
     )
 
 

@@ -6,7 +6,9 @@ from typing import Literal
 
 from nested_reft.config.strict import Positive, Strict
 
-JobKind = Literal["model", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability"]
+JobKind = Literal[
+    "model", "warmup", "train", "evaluate", "throughput", "step_speed", "gradients", "influence", "nestability"
+]
 
 
 class JobResources(Strict):
@@ -35,6 +37,8 @@ class SizeResources(Strict):
     """One policy on one benchmark, or on as many as `evaluation.benchmarks_per_job` says."""
     throughput: JobResources = JobResources()
     """One skip setting."""
+    step_speed: JobResources = JobResources()
+    """One skip setting; it needs what training needs."""
     gradients: JobResources = JobResources()
     """One skip setting."""
     influence: JobResources = JobResources()

@@ -1,4 +1,4 @@
-"""The settings of how rollout speed is measured, and what one measurement passes to its job."""
+"""How the speed of rollouts and of training steps is measured, and what one measurement passes to its job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
+from nested_reft.config.training import Training
 
 
 class Throughput(Strict):
@@ -38,4 +39,33 @@ class ThroughputSettings(Strict):
     border: int
     max_prompt_tokens: int
     dtype: str
+    device: str
+
+
+class StepSpeed(Strict):
+    """Paired, interleaved timing of whole training steps, nested against full model; batches are those of training."""
+
+    new_tokens: Positive | None = None
+    """Every completion has exactly this many tokens; none ends earlier. null: `training.max_new_tokens`."""
+    pairs: Annotated[int, Field(ge=3)] = 9
+    """Pairs that are timed; the interval is over them."""
+    warmup_pairs: Positive = 1
+    """Pairs before them that do not count."""
+    seed: int = 0
+    """Seed of problems, layers (drawn uniformly for each pair) and completions."""
+
+
+class StepSpeedSettings(Strict):
+    """Speed of a training step of one size at one skip setting, against the same step at skip 0.
+
+    `training` has what a step depends on; its `max_new_tokens` is the length of every completion.
+    """
+
+    size: str
+    skip: int
+    correction: str
+    params: dict[str, float]
+    step_speed: StepSpeed
+    training: Training
+    prompt: Prompt
     device: str

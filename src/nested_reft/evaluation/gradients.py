@@ -1,8 +1,9 @@
 """Bias and variance of the gradient estimates of one model at one skip setting, against on-policy ones.
 
-For every batch of problems: completions by the full model, twice, and completions by a nested view, with the gradient
-estimate of each correction. All have a leave-one-out baseline, no division by the standard deviation and the same
-factor for every token, with which the on-policy estimate is unbiased: any difference is due to the correction.
+For every batch of problems: completions by the full model, twice, which are made once for all skip settings, and
+completions by a nested view, with the gradient estimate of each correction. All have a leave-one-out baseline, no
+division by the standard deviation and the same factor for every token, with which the on-policy estimate is unbiased:
+any difference is due to the correction.
 
 Only inner products are kept, from which every norm and angle of means can be computed. They are taken over a random
 subset of the parameters, the same for all gradients, so that memory does not grow with the model.
@@ -10,14 +11,18 @@ subset of the parameters, the same for all gradients, so that memory does not gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config.gradients import GradientSettings
+from nested_reft.config.gradients import GradientSettings, OnPolicySettings
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import correction_named
 from nested_reft.core.layer_selection import choose_skipped_layers
@@ -30,14 +35,18 @@ from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import Problem
+from nested_reft.tasks.records import DataError, Problem
 from nested_reft.tasks.rewards import rollout_rewards
 from nested_reft.tasks.rollouts import sample_rollout
 
 UNBIASED: dict[str, Any] = {
     "normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False,
 }  # fmt: skip
+REMEDY = "delete the file to make it again"
 DIGITS = 8  # of the inner products in the record
+# The nested view uses the random numbers of the first on-policy set: where the two distributions agree, it writes the
+# same token, so the difference of the estimates has little noise.
+PAIRED = "paired"
 
 
 def choose_coordinates(model: PreTrainedModel, count: int, seed: int) -> list[Tensor]:
@@ -63,7 +72,7 @@ def estimate_gradients(
     rollout: Rollout,
     rewards: Tensor,
     objectives: Sequence[Objective],
-    settings: GradientSettings,
+    settings: OnPolicySettings,
     coordinates: Sequence[Tensor],
 ) -> Tensor:
     """The gradient estimate of each objective from one rollout with rewards (P, G): (objectives, coordinates) float32.
@@ -109,62 +118,81 @@ def make_objective(correction: str, params: Mapping[str, float], settings: Gradi
     )
 
 
-def measure_gradients(
-    settings: GradientSettings,
-    policy: Policy,
-    problems: Sequence[Problem],
-    report: Callable[[int], None],
-    influence: Tensor | None = None,
-) -> dict[str, Any]:
-    """The gradient record of one size and skip; `report` is called with each finished batch. `influence` (L,) is the
-    ablation influence, if the strategy reads it.
-    """
-    options, model = settings.gradients, policy.model
-    if settings.gradient_checkpointing:
-        enable_activation_checkpointing(model)
+@dataclass(frozen=True)
+class GradientBatch:
+    """Problems that every set of estimates is made from once, and their prompts: ids and mask (P, S)."""
+
+    number: int
+    problems: Sequence[Problem]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+
+
+def gradient_batches(
+    settings: OnPolicySettings, policy: Policy, problems: Sequence[Problem]
+) -> Iterator[GradientBatch]:
+    """The batches, which go through the problems in a random order and start over at its end."""
+    options = settings.gradients
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
-    coordinates = choose_coordinates(model, options.coordinates, options.seed)
-    on_policy = [Objective(correction="unit", **UNBIASED)]
-    corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]
-    sets: dict[str, list[Tensor]] = {"on_policy": [], "repeat": [], "nested": []}
     order = torch.randperm(
         len(problems), generator=torch.Generator().manual_seed(derive_seed("gradient-problems", options.seed))
     ).tolist()
-    for batch in range(options.batches):
-        first = batch * options.problems_per_batch
+    for number in range(options.batches):
+        first = number * options.problems_per_batch
         indices = [order[i % len(order)] for i in range(first, first + options.problems_per_batch)]
-        prompt_ids, prompt_mask = policy.batch([prompts[i] for i in indices])
+        yield GradientBatch(number, [problems[i] for i in indices], *policy.batch([prompts[i] for i in indices]))
+
+
+def measure_on_policy(
+    settings: OnPolicySettings, policy: Policy, problems: Sequence[Problem], report: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Two independent sets of on-policy estimates, `on_policy` and `repeat`, each (batches, coordinates) float32.
+
+    `report` is called with each finished batch.
+    """
+    coordinates = _coordinates(settings, policy)
+    objective = [Objective(correction="unit", **UNBIASED)]
+    sets: dict[str, list[Tensor]] = {"on_policy": [], "repeat": []}
+    for batch in gradient_batches(settings, policy, problems):
+        for name, gradients in sets.items():
+            numbers = "repeat" if name == "repeat" else PAIRED
+            gradients.append(_estimates(settings, policy, batch, (), numbers, objective, coordinates)[0])
+        report(batch.number + 1)
+    return {name: torch.stack(gradients) for name, gradients in sets.items()}
+
+
+def measure_gradients(
+    settings: GradientSettings,
+    policy: Policy,
+    problems: Sequence[Problem],
+    on_policy: Mapping[str, Tensor],
+    report: Callable[[int], None],
+    influence: Tensor | None = None,
+) -> dict[str, Any]:
+    """The gradient record of one size and skip, against what `measure_on_policy` found of the same settings.
+
+    `report` is called with each finished batch. `influence` (L,) is the ablation influence, if the strategy reads it.
+    """
+    options, model = settings.gradients, policy.model
+    coordinates = _coordinates(settings, policy)
+    corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]
+    estimates = []
+    for batch in gradient_batches(settings, policy, problems):
         skipped = choose_skipped_layers(
             settings.strategy,
             len(decoder_layers(model)),
             settings.skip,
             settings.border,
-            batch_seed=derive_seed("gradient-layers", options.seed, batch),
+            batch_seed=derive_seed("gradient-layers", options.seed, batch.number),
             run_seed=derive_seed("gradient-layers", options.seed),
-            influence=influence_of(settings.strategy, model, prompt_ids, prompt_mask, influence),
+            influence=influence_of(settings.strategy, model, batch.prompt_ids, batch.prompt_mask, influence),
         )
-        for name, gradients in sets.items():
-            with compute_dtype(model, settings.dtype):
-                rollout = sample_rollout(
-                    policy,
-                    nested_view(model, skipped if name == "nested" else ()).eval(),
-                    prompt_ids,
-                    prompt_mask,
-                    settings.sampling,
-                    group_size=options.completions_per_problem,
-                    max_new_tokens=settings.max_new_tokens,
-                    # The nested view uses the random numbers of the first on-policy set: where the two distributions
-                    # agree, it writes the same token, so the difference of the estimates has little noise.
-                    seed=derive_seed("gradients", options.seed, "repeat" if name == "repeat" else "paired", batch),
-                )
-                rewards = rollout_rewards(policy, rollout, [problems[i] for i in indices])
-                objectives = corrected if name == "nested" else on_policy
-                gradients.append(estimate_gradients(model, rollout, rewards, objectives, settings, coordinates))
-        report(batch + 1)
-    on, repeat, nested = (torch.stack(gradients) for gradients in sets.values())  # (batches, objectives, coordinates)
+        estimates.append(_estimates(settings, policy, batch, skipped, PAIRED, corrected, coordinates))
+        report(batch.number + 1)
+    on, repeat, nested = on_policy["on_policy"], on_policy["repeat"], torch.stack(estimates, dim=1)
     return {
         "size": settings.size,
         "skip": settings.skip,
@@ -172,14 +200,66 @@ def measure_gradients(
         "coordinates": on.shape[-1],
         "completions": options.problems_per_batch * options.completions_per_problem,
         "batches": options.batches,
-        "on_policy": _inner(on[:, 0], on[:, 0]),
-        "repeat": _inner(repeat[:, 0], repeat[:, 0]),
-        "on_policy_repeat": _inner(on[:, 0], repeat[:, 0]),
+        "on_policy": _inner(on, on),
+        "repeat": _inner(repeat, repeat),
+        "on_policy_repeat": _inner(on, repeat),
         "corrections": {
-            name: {"own": _inner(nested[:, i], nested[:, i]), "on_policy": _inner(on[:, 0], nested[:, i])}
-            for i, name in enumerate(options.corrections)
+            name: {"own": _inner(own, own), "on_policy": _inner(on, own)}
+            for name, own in zip(options.corrections, nested, strict=True)
         },
     }
+
+
+def load_on_policy(path: Path, settings: OnPolicySettings) -> dict[str, Tensor]:
+    """What `measure_on_policy` found, from the file that `nested-reft on-policy-gradients` writes.
+
+    Raises DataError if it is not such a file, or of another number of batches.
+    """
+    try:
+        sets: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read as gradient estimates ({error}); {REMEDY}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in sets.items()}
+    if set(shapes) != {"on_policy", "repeat"} or len(set(shapes.values())) != 1:
+        raise DataError(f"{path}: holds {shapes}, not on_policy and repeat of one shape; {REMEDY}")
+    if (batches := shapes["repeat"][0]) != settings.gradients.batches:
+        raise DataError(f"{path}: has {batches} batches, but {settings.gradients.batches} are measured; {REMEDY}")
+    return sets
+
+
+def _coordinates(settings: OnPolicySettings, policy: Policy) -> list[Tensor]:
+    """The same for every set of estimates."""
+    if settings.gradient_checkpointing:
+        enable_activation_checkpointing(policy.model)
+    return choose_coordinates(policy.model, settings.gradients.coordinates, settings.gradients.seed)
+
+
+def _estimates(
+    settings: OnPolicySettings,
+    policy: Policy,
+    batch: GradientBatch,
+    skipped: Sequence[int],
+    numbers: str,
+    objectives: Sequence[Objective],
+    coordinates: Sequence[Tensor],
+) -> Tensor:
+    """The estimates (objectives, coordinates) of one batch, from rollouts without the layers `skipped`; `numbers` names
+    the random numbers that they are sampled with.
+    """
+    options = settings.gradients
+    with compute_dtype(policy.model, settings.dtype):
+        rollout = sample_rollout(
+            policy,
+            nested_view(policy.model, skipped).eval(),
+            batch.prompt_ids,
+            batch.prompt_mask,
+            settings.sampling,
+            group_size=options.completions_per_problem,
+            max_new_tokens=settings.max_new_tokens,
+            seed=derive_seed("gradients", options.seed, numbers, batch.number),
+        )
+        rewards = rollout_rewards(policy, rollout, batch.problems)
+        return estimate_gradients(policy.model, rollout, rewards, objectives, settings, coordinates)
 
 
 def _inner(rows: Tensor, columns: Tensor) -> list[list[float]]:

@@ -148,9 +148,8 @@ class Costs:
         step = self._phase(0, OPTIMIZER_BYTES * self.shape.parameters, 0)
         return self.forward(batch).times(3) + step
 
-    def gradients(self, batch: Batch, skipped: int, corrections: int, training: Training) -> Work:
-        """One batch of the bias and variance measurement: two on-policy sets, and a nested one for all corrections."""
+    def gradients(self, batch: Batch, skipped: int, estimates: int, training: Training) -> Work:
+        """One batch of the bias and variance measurement: a rollout, and that many estimates from it."""
         forward = self.forward(batch)
         backward = forward.times(2 + int(training.gradient_checkpointing))
-        rollouts = self.rollout(batch).times(2) + self.rollout(batch, skipped)
-        return rollouts + forward.times(3) + backward.times(2 + corrections)
+        return self.rollout(batch, skipped) + forward + backward.times(estimates)

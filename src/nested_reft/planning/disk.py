@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nested_reft.config.experiment import Config, all_runs
+from nested_reft.config.experiment import Config
+from nested_reft.config.run_table import all_runs
 from nested_reft.config.sources import HubModel
 from nested_reft.planning.costs import ADAMW_STATES, FLOAT32, VALUE_BYTES, trained_parameters
 from nested_reft.planning.plan import warmups

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nested_reft.config.experiment import (
     Config,
-    all_runs,
     benchmark_batches,
     job_resources,
     measured_models,
@@ -18,6 +17,7 @@ from nested_reft.config.experiment import (
     stages,
 )
 from nested_reft.config.resources import JobKind
+from nested_reft.config.run_table import all_runs
 from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubProblems
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 from nested_reft.planning.costs import VALUE_BYTES, Batch, Costs, Machine, Work
@@ -162,8 +162,20 @@ class Planner:
         skips = (num_skipped(self.shape.layers, skip) for skip in {0, *self.config.skips})
         return [(costs.rollout(batch) + costs.rollout(batch, skipped)).times(pairs) for skipped in skips]
 
+    def step_speed(self) -> list[Work]:
+        """The work of each skip but 0; completions have a fixed length, and no group is left out of the update."""
+        options, training, costs = self.config.step_speed, self.config.training, self._costs
+        length = options.new_tokens or training.max_new_tokens
+        batch = Batch(
+            training.problems_per_step, min(self.assumed.prompt_tokens, training.max_prompt_tokens),
+            training.completions_per_problem, length, length,
+        )  # fmt: skip
+        full = costs.rollout(batch) + costs.update(batch, training).times(2)
+        skips = (num_skipped(self.shape.layers, skip) for skip in self.config.skips if skip)
+        return [(full + costs.rollout(batch, skipped)).times(options.warmup_pairs + options.pairs) for skipped in skips]
+
     def gradients(self) -> list[Work]:
-        """The work of each skip but 0."""
+        """The work of the on-policy estimates, two sets of them, and of each skip but 0."""
         options, training = self.config.gradients, self.config.training
         batch = self._batch(
             options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
@@ -171,9 +183,9 @@ class Planner:
         )  # fmt: skip
         skips = (num_skipped(self.shape.layers, skip) for skip in self.config.skips if skip)
         corrections = len(options.corrections)
-        return [
-            self._costs.gradients(batch, skipped, corrections, training).times(options.batches) for skipped in skips
-        ]
+        sets = [self._costs.gradients(batch, 0, 1, training).times(2)]
+        sets += [self._costs.gradients(batch, skipped, corrections, training) for skipped in skips]
+        return [work.times(options.batches) for work in sets]
 
     def model(self) -> list[Work]:
         """The work of pre-training, in float32 (3 forward passes per batch); other models are only fetched."""
@@ -229,7 +241,7 @@ def warmups(config: Config) -> int:
 
 
 KINDS: tuple[JobKind, ...] = (
-    "model", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability",
+    "model", "warmup", "train", "evaluate", "throughput", "step_speed", "gradients", "influence", "nestability",
 )  # fmt: skip
 
 
@@ -241,7 +253,8 @@ def plan_jobs(
         "model": 1,
         "warmup": warmups(config),
         "throughput": len({0, *config.skips}),
-        "gradients": len({*config.skips} - {0}),
+        "step_speed": len({*config.skips} - {0}),
+        "gradients": 1 + len({*config.skips} - {0}),
         "influence": len(influence_models(config)),
         "nestability": len(measured_models(config)) * len({0, *config.skips}),
     }

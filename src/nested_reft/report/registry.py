@@ -13,8 +13,8 @@ from typing import Any
 
 # CSV, one fact per row.
 TIDY_TABLES = (
-    "runs", "training", "throughput", "throughput_pairs", "gradients", "strategies", "nestability_batches", "exact",
-    "samples", "layers", "manifests",
+    "runs", "training", "throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "gradients", "strategies",
+    "nestability_batches", "exact", "samples", "layers", "manifests",
 )  # fmt: skip
 # For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
@@ -71,22 +71,22 @@ FIGURES: dict[str, Entry] = {
     "time": Entry(
         "figures.speed:time",
         SPEED,
-        ("training",),
-        "Where a training step's time goes: mean seconds over steps, seeds and corrections. In each bar: the rollout's "
-        "share, which is all that skipping layers can save. Above each bar: "
-        "end-to-end tokens/s over the baseline's (geometric mean over seeds). Training jobs share the machine, so "
-        "these times are noisy; the throughput figure is the one measured alone.",
+        ("step_speed", "step_speed_pairs"),
+        "Where a training step's time goes, timed alone on the machine, steps with nested rollouts and with those of "
+        "the full model in turn, on equal work: median seconds of each part over pairs (skip 0: over those of all "
+        "skips). In each bar: the rollout's share, which is all that skipping layers can save. Above each bar: the "
+        "whole step's speed-up, the median over pairs.",
     ),
     "tradeoff": Entry(
         "figures.tradeoff:tradeoff",
         ACCURACY,
-        ("runs", "throughput", "training"),
+        ("runs", "throughput", "step_speed"),
         "What speed costs: accuracy on held-out problems (headline metric, mean over benchmarks) against the speed-up "
-        "over the full model, of rollouts timed alone (left) and of whole training steps (right, where training jobs "
-        "share the machine). Further right is faster, within the shaded band is as accurate as baseline ReFT, by the "
+        "over the full model, of rollouts (left) and of whole training steps (right), both timed alone on the machine. "
+        "Further right is faster, within the shaded band is as accurate as baseline ReFT, by the "
         "parity margin. Small points: seeds; markers: mean over seeds, those of one skip side by side; vertical bars: "
         "95 % interval over seeds and problems (Wilson's score interval). Bars below: each skip's speed-up with its "
-        "95 % interval (bootstrap over pairs, left; Student's t of log ratios over seeds, right), cut off if far wider "
+        "95 % interval (bootstrap over pairs), cut off if far wider "
         "than the panel. Models are compared on identical problems: the parity figure says what differs.",
     ),
     "reward": Entry(

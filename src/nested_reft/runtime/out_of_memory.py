@@ -14,6 +14,8 @@ ADVICE = {
     "evaluate": ("lower evaluation.batch_problems",) * 2,
     "throughput": ("lower throughput.problems, completions_per_problem or new_tokens",) * 2,
     "nestability": ("lower nestability.problems_per_batch or completions_per_problem",) * 2,
+    "step-speed": ("lower training.problems_per_step, completions_per_problem or step_speed.new_tokens", UPDATE),
+    "on-policy-gradients": ("lower gradients.problems_per_batch or completions_per_problem", UPDATE),
     "gradients": ("lower gradients.problems_per_batch or completions_per_problem", UPDATE),
 }
 ROLLOUT = "sample_completions"  # the function that makes every rollout

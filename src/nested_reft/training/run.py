@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ from nested_reft.training.sharding import copy_weights, sharded_copy
 from nested_reft.training.step import Learner, StepSettings, reft_step
 from nested_reft.training.stopping import StoppedError
 from nested_reft.training.world import SINGLE_PROCESS, World
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class NumericalError(UserError):
@@ -81,10 +84,7 @@ def train(
     if not world.is_main:
         report, log = (lambda row, seconds_left: None), (lambda text: None)
     objective = make_objective(run, settings.params, training)
-    # The policy that the run started from; a copy, since the model is about to change.
-    reference = copy.deepcopy(policy.model).requires_grad_(False) if objective.kl_coefficient else None
-    adapter = add_adapter(policy.model, training.lora, derive_seed("adapter", run.seed)) if training.lora else None
-    learner = make_learner(policy, training, objective, reference, world, influence)
+    learner, adapter = start_learner(policy, training, objective, run.seed, world, influence)
     step_settings, num_layers = make_step_settings(run, training), len(decoder_layers(policy.model))
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
@@ -147,6 +147,23 @@ def train(
     if adapter is not None:
         adapter.merge_and_unload()
     return progress
+
+
+def start_learner(
+    policy: Policy,
+    training: Training,
+    objective: Objective,
+    seed: int,
+    world: World = SINGLE_PROCESS,
+    influence: Tensor | None = None,
+) -> tuple[Learner, PeftModel | None]:
+    """What a run begins with: the learner, with a copy of the policy as reference if the objective has a KL term, and
+    the adapter that was put into the policy's model, if the settings ask for one.
+    """
+    # A copy, since the model is about to change.
+    reference = copy.deepcopy(policy.model).requires_grad_(False) if objective.kl_coefficient else None
+    adapter = add_adapter(policy.model, training.lora, derive_seed("adapter", seed)) if training.lora else None
+    return make_learner(policy, training, objective, reference, world, influence), adapter
 
 
 def make_learner(

@@ -33,7 +33,6 @@ from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.statistics.comparisons import (
     Differences,
     GradientEffects,
-    StepSpeedups,
     gains,
     gradient_biases,
     gradient_variances,
@@ -70,16 +69,9 @@ def judge(cells: Cells, rule: Rule) -> list[CellVerdict | None]:
 
 
 def claim_rows(
-    runs: pd.DataFrame, training: pd.DataFrame, throughput: pd.DataFrame, gradients: pd.DataFrame, config: Config
+    runs: pd.DataFrame, step_speed: pd.DataFrame, throughput: pd.DataFrame, gradients: pd.DataFrame, config: Config
 ) -> list[Claim]:
     """All claims, from the tidy tables of `collect`."""
-    return judge_claims(runs, step_speedups(training, config), throughput, gradients, config)
-
-
-def judge_claims(
-    runs: pd.DataFrame, steps: StepSpeedups, throughput: pd.DataFrame, gradients: pd.DataFrame, config: Config
-) -> list[Claim]:
-    """All claims, with the speed-ups of whole steps known already: of a run whose `training.csv` is not kept."""
     metric = config.evaluation.headline
     rollout = {cell: speedup for cell, speedup in rollout_speedups(throughput, config).items() if cell[1]}
     faster = "Nested rollouts are faster: tokens/s rises with the share of layers skipped"
@@ -88,9 +80,7 @@ def judge_claims(
     if c1.verdict == "supported" and rising != "passes":
         text = "; does not rise with every skip" if rising == "fails" else "; not shown to rise with every skip"
         c1 = replace(c1, verdict="partly" if rising == "fails" else "inconclusive", measured=c1.measured + text)
-    c2 = _claim("C2", "The whole training step is faster", steps, is_faster, _ratio, "time")
-    if c2.measured != NOT_RUN:
-        c2 = replace(c2, measured=c2.measured + "; noisy, as training jobs share the machine")
+    c2 = _claim("C2", "The whole training step is faster", step_speedups(step_speed, config), is_faster, _ratio, "time")
     biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
     c3 = [_bias_claim(name, biases, config) for name in config.gradients.corrections]
     c4 = [_variance_claim(name, variances, config) for name in config.gradients.corrections]

@@ -28,10 +28,10 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     `target_folder` and `options` go into the commands: the folder of the results as Snakemake names it (None for
     results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
-    runs, training, throughput, gradients = (
-        read_table(root, name) for name in ("runs", "training", "throughput", "gradients")
+    runs, step_speed, throughput, gradients = (
+        read_table(root, name) for name in ("runs", "step_speed", "throughput", "gradients")
     )
-    write_judged(root, claim_rows(runs, training, throughput, gradients, config), config, target_folder, options)
+    write_judged(root, claim_rows(runs, step_speed, throughput, gradients, config), config, target_folder, options)
 
 
 def write_judged(

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_skips, run_table, stages, strategy_table
+from nested_reft.config.experiment import Config, nested_skips, stages
 from nested_reft.config.run import Run
+from nested_reft.config.run_table import run_table, strategy_table
 from nested_reft.report.collect.measurements import (
     exact_table,
     gradient_table,
     layer_names,
     nestability_table,
+    step_speed_tables,
     throughput_tables,
 )
 from nested_reft.report.collect.records import (
@@ -55,6 +57,9 @@ def collect(root: Path, config: Config) -> None:
     summary, pairs = throughput_tables(root, config, skips)
     write_table(root, "throughput", summary)
     write_table(root, "throughput_pairs", pairs)
+    summary, pairs = step_speed_tables(root, config, skips)
+    write_table(root, "step_speed", summary)
+    write_table(root, "step_speed_pairs", pairs)
     write_table(root, "gradients", gradient_table(root, config, skips))
     write_table(root, "nestability_batches", nestability_table(root, config, skips))
     write_table(root, "exact", exact_table(root))

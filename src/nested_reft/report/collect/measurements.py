@@ -20,6 +20,8 @@ from nested_reft.report.collect.records import (
     GradientRecord,
     NestabilityRecord,
     NestabilityRow,
+    Phases,
+    StepSpeedRecord,
     ThroughputRecord,
     check_owner,
     read_record,
@@ -29,6 +31,12 @@ from nested_reft.report.statistics.intervals import median_ratio
 
 THROUGHPUT = ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"]
 THROUGHPUT_PAIRS = ["size", "skip", "pair", "baseline_tokens_per_s", "nested_tokens_per_s", "speedup", "skipped_layers"]
+STEP_SPEED = ["size", "skip", "seconds", "speedup", "speedup_low", "speedup_high", "n", "completions", "new_tokens"]
+SIDES = ("baseline", "nested")
+STEP_SPEED_PAIRS = [
+    "size", "skip", "pair", *(f"{side}_{phase}_seconds" for side in SIDES for phase in Phases.model_fields), "speedup",
+    "skipped_layers",
+]  # fmt: skip
 GRADIENTS = [
     "size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio",
     "bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high",
@@ -37,7 +45,7 @@ GRADIENTS = [
 NESTABILITY = ["size", "stage", "strategy", "skip", "batch", *NestabilityRow.model_fields]
 EXACT = list(ExactRow.model_fields)
 
-R = TypeVar("R", ThroughputRecord, GradientRecord, NestabilityRecord)
+R = TypeVar("R", ThroughputRecord, StepSpeedRecord, GradientRecord, NestabilityRecord)
 
 
 def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -64,6 +72,33 @@ def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple
             pairs.append({**key, "pair": number, **pair.model_dump(), "speedup": ratio})
             pairs[-1]["skipped_layers"] = layer_names(pair.skipped_layers)
     return pd.DataFrame(summary, columns=THROUGHPUT), pd.DataFrame(pairs, columns=THROUGHPUT_PAIRS)
+
+
+def step_speed_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per size and skip, and one row per pair; `seconds` are those of a nested step, the median."""
+    summary: list[dict[str, object]] = []
+    pairs: list[dict[str, object]] = []
+    for key, record in _records(root / "step_speed", config, skips, StepSpeedRecord):
+        baseline, nested = (np.array([getattr(pair, side).total for pair in record.pairs]) for side in SIDES)
+        speedup = median_ratio(baseline, nested)
+        summary.append(
+            {
+                **key,
+                "seconds": float(np.median(nested)),
+                "speedup": speedup.estimate,
+                "speedup_low": speedup.low,
+                "speedup_high": speedup.high,
+                "n": speedup.n,
+                "completions": record.completions,
+                "new_tokens": record.new_tokens,
+            }
+        )
+        for number, pair in enumerate(record.pairs, start=1):
+            row = {**key, "pair": number, "speedup": pair.baseline.total / pair.nested.total}
+            for side in SIDES:
+                row |= {f"{side}_{phase}_seconds": value for phase, value in getattr(pair, side)}
+            pairs.append({**row, "skipped_layers": layer_names(pair.skipped_layers)})
+    return pd.DataFrame(summary, columns=STEP_SPEED), pd.DataFrame(pairs, columns=STEP_SPEED_PAIRS)
 
 
 def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataFrame:

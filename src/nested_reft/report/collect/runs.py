@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nested_reft.config.experiment import Config, all_runs, stages
+from nested_reft.config.experiment import Config, stages
+from nested_reft.config.run_table import all_runs
 from nested_reft.report.collect.measurements import layer_names
 from nested_reft.report.collect.records import EvaluationRecord, ManifestRecord, StepRecord, read_record, read_records
 

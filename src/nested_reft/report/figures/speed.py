@@ -57,35 +57,37 @@ def throughput(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Fi
     return figure
 
 
-def time(training: pd.DataFrame, config: Config) -> Figure:
-    """Mean seconds of a training step by part, stacked per skip; above each bar, the whole step's speed-up."""
+def time(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Figure:
+    """Median seconds of a training step by part, stacked per skip; above each bar, the whole step's speed-up."""
     skips = [0, *nested_skips(config)]
-    speedups = step_speedups(training, config)
-    figure, axes = panels(len(config.datasets), len(config.sizes), (2.6, 2.1))
-    for row, dataset in zip(axes, config.datasets, strict=True):
-        for axis, size in zip(row, config.sizes, strict=True):
-            chosen = training[(training["size"] == size) & (training["dataset"] == dataset)]
-            axis.set_title(size if len(config.datasets) == 1 else f"{size}, {dataset}")
-            axis.set_xticks(range(len(skips)), [str(skip) for skip in skips])
-            if chosen.empty:
-                not_run(axis)
-                continue
-            seconds = chosen.groupby("skip")[[f"{part}_seconds" for part in PARTS]].mean().reindex(skips)
-            bottom = seconds.iloc[:, 0] * 0
-            for part, (color, hatch) in PARTS.items():
-                height = seconds[f"{part}_seconds"]
-                axis.bar(range(len(skips)), height, 0.62, bottom, color=color, hatch=hatch, edgecolor="white", lw=0.5)
-                bottom = bottom + height
-            for place, skip in enumerate(skips):
-                speedup = speedups[size, dataset, skip] if skip else None
-                text = f"{speedup.estimate:.2f}×" if speedup else "1×" if not skip else "not run"
-                top = bottom.loc[skip]
-                rollout = seconds["rollout_seconds"].loc[skip]
-                if rollout >= LEAST_SHARE * top:
-                    share = f"{100 * rollout / top:.0f} %"
-                    axis.text(place, rollout / 2, share, ha="center", va="center", fontsize=7)
-                axis.text(place, top if top == top else 0, text, ha="center", va="bottom", fontsize=7)
-            axis.margins(y=0.12)
+    speedups = step_speedups(summary, config)
+    figure, axes = panels(1, len(config.sizes), (2.6, 2.1))
+    for axis, size in zip(axes[0], config.sizes, strict=True):
+        chosen = pairs[pairs["size"] == size]
+        axis.set_title(size)
+        axis.set_xticks(range(len(skips)), [str(skip) for skip in skips])
+        if chosen.empty:
+            not_run(axis)
+            continue
+        nested = chosen.groupby("skip")[[f"nested_{part}_seconds" for part in PARTS]].median()
+        full = chosen[[f"baseline_{part}_seconds" for part in PARTS]].median()
+        seconds = pd.DataFrame([full.to_numpy()], index=[0], columns=list(PARTS))
+        seconds = pd.concat([seconds, nested.set_axis(list(PARTS), axis=1)]).reindex(skips)
+        bottom = seconds["rollout"] * 0
+        for part, (color, hatch) in PARTS.items():
+            height = seconds[part]
+            axis.bar(range(len(skips)), height, 0.62, bottom, color=color, hatch=hatch, edgecolor="white", lw=0.5)
+            bottom = bottom + height
+        for place, skip in enumerate(skips):
+            speedup = speedups[size, skip] if skip else None
+            text = f"{speedup.estimate:.2f}×" if speedup else "1×" if not skip else "not run"
+            top = bottom.loc[skip]
+            rollout = seconds["rollout"].loc[skip]
+            if rollout >= LEAST_SHARE * top:
+                share = f"{100 * rollout / top:.0f} %"
+                axis.text(place, rollout / 2, share, ha="center", va="center", fontsize=7)
+            axis.text(place, top if top == top else 0, text, ha="center", va="bottom", fontsize=7)
+        axis.margins(y=0.12)
     handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=part) for part, (c, h) in PARTS.items()]
     figure.legend(handles=handles[::-1], loc="outside upper center", ncols=3)
     figure.supylabel("seconds per training step", fontsize=8)

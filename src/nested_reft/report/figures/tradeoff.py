@@ -25,8 +25,6 @@ from nested_reft.report.figures.style import (
     seeds_and_mean,
 )
 from nested_reft.report.statistics.comparisons import (
-    Speedups,
-    StepSpeedups,
     benchmark_means,
     rollout_speedups,
     step_speedups,
@@ -39,25 +37,20 @@ LINE = 0.065  # of the panel's height, for the speed-up of one skip
 NAMES = 0.15  # of the panel's width, for the names of these lines
 
 
-def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, training: pd.DataFrame, config: Config) -> Figure:
+def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Config) -> Figure:
     """Mean accuracy over benchmarks against speed-up, of the rollout and of the whole step; rows are sizes."""
-    return of_speedups(runs, rollout_speedups(throughput, config), step_speedups(training, config), config)
-
-
-def of_speedups(runs: pd.DataFrame, rollouts: Speedups, steps: StepSpeedups, config: Config) -> Figure:
-    """The same figure, with the speed-ups known already."""
+    rollouts, steps = rollout_speedups(throughput, config), step_speedups(step_speed, config)
     metric = config.evaluation.headline
     scores = benchmark_means(runs, config, metric)
     cells, skips = rows(config), nested_skips(config)
     figure, axes = panels(len(cells), 2, (3.2, 2.1), sharey="row")
-    for axis, title in zip(axes[0], ("rollout, timed alone", "whole training step"), strict=True):
+    for axis, title in zip(axes[0], ("rollout", "whole training step"), strict=True):
         axis.set_title(title)
     for row, (title, size, dataset) in zip(axes, cells, strict=True):
         row[0].set_ylabel(f"{title}\n{metric} accuracy (%)")
         chosen = scores[(scores["size"] == size) & (scores["dataset"] == dataset)]
-        found = ({skip: rollouts[size, skip] for skip in skips}, {skip: steps[size, dataset, skip] for skip in skips})
-        for axis, speedups in zip(row, found, strict=True):
-            _panel(axis, chosen, speedups, config)
+        for axis, speedups in zip(row, (rollouts, steps), strict=True):
+            _panel(axis, chosen, {skip: speedups[size, skip] for skip in skips}, config)
         low, high = row[0].get_ylim()  # of all panels of the row
         bottom = high - (high - low) / (1 - LINE * (len(skips) + 0.5))
         row[0].set_yticks([tick for tick in row[0].get_yticks() if 0 <= tick <= 100])  # the lines' room has none

@@ -6,14 +6,15 @@ for a cell that has not been run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages, strategy_table
+from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
+from nested_reft.config.run_table import strategy_table
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.intervals import (
     LEVEL,
@@ -25,10 +26,9 @@ from nested_reft.report.statistics.intervals import (
     score_interval,
 )
 
-# Keys: (size, skip), (size, data set, skip), (size, data set, correction, skip), (size, data set),
+# Keys: (size, skip), (size, data set, correction, skip), (size, data set),
 # (size, correction, skip) and (size, data set, strategy).
 Speedups: TypeAlias = dict[tuple[str, int], Interval | None]
-StepSpeedups: TypeAlias = dict[tuple[str, str, int], Interval | None]
 Differences: TypeAlias = dict[tuple[str, str, str, int], Interval | None]
 Gains: TypeAlias = dict[tuple[str, str], Interval | None]
 GradientEffects: TypeAlias = dict[tuple[str, str, int], Interval | None]
@@ -43,29 +43,14 @@ BASELINE_CHOICE = ("uniform", 0)  # with no layer left out there is nothing to c
 
 def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Speedups:
     """Rollout tokens/s of the nested over the full model, per size and skip, 0 too (`throughput.csv`)."""
-    found: Speedups = {
-        (row["size"], row["skip"]): Interval(
-            row["speedup"], row["speedup_low"], row["speedup_high"], row["n"], LEVEL, "bootstrap over pairs"
-        )
-        for row in throughput.to_dict("records")
-    }
-    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in (0, *nested_skips(config))}
+    return _speedups(throughput, config, (0, *nested_skips(config)))
 
 
-def step_speedups(training: pd.DataFrame, config: Config) -> StepSpeedups:
-    """End-to-end tokens/s of a nested training step over the baseline's, paired by seed (`training.csv`).
-
-    A run's speed is the median over its steps. Corrections differ by one element-wise product and cost the same, so
-    their runs are averaged (geometrically) before the seeds are compared.
+def step_speedups(step_speed: pd.DataFrame, config: Config) -> Speedups:
+    """Speed of a whole training step with nested rollouts over one with the full model's, per size and skip
+    (`step_speed.csv`).
     """
-    log_speed = np.log(training.groupby(_RUN, sort=False)["tokens_per_s"].median())
-    cells = _by_cell(np.exp(log_speed.groupby(["size", "dataset", "skip", "seed"], sort=False).mean()))
-    return {
-        (size, dataset, skip): _paired(cells, (size, dataset, skip), (size, dataset, 0), paired_ratio)
-        for size in config.sizes
-        for dataset in config.datasets
-        for skip in nested_skips(config)
-    }
+    return _speedups(step_speed, config, nested_skips(config))
 
 
 def benchmark_means(runs: pd.DataFrame, config: Config, metric: str, run: list[str] = _RUN) -> pd.DataFrame:
@@ -184,6 +169,16 @@ def effective_rollouts(strategies: pd.DataFrame, config: Config) -> dict[tuple[s
         )
         for run in strategy_table(config)
     }
+
+
+def _speedups(measured: pd.DataFrame, config: Config, skips: Sequence[int]) -> Speedups:
+    found: Speedups = {
+        (row["size"], row["skip"]): Interval(
+            row["speedup"], row["speedup_low"], row["speedup_high"], row["n"], LEVEL, "bootstrap over pairs"
+        )
+        for row in measured.to_dict("records")
+    }
+    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in skips}
 
 
 def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str, high: str) -> GradientEffects:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from nested_reft.config.experiment import Config, strategy_table
+from nested_reft.config.experiment import Config
+from nested_reft.config.run_table import strategy_table
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 from nested_reft.report.formatting import NOT_RUN, percent, points, ratio
 from nested_reft.report.pages.page import Page

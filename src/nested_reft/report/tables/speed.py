@@ -10,9 +10,9 @@ from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import rollout_speedups, step_speedups
 
 
-def speedup_table(throughput: pd.DataFrame, training: pd.DataFrame, config: Config) -> pd.DataFrame:
+def speedup_table(throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Config) -> pd.DataFrame:
     """Rollout and whole-step speed-up over the full model, one row per size and skip."""
-    rollouts, steps = rollout_speedups(throughput, config), step_speedups(training, config)
+    rollouts, steps = rollout_speedups(throughput, config), step_speedups(step_speed, config)
     rows = []
     for (size, skip), rollout in rollouts.items():
         measured = throughput[(throughput["size"] == size) & (throughput["skip"] == skip)]
@@ -21,8 +21,7 @@ def speedup_table(throughput: pd.DataFrame, training: pd.DataFrame, config: Conf
         row["rollout speed-up"] = ratio(rollout)
         row["ideal"] = f"{measured['ideal_speedup'].iloc[0]:.2f}" if rollout else NOT_RUN
         row["pairs"] = str(rollout.n) if rollout else ""
-        for dataset in config.datasets:
-            row[f"step speed-up, {dataset}"] = ratio(steps[size, dataset, skip]) if skip else "1"
+        row["step speed-up"] = ratio(steps[size, skip]) if skip else "1"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -31,9 +30,8 @@ def speedup_page(table: pd.DataFrame) -> Page:
     """The speed table with its notes."""
     notes = (
         "Skip 0 pairs the full model with itself and shows the noise. "
-        "Rollout: timed alone on the machine, full and nested model in turn; median over pairs with its 95 % bootstrap "
-        "interval. Ideal: the cost of all layers over that of the layers kept, embedding and LM head counted. "
-        "Step: end-to-end tokens/s of training over the baseline's, geometric mean over seeds with its 95 % t "
-        "interval; training jobs share the machine, so this one is noisy."
+        "Rollouts and whole training steps are timed alone on the machine, full and nested model in turn, on equal "
+        "work; median over pairs with its 95 % bootstrap interval. Ideal, of the rollout: the cost of all layers over "
+        "that of the layers kept, embedding and LM head counted."
     )
     return Page("Speed", (("", table),), notes)

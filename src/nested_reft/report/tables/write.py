@@ -27,12 +27,12 @@ METRICS = ("sampled", "greedy")
 
 def write_tables(root: Path, config: Config) -> None:
     """Write the presentation tables (`registry.PRESENTATION_TABLES`) from those of `collect`."""
-    runs, training, throughput = (read_table(root, name) for name in ("runs", "training", "throughput"))
+    runs, throughput, step_speed = (read_table(root, name) for name in ("runs", "throughput", "step_speed"))
     gradients, strategies, exact = (read_table(root, name) for name in ("gradients", "strategies", "exact"))
     for metric in METRICS:
         table = accuracy_table(runs, config, metric)
         write_page(root, f"accuracy_{metric}", table, accuracy_page(table, config, metric))
-    table = speedup_table(throughput, training, config)
+    table = speedup_table(throughput, step_speed, config)
     write_page(root, "speedup", table, speedup_page(table))
     table = equivalence_table(runs, config)
     write_page(root, "equivalence", table, equivalence_page(table, config))

@@ -1,0 +1,40 @@
+"""`nested-reft step-speed`: speed of a training step of one size at one skip setting."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from nested_reft.config.strict import parse
+from nested_reft.config.throughput import StepSpeedSettings
+from nested_reft.runtime.files import write_json
+from nested_reft.runtime.progress import Progress
+from nested_reft.tasks.policy import load_policy, select_device
+from nested_reft.tasks.records import read_problems
+from nested_reft.training.speed import measure_steps
+from nested_reft.training.world import init_distributed
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the record of all pairs, and log each."""
+    settings = parse(StepSpeedSettings, options.settings, "--settings")
+    torch.set_num_threads(options.threads)
+    progress = Progress(f"step-speed {settings.size} skip{settings.skip}")
+
+    def report(pair: dict[str, Any]) -> None:
+        nested, full = (sum(pair[side].values()) for side in ("nested", "baseline"))
+        progress.log(f"{nested:.3f} s, full model {full:.3f} s: {full / nested:.3f}")
+
+    with init_distributed(settings.device) as world:
+        with world.together():
+            problems = read_problems(options.problems)
+            # As in training: only frozen weights can have the dtype of the matrix products.
+            dtype = settings.training.dtype if settings.training.lora else "float32"
+            policy = load_policy(
+                options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
+            )
+        record = measure_steps(settings, policy, problems, report if world.is_main else lambda pair: None, world)
+        if world.is_main:
+            write_json(options.output, record)
