@@ -85,7 +85,7 @@ def main() -> None:
         os.environ[warm.VARIABLE] = warm.OFF
         for key, command in commands.items():
             if key == "warm_job_s":
-                warm.start(folder / "warm", folder / "warm.log", options.threads)
+                warm.start(folder / "warm", folder / "warm.log", options.threads, command[1])
                 while not (folder / "warm").exists():
                     time.sleep(0.01)
                 os.environ[warm.VARIABLE] = str(folder / "warm")

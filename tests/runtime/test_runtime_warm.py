@@ -67,7 +67,7 @@ class Warm:
         self.folder, self.address = folder, folder / "socket"
         monkeypatch.setattr(cli, "main", job)
         parent = os.getpid()
-        self.number = forked(lambda: warm.serve(self.address, parent, packages=()))
+        self.number = forked(lambda: warm.serve(self.address, parent, "evaluate", packages={}))
         monkeypatch.setenv(warm.VARIABLE, str(self.address))
         wait_until(self.address.exists)
 
@@ -223,15 +223,43 @@ def test_without_a_warm_process_the_job_runs_in_its_own(
 
 def test_what_imports_nothing_heavy_is_not_handed_over(make_warm: Callable[..., Warm]) -> None:
     make_warm(lambda arguments: 9)
-    assert warm.run_warm(["figure", "reward"]) is None
+    assert warm.run_warm(["check", "--output", "x"]) is None
     assert warm.run_warm([]) is None
+
+
+def test_packages_are_imported_when_the_first_job_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_training.py").touch()
+    (tmp_path / "of_figures.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    packages = {"train": ("of_training",), "figure": ("of_figures", "not_installed")}
+    names = ("of_training", "of_figures", "not_installed")
+    monkeypatch.setattr(cli, "main", lambda arguments: print(*(name for name in names if name in sys.modules)) or 0)
+    parent, address = os.getpid(), tmp_path / "socket"
+    number = forked(lambda: warm.serve(address, parent, "train", packages))
+    try:
+        wait_until(address.exists)
+        monkeypatch.setenv(warm.VARIABLE, str(address))
+        read, write = os.pipe()
+        for command in ("train", "figure", "train"):
+
+            def stand_in(command: str = command) -> int | None:
+                os.dup2(write, 1)
+                return warm.run_warm([command])
+
+            assert ended(forked(stand_in)) == 0
+        os.close(write)
+        with os.fdopen(read) as output:
+            assert output.read().splitlines() == ["of_training", "of_training of_figures", "of_training of_figures"]
+    finally:
+        os.kill(number, signal.SIGKILL)
+        os.waitpid(number, 0)
 
 
 def test_a_job_imports_our_sources_when_it_starts() -> None:
     """Or a job would run the sources of the time when Snakemake started."""
     code = (
         "import sys; from nested_reft.runtime import warm\n"
-        "for name in warm.PACKAGES: __import__(name)\n"
+        "for name in {name for names in warm.PACKAGES.values() for name in names}: __import__(name)\n"
         "print(sorted(name for name in sys.modules if name.startswith('nested_reft')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -243,7 +271,7 @@ def test_the_warm_process_ends_with_the_one_that_started_it(tmp_path: Path) -> N
     code = (
         "import sys, time; from pathlib import Path; from nested_reft.runtime import warm\n"
         "address, log = map(Path, sys.argv[1:])\n"
-        "warm.start(address, log, threads=1)\n"
+        "warm.start(address, log, 1, 'figure')\n"
         "while not address.exists(): time.sleep(0.01)"
     )
     subprocess.run([sys.executable, "-c", code, str(address), str(tmp_path / "log")], check=True, timeout=HANG_SECONDS)

@@ -1,6 +1,8 @@
 # How jobs start: in the environment that Snakemake itself runs in, activated or not. On Linux, those of this machine are
-# forked from a process that has imported torch already (runtime/warm.py), unless NESTED_REFT_WARM is `off`.
+# forked from a process that has imported the large packages already (runtime/warm.py), unless NESTED_REFT_WARM is `off`.
 from nested_reft.runtime import warm
+
+REPORT_RULES = ("collect", "presentation_tables", "claims", "figure", "page")
 
 WARM = (
     warm.address_of(os.getpid())
@@ -18,12 +20,12 @@ shell.prefix(
 
 
 def start_warm():
-    """Start the process that the jobs which compute are forked from, if there are several."""
+    """Start the process that jobs are forked from, if there are several that compute or several of the report."""
+    waiting = list(workflow.dag.needrun_jobs())
     # Every rule that imports torch has the resource `gpu`, on a CPU as 0.
-    compute = [
-        job
-        for job in workflow.dag.needrun_jobs()
-        if job.resources.get("gpu") is not None
-    ]
-    if WARM and len(compute) > 1 and not workflow.touch:
-        warm.start(WARM, Path(RESULTS) / "logs/warm.log", CONFIG.threads_per_job)
+    computing = sum(job.resources.get("gpu") is not None for job in waiting)
+    reporting = sum(job.rule.name in REPORT_RULES for job in waiting)
+    if WARM and max(computing, reporting) > 1 and not workflow.touch:
+        log = Path(RESULTS) / "logs/warm.log"
+        command = "train" if computing else "figure"
+        warm.start(WARM, log, CONFIG.threads_per_job, command)

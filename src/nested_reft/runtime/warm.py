@@ -1,6 +1,7 @@
-"""Jobs that start in a moment: a warm process imports torch and transformers once, and forks for each job.
+"""Jobs that start in a moment: a warm process imports the large packages once, and forks for each job.
 
-The imports take five seconds of processor time, and most jobs of a small experiment compute for less. Snakemake's main
+The imports take five seconds of processor time (two for the report), and most jobs of a small experiment compute for
+less. Snakemake's main
 process starts the warm process with the first job and names its socket in `NESTED_REFT_WARM`; `nested-reft` hands its
 arguments, environment, working directory and streams over, and stays as the job's stand-in: it passes on signals, and
 ends as the job ends. If there is no warm process, or it cannot be reached, the job runs in the process of its own that
@@ -30,16 +31,28 @@ import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
+from typing import Any
 
 VARIABLE = "NESTED_REFT_WARM"
 # What takes the time; `transformers` alone imports nothing, it does so name by name.
-PACKAGES = ("torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2",
-            "transformers.models.llama.modeling_llama")  # fmt: skip
-COMMANDS = ("pretrain", "warmup", "train", "evaluate", "throughput", "gradients", "influence", "nestability")
+COMPUTING = ("torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2",
+             "transformers.models.llama.modeling_llama")  # fmt: skip
+REPORTING = ("pandas", "scipy.stats", "seaborn", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg")
+# The sub-commands that are forked, and what each needs.
+PACKAGES = {
+    **dict.fromkeys(
+        ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "on-policy-gradients", "gradients",
+         "influence", "nestability"), COMPUTING,
+    ),
+    **dict.fromkeys(("collect", "tables", "claims", "figure", "page"), REPORTING),
+}  # fmt: skip
 STREAMS = (0, 1, 2)
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-SERVE = "import sys, nested_reft.runtime.warm as warm; warm.serve(warm.Path(sys.argv[1]), int(sys.argv[2]))"
+SERVE = (
+    "import sys, nested_reft.runtime.warm as warm; address, parent, command = sys.argv[1:];"
+    "warm.serve(warm.Path(address), int(parent), command)"
+)
 OFF = "off"  # the value of the variable with which a user turns this off
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 1.0  # between two looks at whether the parent has ended
@@ -54,7 +67,7 @@ def run_warm(arguments: Sequence[str]) -> int | None:
     If a signal ended the job, the same one ends this process.
     """
     address = os.environ.get(VARIABLE)
-    if not address or address == OFF or not arguments or arguments[0] not in COMMANDS:
+    if not address or address == OFF or not arguments or arguments[0] not in PACKAGES:
         return None
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with link:
@@ -116,30 +129,33 @@ def address_of(process: int) -> Path:
     return Path(tempfile.gettempdir()) / f"nested-reft-warm-{os.getuid()}-{process}"
 
 
-def start(address: Path, log: Path, threads: int) -> None:
-    """Start a warm process that listens at `address` and ends with this process; its own messages go to `log`."""
+def start(address: Path, log: Path, threads: int, command: str) -> None:
+    """Start a warm process that listens at `address` and ends with this process; its own messages go to `log`.
+
+    What `command` needs is imported at once, what others need when the first of their jobs arrives.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     # As Snakemake sets them for a job; the libraries read them when they are imported.
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "GOTO")}
     with log.open("wb") as file:
         subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(address), str(os.getpid())],
+            [sys.executable, "-c", SERVE, str(address), str(os.getpid()), command],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env={**os.environ, **limits},
         )  # fmt: skip
 
 
-def serve(address: Path, parent: int, packages: Sequence[str] = PACKAGES) -> None:
+def serve(
+    address: Path, parent: int, command: str, packages: Mapping[str, Sequence[str]] = MappingProxyType(PACKAGES)
+) -> None:
     """Fork for each job that arrives, until `parent` has ended and no job is left."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         # Listening comes first: a job that arrives while this process imports waits for it, and for no second import.
         listener.bind(str(address))
         try:
             listener.listen(128)
-            for name in packages:
-                import_module(name)
-            gc.collect()
-            gc.freeze()  # or the collector's marks would copy pages that jobs share
-            _Server(listener, parent).run()
+            server = _Server(listener, parent, packages)
+            server.import_packages(command)
+            server.run()
         finally:
             address.unlink(missing_ok=True)
 
@@ -147,11 +163,20 @@ def serve(address: Path, parent: int, packages: Sequence[str] = PACKAGES) -> Non
 class _Server:
     """Its selector watches the listener, the link to each stand-in and the end of each job."""
 
-    def __init__(self, listener: socket.socket, parent: int) -> None:
-        self._listener, self._parent = listener, parent
+    def __init__(self, listener: socket.socket, parent: int, packages: Mapping[str, Sequence[str]]) -> None:
+        self._listener, self._parent, self._packages = listener, parent, packages
         self._links: dict[int, socket.socket] = {}  # by the job's process
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+
+    def import_packages(self, command: str) -> None:
+        """Import what a command needs and is not here yet."""
+        if missing := [name for name in self._packages.get(command, ()) if name not in sys.modules]:
+            for name in missing:
+                with contextlib.suppress(ImportError):  # the job says so itself
+                    import_module(name)
+            gc.collect()
+            gc.freeze()  # or the collector's marks would copy pages that jobs share
 
     def run(self) -> None:
         """Serve until the parent has ended and no job is left."""
@@ -168,13 +193,17 @@ class _Server:
     def _accept(self) -> None:
         link, _ = self._listener.accept()
         text, *streams = _received(link)
+        with os.fdopen(text, encoding="utf-8") as file:
+            file.seek(0)
+            job = json.load(file)
+        self.import_packages(job["arguments"][0])
         number = os.fork()
         if number == 0:
             self._selector.close()
             for other in (self._listener, link, *self._links.values()):
                 other.close()
-            _run_job(text, streams)
-        for descriptor in (text, *streams):
+            _run_job(job, streams)
+        for descriptor in streams:
             os.close(descriptor)
         self._links[number] = link
         self._selector.register(link, selectors.EVENT_READ, number)
@@ -203,7 +232,7 @@ def _received(link: socket.socket) -> Sequence[int]:
     return descriptors.tolist()
 
 
-def _run_job(text: int, streams: Sequence[int]) -> None:
+def _run_job(job: Mapping[str, Any], streams: Sequence[int]) -> None:
     """Become the job, in the process that was forked for it. Does not return."""
     code = 1
     try:
@@ -213,9 +242,6 @@ def _run_job(text: int, streams: Sequence[int]) -> None:
             os.close(source)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-        with os.fdopen(text, encoding="utf-8") as file:
-            file.seek(0)
-            job = json.load(file)
         os.chdir(job["folder"])
         os.environ.clear()
         os.environ.update(job["environment"])
