@@ -93,6 +93,24 @@ def test_nestability_costs_its_rollouts_and_influence_a_pass_a_layer() -> None:
     assert nestability.flops == pytest.approx(3 * total)
 
 
+def test_the_speed_of_steps_costs_two_of_them_a_pair() -> None:
+    """8 problems x 8 completions of 16 tokens after prompts of 20; 1 + 5 pairs; a backward pass is two forward ones."""
+    path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
+    (job,) = (job for job in jobs_of(path, HubLock(), assumed) if job.kind == "step_speed")
+    shape = model_shape(load_config(path), "135m", Path("nowhere"))
+    assert shape is not None
+    assert job.work is not None
+    prompts, rows, context = 8 * 20, 64, 20 + 8
+    update = 3 * (shape.flops(prompts, 10.5, 0) + shape.flops(rows * 16, context, rows * 16))
+    total = 0.0
+    for skipped in (2, 3, 4):
+        for layers in (0, skipped):
+            rollout = shape.flops(prompts, 10.5, 8, layers) + shape.flops(rows * 15, context, rows * 15, layers)
+            total += 6 * (rollout + update)
+    assert job.count == 3
+    assert job.work.flops == pytest.approx(total)
+
+
 @pytest.mark.parametrize("source", [{"source": "package", "package": "a==1"}, {"source": "gguf", "path": "a.gguf"}])
 def test_a_gguf_file_costs_what_a_model_of_the_hub_does_but_is_stored_in_float32(
     source: dict[str, str], tmp_path: Path

@@ -103,6 +103,27 @@ def test_throughput_is_the_median_of_paired_ratios(root: Path, tiny: Config) -> 
     assert list(table[table["skip"] == 10]["speedup"]) == [1.1, 1.2, 1.5]
 
 
+def test_the_speed_of_a_step_is_the_median_of_paired_ratios_of_whole_steps(root: Path, tiny: Config) -> None:
+    pairs = [
+        {
+            "baseline": {"rollout": full, "reward": 0.0, "update": 1.0},
+            "nested": {"rollout": own, "reward": 0.5, "update": 1.0},
+            "skipped_layers": [3],
+        }
+        for full, own in ((2.0, 0.5), (1.0, 0.5), (3.0, 1.0))  # whole steps: 3 and 2, 2 and 2, 4 and 2.5
+    ]
+    edit(root / "step_speed/small/skip10.json", pairs=pairs)
+    collect(root, tiny)
+    row = read_table(root, "step_speed").set_index("skip").loc[10]
+    assert (row["speedup"], row["seconds"], row["n"]) == (1.5, 2.0, 3)
+    assert (row["speedup_low"], row["speedup_high"]) == (1.0, 1.6)
+    table = read_table(root, "step_speed_pairs")
+    chosen = table[table["skip"] == 10]
+    assert list(chosen["speedup"]) == [1.5, 1.0, 1.6]
+    assert list(chosen["nested_rollout_seconds"]) == [0.5, 0.5, 1.0]
+    assert list(chosen["baseline_update_seconds"]) == [1.0, 1.0, 1.0]
+
+
 def test_second_collection_is_byte_identical(root: Path, tiny: Config) -> None:
     collect(root, tiny)
     first = {name: (root / "tables" / f"{name}.csv").read_bytes() for name in TIDY_TABLES}
