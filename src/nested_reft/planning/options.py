@@ -7,12 +7,12 @@ from pathlib import Path
 
 # Assumed unless an option says otherwise. cuda: 40 % of the 989 TFLOP/s in bfloat16 and 60 % of the 3,350 GB/s that an
 # H100 SXM has on its data sheet, and 30 small operations per layer of 8 microseconds each. cpu: what one thread reached
-# in docs/benchmarks.md, whose rates include launching operations.
+# in docs/benchmarks.md, whose rates include launching operations; jobs are forked from a warm process.
 DEFAULTS = {
     "cuda": {"teraflops": 400.0, "gigabytes_per_s": 2000.0, "layer_us": 240.0, "prompt_tokens": 200, "length": 1.0,
              "mixed": 1.0, "startup": 60.0},
     "cpu": {"teraflops": 0.03, "gigabytes_per_s": 1.3, "layer_us": 0.0, "prompt_tokens": 25, "length": 1.0,
-            "mixed": 1.0, "startup": 6.0},
+            "mixed": 1.0, "startup": 0.5},
 }  # fmt: skip
 GPUS = [(1, 80), (1, 141), (8, 80)]  # how many, and the GB of each
 
