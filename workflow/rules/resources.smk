@@ -49,3 +49,17 @@ def check_gpu():
             raise WorkflowError(
                 f"{error}; on a cluster, give Snakemake its profile (docs/scale.md)"
             ) from None
+
+
+def check_engine():
+    """Stop now, too, if trainings or evaluations on this machine will need vLLM and it is not installed."""
+    elsewhere = workflow.deployment_settings.deployment_method
+    here = workflow.local_exec and not workflow.touch and not elsewhere
+    jobs = workflow.dag.needrun_jobs() if ENGINE and here else ()
+    if any(job.name.startswith(("train", "evaluate")) for job in jobs):
+        from nested_reft.tasks.vllm_rollouts import EngineError, require_vllm
+
+        try:
+            require_vllm()
+        except EngineError as error:
+            raise WorkflowError(str(error)) from None
