@@ -34,7 +34,7 @@ PROMPTS = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from nested_reft.training.stopping import StoppedError
 def graded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "grade", grade_by_checksum)
     monkeypatch.setattr("nested_reft.evaluation.evaluate.grade", grade_by_checksum)
-    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
 
 
 @pytest.fixture
