@@ -56,7 +56,8 @@ def check_engine():
     elsewhere = workflow.deployment_settings.deployment_method
     here = workflow.local_exec and not workflow.touch and not elsewhere
     jobs = workflow.dag.needrun_jobs() if ENGINE and here else ()
-    if any(job.name.startswith(("train", "evaluate")) for job in jobs):
+    # Not their beginning: a workflow that uses this one as a module has a prefix for them.
+    if any(kind in job.name for job in jobs for kind in ("train", "evaluate")):
         from nested_reft.tasks.vllm_rollouts import EngineError, require_vllm
 
         try:
