@@ -39,8 +39,16 @@ smoke: env  ## the smallest complete experiment, config/smoke.yaml
 smollm2: env  ## a real language model on real benchmarks, config/smollm2.yaml: hub or mirror
 	$(SNAKEMAKE) --configfile config/smollm2.yaml
 
-paper: env  ## the paper's scale, config/paper.yaml: GPUs, hub or mirror
-	$(SNAKEMAKE) --configfile config/paper.yaml
+# It samples with vLLM, which wants transformers below 5.20: an environment of its own, whose versions are not locked.
+PAPER_VENV := .venv-paper
+
+paper: $(PAPER_VENV)/.installed  ## the paper's scale, config/paper.yaml, in .venv-paper with vLLM: GPUs, hub or mirror
+	$(PAPER_VENV)/bin/snakemake --cores $(CORES) --configfile config/paper.yaml
+
+$(PAPER_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PAPER_VENV)
+	$(PAPER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm==0.32.0 --editable '.[pipeline,vllm]'
+	@touch $@
 
 # Which experiment `reference` and `compare` are of: laptop or smollm2.
 EXPERIMENT := laptop

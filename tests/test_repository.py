@@ -66,10 +66,12 @@ def test_pre_commit_formats_every_file_of_the_workflow_and_no_other() -> None:
 
 def test_ci_runs_what_contributors_run() -> None:
     workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
-    (job,) = workflow["jobs"].values()
-    assert ".ci/run" in [step.get("run") for step in job["steps"]]
-    (python,) = (step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
-    assert SpecifierSet(project()["requires-python"]).contains(f"{python}.0")
+    runs = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert {".ci/run", "make test-vllm"} <= set(runs)  # an environment each, so a job each
+    assert "test-vllm" not in read(".ci/run")
+    for job in workflow["jobs"].values():
+        (python,) = (step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
+        assert SpecifierSet(project()["requires-python"]).contains(f"{python}.0")
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda path: path.stem)

@@ -62,6 +62,35 @@ def test_evaluation_gets_the_training_dtype() -> None:
     assert evaluate_settings(config, "tiny", None, ("one",)).dtype == "bfloat16"
 
 
+def test_the_rollout_engine_is_part_of_what_it_samples_and_of_nothing_else() -> None:
+    """`torch` is as if there were no choice: nothing that was made before it existed runs again."""
+    plain, run = parse_config(VALID), run_table(parse_config(VALID))[0]
+    for same in (changed("rollout_engine", "torch"), changed("vllm", {"memory_share": 0.5})):
+        assert train_settings(parse_config(same), run) == train_settings(plain, run)
+    assert "vllm" not in train_settings(plain, run).canonical_json()
+    assert not {"vllm", "rollout_engine"} & json.loads(plain.canonical_json()).keys()
+
+    config = parse_config(changed("rollout_engine", "vllm") | {"vllm": {"memory_share": 0.4, "sleep": True}})
+    assert json.loads(train_settings(config, run).canonical_json())["vllm"] == {"memory_share": 0.4, "sleep": True}
+    assert train_settings(config, run).key != train_settings(plain, run).key
+    # There are no updates in an evaluation: `sleep` changes none.
+    evaluated = json.loads(evaluate_settings(config, "tiny", run, ("one",)).canonical_json())
+    assert evaluated["vllm"] == {"memory_share": 0.4, "sleep": False}
+    assert gradient_settings(config, "tiny", 17) == gradient_settings(plain, "tiny", 17)
+    assert throughput_settings(config, "tiny", 17) == throughput_settings(plain, "tiny", 17)
+    assert model_settings(config, "tiny") == model_settings(plain, "tiny")
+
+
+@pytest.mark.parametrize(("key", "value"), [("top_p", 0.9), ("top_k", 50)])
+def test_vllm_does_not_train_on_a_distribution_that_was_cut(key: str, value: float) -> None:
+    settings = changed(f"training/{key}", value)
+    parse_config(settings)
+    with pytest.raises(ConfigError, match=f"training.{key}: .*set `rollout_engine: torch`"):
+        parse_config(settings | {"rollout_engine": "vllm"})
+    parse_config(changed("training/top_p", 1.0) | {"rollout_engine": "vllm"})
+    parse_config(changed(f"evaluation/{key}", value) | {"rollout_engine": "vllm"})
+
+
 def test_another_judgement_measures_no_gradient_again() -> None:
     judged = changed("gradients/bias_margin", 0.3)
     judged["gradients"]["variance_limit"] = 5.0

@@ -63,8 +63,10 @@ def install(patch: pytest.MonkeyPatch) -> None:
     """TRL and the trainer find the fake engine in place of vLLM."""
     import trl.generation.vllm_generation as generation
 
+    from nested_reft.integrations.vllm import engine_arguments
+
     ours = ModuleType("nested_reft.integrations.vllm")
-    vars(ours).update(WORKER_EXTENSION=EXTENSION, nest=nest)
+    vars(ours).update(engine_arguments=engine_arguments, nest=nest)
     patch.setitem(sys.modules, "nested_reft.integrations.vllm", ours)
     patch.setattr(generation, "is_vllm_available", lambda: True)
     patch.setattr(generation, "LLM", FakeLLM, raising=False)

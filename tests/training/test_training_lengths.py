@@ -22,6 +22,7 @@ from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import DataError
+from nested_reft.tasks.rollouts import TorchEngine
 from nested_reft.training.run import train
 
 CONFIG = load_config(Path(__file__).parents[2] / "config/smoke.yaml")
@@ -38,7 +39,7 @@ def training(policy: Policy, folder: Path, new_tokens: int) -> None:
 def evaluation(policy: Policy, folder: Path, new_tokens: int) -> None:
     settings: EvaluateSettings = evaluate_settings(CONFIG, "tiny", None, ("heldout",))
     changed = settings.evaluation.model_copy(update={"max_new_tokens": new_tokens, "samples_per_problem": 1})
-    evaluate(settings.model_copy(update={"evaluation": changed}), policy, "heldout", tiny_problems())
+    evaluate(settings.model_copy(update={"evaluation": changed}), TorchEngine(policy), "heldout", tiny_problems())
 
 
 def throughput(policy: Policy, folder: Path, new_tokens: int) -> None:

@@ -18,6 +18,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.problems import generate_problems
 from nested_reft.tasks.records import Problem
+from nested_reft.tasks.rollouts import TorchEngine
 from nested_reft.training.pretrain import build_model, build_tokenizer
 from nested_reft.training.run import make_objective, make_step_settings
 from nested_reft.training.step import Learner, reft_step
@@ -82,7 +83,9 @@ def rollout_of(
     """The layers left out and the completions of four prompts at one step, which does not move the policy."""
     prompts = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
     settings = tiny_settings(skip=skip, seed=seed, strategy=strategy, **training)
-    learner = Learner(policy, policy.model, torch.optim.SGD(policy.model.parameters(), lr=0.0), Objective("unit"))
+    learner = Learner(
+        TorchEngine(policy), policy.model, torch.optim.SGD(policy.model.parameters(), lr=0.0), Objective("unit")
+    )
     step_settings = make_step_settings(settings.run, settings.training)
     batch, _ = reft_step(learner, step_settings, step, prompts, lambda rollout, share: torch.zeros(4, 4))
     policy.model.zero_grad(set_to_none=True)
@@ -99,11 +102,12 @@ def step_on(
 ) -> dict[str, float]:
     """The metrics of the training step if this is the rollout that it samples, with rewards (P, G)."""
     objective = make_objective(settings.run, settings.params, settings.training)
-    learner = Learner(policy, policy.model, optimizer, objective, reference)
+    engine = mock.Mock(policy=policy)
+    engine.sample.return_value = rollout
+    learner = Learner(engine, policy.model, optimizer, objective, reference)
     step_settings = make_step_settings(settings.run, settings.training)
     prompts = [ids[real].tolist() for ids, real in zip(rollout.prompt_ids, rollout.prompt_mask.bool(), strict=True)]
-    with mock.patch("nested_reft.training.step.sample_rollout", return_value=rollout):
-        return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
+    return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
 
 
 def grade_by_checksum(response: str, gold: str) -> bool:

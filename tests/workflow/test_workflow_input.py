@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def test_what_needs_no_gpu_runs_where_there_is_none(pipeline: Pipeline) -> None:
     done = pipeline.call(target, config=config)
     assert done.code == 0, done.output
     assert (pipeline.folder / target).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_jobs_for_vllm_are_not_started_where_it_is_not_installed(pipeline: Pipeline) -> None:
+    config = pipeline.write_config(changed("rollout_engine", "vllm"))
+    assert sum(pipeline.dry_run(config=config).jobs.values()) > 40
+    done = pipeline.call(config=config)
+    assert done.code != 0
+    (line,) = (line for line in done.output.splitlines() if line.startswith("rollout_engine: 'vllm' needs"))
+    assert "pip install 'nested-reft[vllm]' (docs/vllm.md), or set `rollout_engine: torch`" in line
+    assert "Traceback" not in done.output
+    assert not (pipeline.folder / "results").exists()
+    done = pipeline.call("results/smoke/data/test/heldout.jsonl", config=config)  # needs no vLLM
+    assert done.code == 0, done.output
 
 
 # --- data sets and models ---------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ CHAT = (
 def small_paper_config() -> dict[str, Any]:
     """The paper's experiment with two corrections and one seed; few and short completions; a CPU."""
     settings = read_config("paper.yaml")
+    del settings["rollout_engine"], settings["vllm"]  # tests/vllm_engine has vLLM
     settings |= {"device": "cpu", "threads_per_job": 1, "seeds": [1]}
     del settings["corrections"]["unit"]
     for source in (*settings["datasets"].values(), *settings["benchmarks"].values()):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from workflow_harness import ROOT, Finished
 
+from nested_reft.config.rollout_engine import Vllm, engine_modules
 from nested_reft.report.registry import FIGURES, PAGES
 from nested_reft.runtime.sources import SCRIPTS, imported_modules, source_digest, source_files
 
@@ -96,6 +97,15 @@ def test_training_depends_on_the_method_and_what_runs_it() -> None:
     assert {"core/loss.py", "engine/llama.py", "training/step.py", "tasks/grading_worker.py", "runtime/seeding.py",
             "cli.py", "__init__.py", "core/__init__.py"} <= files  # fmt: skip
     assert not {"core/__main__.py", "training/pretrain.py", "evaluation/exact.py", "tasks/hub.py"} & files
+
+
+def test_what_torch_samples_does_not_depend_on_vllm_s_code() -> None:
+    """The rules name that module for `rollout_engine: vllm`; its job imports it by name."""
+    code = {"tasks/vllm_rollouts.py", "integrations/vllm.py", "integrations/vllm_worker.py"}
+    for command in ("nested_reft.commands.train", "nested_reft.commands.evaluate"):
+        for vllm, expected in ((None, set()), (Vllm(), code)):
+            files = {path.relative_to(PACKAGE).as_posix() for path in source_files(command, *engine_modules(vllm))}
+            assert files & code == expected
 
 
 def test_a_figure_depends_on_its_own_module_and_a_page_on_its_templates() -> None:

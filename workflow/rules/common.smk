@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP
 from nested_reft.config.sources import FetchedModel, HubProblems
 from nested_reft.config.strict import ConfigError
@@ -15,6 +16,7 @@ from nested_reft.config.experiment import (
     problem_sets,
     read_settings,
     stages,
+    vllm_of,
     with_device,
 )
 from nested_reft.config.run_table import all_runs
@@ -70,6 +72,8 @@ PROBLEMS = problem_sets(CONFIG)
 STAGE = stages(CONFIG)[-1]
 WARMUPS = (WARMED_UP, WITHOUT_LAYER_DROP)
 STAGE_FOLDERS = {PRETRAINED: "models", **{name: name for name in WARMUPS}}
+# What writes the completions of training and evaluation, beside the sources of their sub-commands.
+ENGINE = engine_modules(vllm_of(CONFIG))
 START = f"{RESULTS}/{STAGE_FOLDERS[STAGE]}/{{size}}"
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"
 

@@ -8,7 +8,7 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
             if len(batch) < len(CONFIG.benchmarks)
             else "evaluate"
         input:
-            sources("evaluate"),
+            sources("evaluate", *ENGINE),
             policy=policy_folder,
             problems=expand(f"{RESULTS}/data/test/{{benchmark}}.jsonl", benchmark=batch),
         output:

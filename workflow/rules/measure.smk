@@ -34,7 +34,7 @@ rule throughput:
 
 rule step_speed:
     input:
-        sources("step_speed"),
+        sources("step_speed", *ENGINE),
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=START,
         problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",

@@ -49,3 +49,20 @@ def check_gpu():
             raise WorkflowError(
                 f"{error}; on a cluster, give Snakemake its profile (docs/scale.md)"
             ) from None
+
+
+def check_engine():
+    """Stop now, too, if jobs of this machine will need vLLM and it is not installed."""
+    elsewhere = workflow.deployment_settings.deployment_method
+    here = workflow.local_exec and not workflow.touch and not elsewhere
+    jobs = workflow.dag.needrun_jobs() if ENGINE and here else ()
+    # Not their beginning: a workflow that uses this one as a module has a prefix for them.
+    if any(
+        kind in job.name for job in jobs for kind in ("train", "evaluate", "step_speed")
+    ):
+        from nested_reft.tasks.vllm_rollouts import EngineError, require_vllm
+
+        try:
+            require_vllm()
+        except EngineError as error:
+            raise WorkflowError(str(error)) from None

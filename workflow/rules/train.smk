@@ -1,7 +1,7 @@
 # Reinforced fine-tuning: one run of the run table. The baseline ReFT is the row with skip 0.
 rule train:
     input:
-        sources("train"),
+        sources("train", *ENGINE),
         checked=ancient(f"{RESULTS}/data/checked.json"),
         policy=START,
         problems=f"{RESULTS}/data/train/{{dataset}}.jsonl",

@@ -15,18 +15,24 @@ from nested_reft.runtime.progress import Progress
 from nested_reft.tasks.grading import timeouts
 from nested_reft.tasks.policy import load_policy, select_device
 from nested_reft.tasks.records import read_problems
+from nested_reft.tasks.rollouts import rollout_engine
 
 
 def run(options: argparse.Namespace) -> None:
     """Write one record per benchmark."""
     settings = parse(EvaluateSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
+    evaluation = settings.evaluation
+    make_engine = rollout_engine(
+        settings.vllm, options.policy, settings.dtype, evaluation.max_prompt_tokens + evaluation.max_new_tokens
+    )
     policy = load_policy(
         options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
     )
+    engine = make_engine(policy)
     name = settings.run.path if settings.run else f"{settings.size}, {STAGES[settings.stage]}"
     for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
-        record = evaluate(settings, policy, benchmark, read_problems(problems))
+        record = evaluate(settings, engine, benchmark, read_problems(problems))
         write_json(output, record)
         items = record["items"]
         greedy = sum(item["greedy"] for item in items) / len(items)

@@ -6,12 +6,20 @@ import argparse
 import os
 from pathlib import Path
 
-from nested_reft.config.experiment import Config, load_config, with_device
+from nested_reft.config.experiment import Config, load_config, vllm_of, with_device
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.disk import plan_disk
 from nested_reft.planning.memory import Gpus, Way, plan_memory
 from nested_reft.planning.options import DEFAULTS
-from nested_reft.planning.pages import assumptions_text, disk_table, jobs_table, memory_table, short_jobs
+from nested_reft.planning.pages import (
+    assumptions_text,
+    disk_table,
+    jobs_table,
+    memory_table,
+    short_jobs,
+    small_shares,
+    vllm_note,
+)
 from nested_reft.planning.plan import Assumptions, plan_jobs
 from nested_reft.planning.shapes import model_shape
 from nested_reft.runtime.gpus import visible_gpus
@@ -47,14 +55,20 @@ def run(options: argparse.Namespace) -> None:
     parameters = {size: shape.parameters for size, shape in known.items()}
     print("\n**Disk.** Only weights; exact, for models of the hub if they are stored in bfloat16.\n")
     print(disk_table(disks, parameters))
+    vllm = vllm_of(config)
+    if vllm is not None:
+        print(f"\n{vllm_note(vllm)}")
     if config.device == "cuda":
+        kinds = [Gpus(*pair) for pair in options.gpus]
         memories = [
-            (size, gpus, way, plan_memory(shape, config.training, assumed.prompt_tokens, gpus, way))
+            (size, gpus, way, plan_memory(shape, config.training, assumed.prompt_tokens, gpus, way, vllm))
             for size, shape in known.items()
-            for gpus in (Gpus(*pair) for pair in options.gpus)
+            for gpus in kinds
             for way in (ONE_GPU if gpus.count == 1 else SEVERAL_GPUS)
         ]
         print("\n**Memory** of a training step on each GPU, in GB; estimates.\n\n" + memory_table(memories))
+        for line in small_shares(known, config.training, kinds, vllm) if vllm else ():
+            print(f"\nToo small: {line}.")
 
 
 def _assumptions(options: argparse.Namespace, config: Config) -> Assumptions:

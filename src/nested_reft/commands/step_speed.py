@@ -13,6 +13,7 @@ from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 from nested_reft.tasks.policy import load_policy, select_device
 from nested_reft.tasks.records import read_problems
+from nested_reft.tasks.rollouts import rollout_engine
 from nested_reft.training.speed import measure_steps
 from nested_reft.training.world import init_distributed
 
@@ -21,6 +22,10 @@ def run(options: argparse.Namespace) -> None:
     """Write the record of all pairs, and log each."""
     settings = parse(StepSpeedSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
+    training = settings.training
+    make_engine = rollout_engine(
+        settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
+    )
     progress = Progress(f"step-speed {settings.size} skip{settings.skip}")
 
     def report(pair: dict[str, Any]) -> None:
@@ -31,10 +36,11 @@ def run(options: argparse.Namespace) -> None:
         with world.together():
             problems = read_problems(options.problems)
             # As in training: only frozen weights can have the dtype of the matrix products.
-            dtype = settings.training.dtype if settings.training.lora else "float32"
+            dtype = training.dtype if training.lora else "float32"
             policy = load_policy(
                 options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
             )
-        record = measure_steps(settings, policy, problems, report if world.is_main else lambda pair: None, world)
+        heard = report if world.is_main else lambda pair: None
+        record = measure_steps(settings, policy, problems, heard, world, make_engine)
         if world.is_main:
             write_json(options.output, record)

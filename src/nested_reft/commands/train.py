@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings
 from nested_reft.core.layers import decoder_layers
@@ -19,6 +20,7 @@ from nested_reft.runtime.sources import source_digest
 from nested_reft.tasks.influence import load_influence
 from nested_reft.tasks.policy import load_policy, save_policy, select_device
 from nested_reft.tasks.records import read_problems
+from nested_reft.tasks.rollouts import engine_name, rollout_engine
 from nested_reft.training.checkpoint import remove_checkpoints, run_lock
 from nested_reft.training.metrics import step_alarms, write_metrics
 from nested_reft.training.run import train
@@ -30,12 +32,15 @@ def run(options: argparse.Namespace) -> None:
     """Write final policy, metrics of every step and manifest; checkpoints are deleted once all of these exist."""
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
-    folder = options.checkpoints / settings.key
+    training, folder = settings.training, options.checkpoints / settings.key
+    make_engine = rollout_engine(
+        settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
+    )
     progress = Progress(f"train {settings.run.path}")
 
     def report(row: dict[str, Any], seconds_left: float) -> None:
         progress.step(
-            f"step {row['step']}/{settings.training.steps}  reward {row['reward']:.3f}  "
+            f"step {row['step']}/{training.steps}  reward {row['reward']:.3f}  "
             f"{row['tokens_per_s']:,.0f} tokens/s (rollout {row['rollout_tokens_per_s']:,.0f})  "
             f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
         )
@@ -47,14 +52,14 @@ def run(options: argparse.Namespace) -> None:
                     stack.enter_context(run_lock(folder))
                 problems = read_problems(options.problems)
                 # Frozen weights can have the dtype of the matrix products; trained ones cannot.
-                dtype = settings.training.dtype if settings.training.lora else "float32"
+                dtype = training.dtype if training.lora else "float32"
                 policy = load_policy(
                     options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
                 )
                 influence = load_influence(settings.run.strategy, options.influence, len(decoder_layers(policy.model)))
-                code = source_digest("nested_reft.commands.train")
+                code = source_digest("nested_reft.commands.train", *engine_modules(settings.vllm))
             done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code,
-                         influence)  # fmt: skip
+                         influence, make_engine)  # fmt: skip
         if not world.is_main:
             return
         shutil.rmtree(options.output, ignore_errors=True)
@@ -63,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         write_metrics(options.metrics, done.metrics)
         alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
         manifest = build_manifest(options.settings, settings_hash(options.settings), wall_seconds=done.seconds,
-                                  alarms=alarms)  # fmt: skip
+                                  rollout_engine=engine_name(settings.vllm), alarms=alarms)  # fmt: skip
         write_json(options.manifest, manifest)
         if alarms:
             steps = len({alarm["step"] for alarm in alarms})

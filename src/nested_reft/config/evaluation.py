@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
@@ -21,7 +22,7 @@ class Evaluation(Sampling):
     max_prompt_tokens: Positive = 1024
     """A longer prompt is an error; prompts are never truncated."""
     batch_problems: Positive = 64
-    """Problems answered at once; lower it to save memory."""
+    """Problems answered at once; lower it to save memory. vLLM is given all of them, and answers as many as fit."""
     benchmarks_per_job: Positive = 1
     """Above 1, it saves small models starting a process for each benchmark."""
     headline: Literal["greedy", "sampled"] = "sampled"
@@ -43,3 +44,5 @@ class EvaluateSettings(Strict):
     prompt: Prompt
     dtype: str
     device: str
+    # None if the sampler of this package writes the completions; it is then not in the canonical JSON.
+    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)

@@ -16,11 +16,12 @@ from pydantic.json_schema import SkipJsonSchema
 from nested_reft.config.errors import nearest
 from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.gradients import Gradients
-from nested_reft.config.method import Correction, Corrections, LayerChoice, split_skips
+from nested_reft.config.method import Correction, Corrections, LayerChoice, check_layers, split_skips
 from nested_reft.config.nestability import Nestability
 from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
+from nested_reft.config.rollout_engine import Vllm, refuse_truncation
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import HubProblems, Model, Pretraining, Problems, Role, ScratchModel
@@ -28,7 +29,7 @@ from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
 from nested_reft.config.throughput import StepSpeed, Throughput
 from nested_reft.config.training import Training
 from nested_reft.config.warmup import Warmup
-from nested_reft.core.layer_selection import SELECTIONS, num_skipped
+from nested_reft.core.layer_selection import num_skipped
 
 
 class Config(Strict):
@@ -69,6 +70,13 @@ class Config(Strict):
     """Supervised fine-tuning before reinforcement; null: none, and reinforcement starts from the model as it is."""
     layer_choice: LayerChoice = LayerChoice()
     """How the layers to skip are chosen."""
+    # As with `warmup`, the default of the next two is not in the canonical JSON.
+    rollout_engine: Literal["torch", "vllm"] = Field("torch", exclude_if=lambda value: value == "torch")
+    """What writes the completions of training, of evaluation and of the steps whose speed is measured: `torch`, this
+    package's own sampler, or `vllm`, which needs the extra `vllm` (docs/vllm.md). All other measurements sample with
+    `torch`."""
+    vllm: Vllm = Field(Vllm(), exclude_if=lambda value: value == Vllm())
+    """What vLLM takes of a GPU."""
     training: Training
     """Reinforced fine-tuning."""
     evaluation: Evaluation
@@ -128,26 +136,11 @@ class Config(Strict):
             for skip in self.skips:
                 if skip and not num_skipped(model.layers, skip):
                     raise ValueError(f"skips: {skip} % of the {model.layers} layers of '{size}' rounds to no layer")
-                self._check_layers_suffice(size, model.layers, skip)
+                measured = self.nestability.strategies if self.nestability else ()
+                check_layers(size, model.layers, skip, self.training.border, self.layer_choice, measured)
+        if self.rollout_engine == "vllm":
+            refuse_truncation(self.training)
         return self
-
-    def _check_layers_suffice(self, size: str, layers: int, skip: int) -> None:
-        border, choice = self.training.border, self.layer_choice
-        count, eligible = num_skipped(layers, skip), max(layers - 2 * border, 0)
-        if count > eligible:
-            raise ValueError(
-                f"skips: {skip} % of the {layers} layers of '{size}' is {count}, but border {border} leaves only "
-                f"{eligible} that may be skipped; lower the skip or the border"
-            )
-        strategies = {"layer_choice": choice.strategies[:1] if skip != choice.skip else choice.strategies}
-        if self.nestability:
-            strategies["nestability"] = self.nestability.strategies
-        for key, strategy in ((key, name) for key, names in strategies.items() for name in names):
-            if count > (most := SELECTIONS[strategy].reach(eligible)):
-                raise ValueError(
-                    f"{key}: {skip} % of the {layers} layers of '{size}' is {count}, but '{strategy}' can leave "
-                    f"out only {most} of the {eligible} that border {border} leaves; lower the skip or the border"
-                )
 
     @field_validator("datasets", "benchmarks")
     @classmethod
@@ -200,6 +193,11 @@ class Config(Strict):
                     f"skips: no correction is run at {skip} %; remove it, or add it to a correction's skips"
                 )
         return self
+
+
+def vllm_of(config: Config) -> Vllm | None:
+    """The settings of vLLM if it writes the completions."""
+    return config.vllm if config.rollout_engine == "vllm" else None
 
 
 def with_device(config: Config, gpus: int) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from nested_reft.config.evaluation import EvaluateSettings
-from nested_reft.config.experiment import Config, problem_sets
+from nested_reft.config.experiment import Config, problem_sets, vllm_of
 from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
 from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
@@ -66,6 +66,7 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
         params=config.corrections[run.correction],
         prompt=config.prompt,
         device=config.device,
+        vllm=vllm_of(config),
         adapt=Adaptation(target_ess=choice.target_ess, ess_batches=choice.ess_batches) if adapts else None,
     )
 
@@ -73,6 +74,7 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
 def evaluate_settings(
     config: Config, size: str, run: Run | None, benchmarks: tuple[str, ...], stage: Stage = PRETRAINED
 ) -> EvaluateSettings:
+    vllm = vllm_of(config)
     return EvaluateSettings(
         size=size,
         run=run,
@@ -82,6 +84,7 @@ def evaluate_settings(
         prompt=config.prompt,
         dtype=config.training.dtype,
         device=config.device,
+        vllm=vllm and vllm.model_copy(update={"sleep": False}),  # there are no updates
     )
 
 
@@ -114,6 +117,7 @@ def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettin
         training=config.training.model_copy(update={**fixed, "max_new_tokens": length}),
         prompt=config.prompt,
         device=config.device,
+        vllm=vllm_of(config),
     )
 
 

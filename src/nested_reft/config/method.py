@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from nested_reft.config.errors import nearest, shortened
 from nested_reft.config.strict import Percent, Positive, Strict
 from nested_reft.core.corrections import CORRECTIONS
-from nested_reft.core.layer_selection import SELECTIONS
+from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 
 
 def _name_in(registry: Mapping[str, Any]) -> Callable[[str], str]:
@@ -131,3 +131,22 @@ class LayerChoice(Strict):
             if len(self.strategies) > 1 and not getattr(self, key):
                 raise ValueError(f"{key}: is missing; it says where {' and '.join(self.strategies)} are compared")
         return self
+
+
+def check_layers(
+    size: str, layers: int, skip: int, border: int, choice: LayerChoice, measured: Sequence[Strategy]
+) -> None:
+    """ValueError if so many percent of a model's layers cannot be left out: in its runs, or of what is `measured`."""
+    count, eligible = num_skipped(layers, skip), max(layers - 2 * border, 0)
+    if count > eligible:
+        raise ValueError(
+            f"skips: {skip} % of the {layers} layers of '{size}' is {count}, but border {border} leaves only "
+            f"{eligible} that may be skipped; lower the skip or the border"
+        )
+    in_runs = choice.strategies[:1] if skip != choice.skip else choice.strategies
+    for key, strategy in [("layer_choice", name) for name in in_runs] + [("nestability", name) for name in measured]:
+        if count > (most := SELECTIONS[strategy].reach(eligible)):
+            raise ValueError(
+                f"{key}: {skip} % of the {layers} layers of '{size}' is {count}, but '{strategy}' can leave "
+                f"out only {most} of the {eligible} that border {border} leaves; lower the skip or the border"
+            )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.config.training import Training
@@ -69,3 +70,5 @@ class StepSpeedSettings(Strict):
     training: Training
     prompt: Prompt
     device: str
+    # None, for the sampler of this package, is not in the canonical JSON.
+    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import Run
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict, settings_hash
@@ -112,7 +113,9 @@ class TrainSettings(Strict):
     params: dict[str, float]
     prompt: Prompt
     device: str
-    # Unset for all runs with a fixed number, it is not in their canonical JSON.
+    # None if the sampler of this package writes the completions; as the next, it is then not in the canonical JSON.
+    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
+    # Unset for all runs with a fixed number.
     adapt: Adaptation | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")

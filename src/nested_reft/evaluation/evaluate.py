@@ -11,21 +11,24 @@ from nested_reft.config.sampling import Sampling
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.grading import grade
 from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts, render_prompt
 from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rollouts import sample_rollout
+from nested_reft.tasks.rollouts import RolloutEngine
 
 EXAMPLES = 3  # problems whose first completions are kept as text, for people to read
 
 
-def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problems: Sequence[Problem]) -> dict[str, Any]:
-    """The evaluation record: one item per problem, in the benchmark's order, with each completion's grade.
+def evaluate(
+    settings: EvaluateSettings, engine: RolloutEngine, benchmark: str, problems: Sequence[Problem]
+) -> dict[str, Any]:
+    """The evaluation record of the engine's policy: one item per problem, in the benchmark's order, with each
+    completion's grade.
 
     The random numbers depend only on the benchmark and the evaluation seed, so that all runs are compared on the same
     draws.
     """
-    evaluation = settings.evaluation
+    policy, evaluation = engine.policy, settings.evaluation
+    at_once = max(len(problems), 1) if engine.schedules else evaluation.batch_problems
     started = time.perf_counter()
     encoded = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, evaluation.max_prompt_tokens
@@ -33,13 +36,13 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
     check_policy_lengths(policy, encoded, evaluation.max_new_tokens, "evaluation.max_new_tokens")
     items: list[dict[str, Any]] = []
     examples: list[dict[str, Any]] = []
-    for first in range(0, len(problems), evaluation.batch_problems):
-        batch = problems[first : first + evaluation.batch_problems]
-        prompts = encoded[first : first + evaluation.batch_problems]
+    for first in range(0, len(problems), at_once):
+        batch = problems[first : first + at_once]
+        prompts = encoded[first : first + at_once]
         # One per problem: how many are answered together must not change an answer.
         seeds = [derive_seed("evaluate", benchmark, evaluation.seed, first + place) for place in range(len(batch))]
-        greedy = _responses(policy, prompts, evaluation, None, 1, seeds)
-        sampled = _responses(policy, prompts, evaluation, evaluation, evaluation.samples_per_problem, seeds)
+        greedy = _responses(engine, prompts, evaluation, None, 1, seeds)
+        sampled = _responses(engine, prompts, evaluation, evaluation, evaluation.samples_per_problem, seeds)
         for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
             item: dict[str, Any] = {
                 "id": problem.id,
@@ -66,6 +69,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
         "strategy": run.strategy if run else "uniform",
         "seed": run.seed if run else None,
         "benchmark": benchmark,
+        "rollout_engine": engine.name,
         "items": items,
         "completions": examples,
         "seconds": time.perf_counter() - started,
@@ -73,7 +77,7 @@ def evaluate(settings: EvaluateSettings, policy: Policy, benchmark: str, problem
 
 
 def _responses(
-    policy: Policy,
+    engine: RolloutEngine,
     prompts: Sequence[list[int]],
     evaluation: Evaluation,
     sampling: Sampling | None,
@@ -81,14 +85,13 @@ def _responses(
     seeds: Sequence[int],
 ) -> list[list[str]]:
     """The texts of `group_size` completions per prompt; greedy if `sampling` is None."""
-    rollout = sample_rollout(
-        policy,
-        policy.model,
-        *policy.batch(prompts),
+    rollout = engine.sample(
+        (),
+        *engine.policy.batch(prompts),
         sampling,
         group_size=group_size,
         max_new_tokens=evaluation.max_new_tokens,
         seed=seeds,
     )
-    texts = policy.responses(rollout)
+    texts = engine.policy.responses(rollout)
     return [texts[row : row + group_size] for row in range(0, len(texts), group_size)]

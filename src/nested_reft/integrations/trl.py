@@ -276,16 +276,21 @@ def _seed(*parts: int) -> int:
 
 @contextmanager
 def _nested_engine() -> Iterator[None]:
-    """While TRL makes its vLLM engine: with the arguments that nested rollouts need, for which TRL has no settings."""
+    """While TRL makes its vLLM engine: with the arguments that nested rollouts need, for which TRL has no settings.
+
+    All but one. TRL's requests leave nothing open that `generation_config` would set, except for the model's end
+    tokens: without them a completion would not end where TRL's do.
+    """
     import trl.generation.vllm_generation as generation
 
-    from nested_reft.integrations.vllm import WORKER_EXTENSION
+    from nested_reft.integrations.vllm import engine_arguments
 
+    arguments = {name: value for name, value in engine_arguments().items() if name != "generation_config"}
     made = getattr(generation, "LLM", None)
     if made is None:  # vLLM is not installed, and TRL says so
         yield
         return
-    generation.LLM = partial(made, enforce_eager=True, worker_extension_cls=WORKER_EXTENSION)
+    generation.LLM = partial(made, **arguments)
     try:
         yield
     finally:

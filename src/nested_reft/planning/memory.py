@@ -14,6 +14,9 @@ w bytes per value of the products, c the mean number of tokens that a completion
 With activation checkpointing (`training.gradient_checkpointing`), one residual stream (4 D) per layer is kept, and only
 one layer's activations exist at a time. The logits of a micro-batch, V entries per token, exist three times in float32
 in the loss's backward pass.
+
+With `rollout_engine: vllm` the rollout's memory is vLLM's share of the GPU. It is taken beside an update's, unless vLLM
+sleeps then.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.training import Lora, Training
 from nested_reft.engine.grouped_decoder import MAX_WIDTH
 from nested_reft.planning.costs import ADAMW_STATES, FLOAT32, VALUE_BYTES
@@ -29,6 +33,7 @@ from nested_reft.planning.shapes import Shape
 
 USABLE = 0.9  # of a GPU's memory: the rest is torch's context and fragmentation
 LOGIT_COPIES = 3
+GB = 1e9
 Way = Literal["all weights", "shards", "adapters"]
 
 
@@ -59,12 +64,15 @@ class Memory:
     logits: float
     """Of one micro-batch."""
     rollout: float
-    """Cache of keys and values, and the logits of a step."""
+    """Cache of keys and values, and the logits of a step; or vLLM's share of the GPU."""
+    rollout_stays: bool = False
+    """Whether the rollout's memory stays taken during an update."""
 
     def peak(self, checkpointing: bool) -> float:
-        """States, and the larger of rollout and update: they do not overlap."""
+        """States, and rollout and update: the larger, if they do not overlap."""
         update = (self.checkpointed if checkpointing else self.activations) + self.logits
-        return self.weights + self.gradients + self.optimizer + self.copies + max(update, self.rollout)
+        both = update + self.rollout if self.rollout_stays else max(update, self.rollout)
+        return self.weights + self.gradients + self.optimizer + self.copies + both
 
 
 def layer_activations(shape: Shape, value_bytes: int, completion_keys: float) -> float:
@@ -75,7 +83,9 @@ def layer_activations(shape: Shape, value_bytes: int, completion_keys: float) ->
     return norms + attention + 4 * value_bytes * shape.feed_forward
 
 
-def plan_memory(shape: Shape, training: Training, prompt_tokens: int, gpus: Gpus, way: Way) -> Memory:
+def plan_memory(
+    shape: Shape, training: Training, prompt_tokens: int, gpus: Gpus, way: Way, vllm: Vllm | None = None
+) -> Memory:
     """The memory of a step whose completions all have the maximal length; adapters have the rank of the config."""
     size = VALUE_BYTES[training.dtype]
     lora = training.lora or Lora()
@@ -99,6 +109,10 @@ def plan_memory(shape: Shape, training: Training, prompt_tokens: int, gpus: Gpus
     tokens = micro * ((prompt_tokens if way == "all weights" else group * prompt_tokens) + group * new)
     kept = layer_activations(shape, size, (prompt_tokens + new) / new)
     cached = prompts * (ceil(group / MAX_WIDTH) * prompt_tokens + group * new)
+    rollout = (
+        size * 2 * shape.key_value_width * shape.layers * cached
+        + LOGIT_COPIES * FLOAT32 * prompts * group * shape.vocabulary
+    )
     return Memory(
         weights=weights,
         gradients=FLOAT32 * trained,
@@ -107,6 +121,13 @@ def plan_memory(shape: Shape, training: Training, prompt_tokens: int, gpus: Gpus
         activations=shape.layers * tokens * kept,
         checkpointed=tokens * (shape.layers * FLOAT32 * shape.width + kept),
         logits=LOGIT_COPIES * FLOAT32 * micro * group * new * shape.vocabulary,
-        rollout=size * 2 * shape.key_value_width * shape.layers * cached
-        + LOGIT_COPIES * FLOAT32 * prompts * group * shape.vocabulary,
+        rollout=rollout if vllm is None else vllm.memory_share * gpus.gigabytes * GB,
+        rollout_stays=vllm is not None and not vllm.sleep,
     )
+
+
+def vllm_fits(shape: Shape, training: Training, gpus: Gpus, vllm: Vllm) -> bool:
+    """Whether vLLM's share of a GPU holds the weights, and keys and values of one prompt and completion."""
+    tokens = training.max_prompt_tokens + training.max_new_tokens
+    values = shape.parameters + 2 * shape.key_value_width * shape.layers * tokens
+    return VALUE_BYTES[training.dtype] * values < vllm.memory_share * gpus.gigabytes * GB

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from nested_reft.config.experiment import Config, job_resources
+from nested_reft.config.rollout_engine import Vllm
+from nested_reft.config.training import Training
 from nested_reft.planning.disk import Disk
-from nested_reft.planning.memory import USABLE, Gpus, Memory
+from nested_reft.planning.memory import GB, USABLE, Gpus, Memory, vllm_fits
 from nested_reft.planning.plan import Assumptions, Jobs, other_jobs
+from nested_reft.planning.shapes import Shape
 
 UNKNOWN = "unknown"
-GB = 1e9
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -64,6 +66,27 @@ def jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
     rows.append(["", "data and report", str(others), "0", "", "", ""])
     rows.append(["all", "", f"{sum(job.count for job in jobs) + others:,}", "", total, "", ""])
     return _table(header, rows)
+
+
+def vllm_note(vllm: Vllm) -> str:
+    """What the plan says of rollouts by vLLM."""
+    return (
+        "**vLLM** writes the completions of trainings and evaluations, in eager mode. Their hours are the same least "
+        "work; what vLLM reaches of it has not been measured. The column `rollout` is vLLM's share of a GPU, which it "
+        + ("gives back" if vllm.sleep else "keeps")
+        + " during an update (`vllm.sleep`)."
+    )
+
+
+def small_shares(shapes: Mapping[str, Shape], training: Training, gpus: Sequence[Gpus], vllm: Vllm) -> list[str]:
+    """One line per size and kind of GPU of which vLLM's share is too small."""
+    return [
+        f"vllm.memory_share: {vllm.memory_share:g} of {gigabytes:g} GB does not hold the weights of '{size}', and keys "
+        "and values of one completion"
+        for size, shape in shapes.items()
+        for gigabytes in sorted({kind.gigabytes for kind in gpus})
+        if not vllm_fits(shape, training, Gpus(1, gigabytes), vllm)
+    ]
 
 
 def short_jobs(jobs: Sequence[Jobs], config: Config) -> list[str]:

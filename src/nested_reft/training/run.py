@@ -31,6 +31,7 @@ from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.tasks.rollouts import RolloutEngine, TorchEngine
 from nested_reft.training.accumulation import NotFiniteError
 from nested_reft.training.adapter import add_adapter
 from nested_reft.training.adaptive import layers_at_most
@@ -62,6 +63,7 @@ def train(
     world: World = SINGLE_PROCESS,
     code: str = "",
     influence: Tensor | None = None,
+    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
 ) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
@@ -76,15 +78,16 @@ def train(
         world: if of several processes, each calls this with the same arguments and gets the same model and metrics.
         code: the digest of the sources; a checkpoint that other sources made is not continued.
         influence: ablation influence (L,) of the policy, if the run's strategy reads it; likewise.
+        make_engine: called once, with `policy`: what writes the completions.
 
     Raises:
-        StoppedError, NumericalError, WorldError; StorageError for a checkpoint that cannot be written.
+        StoppedError, NumericalError, WorldError, EngineError; StorageError for a checkpoint that cannot be written.
     """
     training, run = settings.training, settings.run
     if not world.is_main:
         report, log = (lambda row, seconds_left: None), (lambda text: None)
     objective = make_objective(run, settings.params, training)
-    learner, adapter = start_learner(policy, training, objective, run.seed, world, influence)
+    learner, adapter = start_learner(policy, training, objective, run.seed, world, influence, make_engine)
     step_settings, num_layers = make_step_settings(run, training), len(decoder_layers(policy.model))
     prompts = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
@@ -94,7 +97,7 @@ def train(
     owner = Owner(settings.key + measured, code)
     found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log, world)
     progress = found or TrainingState(0, 0.0, [])
-    refresh_replica(learner)
+    refresh_engine(learner)
     started = time.perf_counter() - progress.seconds
 
     def save(state: TrainingState) -> None:
@@ -132,7 +135,7 @@ def train(
                 f"{run.path}: step {step} has {error}; its batch is in {path}. Lower training.learning_rate or use a "
                 "correction with bounded weights"
             ) from None
-        refresh_replica(learner)
+        refresh_engine(learner)
         clock.lap("update")
         row = step_row(step, batch, metrics, learner.optimizer.param_groups[0]["lr"], clock.slowest(world))
         del batch  # or its rollout would be in memory beside the next one
@@ -156,6 +159,7 @@ def start_learner(
     seed: int,
     world: World = SINGLE_PROCESS,
     influence: Tensor | None = None,
+    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
 ) -> tuple[Learner, PeftModel | None]:
     """What a run begins with: the learner, with a copy of the policy as reference if the objective has a KL term, and
     the adapter that was put into the policy's model, if the settings ask for one.
@@ -163,7 +167,7 @@ def start_learner(
     # A copy, since the model is about to change.
     reference = copy.deepcopy(policy.model).requires_grad_(False) if objective.kl_coefficient else None
     adapter = add_adapter(policy.model, training.lora, derive_seed("adapter", seed)) if training.lora else None
-    return make_learner(policy, training, objective, reference, world, influence), adapter
+    return make_learner(policy, training, objective, reference, world, influence, make_engine), adapter
 
 
 def make_learner(
@@ -173,20 +177,25 @@ def make_learner(
     reference: PreTrainedModel | None = None,
     world: World = SINGLE_PROCESS,
     influence: Tensor | None = None,
+    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
 ) -> Learner:
-    """What is trained: the policy's model, or a sharded copy, of which the policy's model becomes a replica."""
+    """What is trained: the policy's model, or a sharded copy, of which the policy's model becomes a replica.
+
+    The engine is made last: the copies before it need the memory for a moment.
+    """
     if training.gradient_checkpointing:
         enable_activation_checkpointing(policy.model)
     sharded = training.sharding and world.size > 1
     target = sharded_copy(policy.model, training.dtype, world) if sharded else policy.model
     optimizer = make_optimizer(target, training.learning_rate, training.weight_decay)
-    return Learner(policy, target, optimizer, objective, reference, world, influence)
+    return Learner(make_engine(policy), target, optimizer, objective, reference, world, influence)
 
 
-def refresh_replica(learner: Learner) -> None:
-    """Copy the weights of a sharded target to the replica that samples."""
+def refresh_engine(learner: Learner) -> None:
+    """Let the next rollout have the target's weights: those of a sharded target go to the policy's model first."""
     if learner.target is not learner.policy.model:
         copy_weights(learner.target, learner.policy.model)
+    learner.engine.refresh()
 
 
 def make_objective(run: Run, params: Mapping[str, float], training: Training) -> Objective:

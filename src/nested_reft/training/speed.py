@@ -23,8 +23,9 @@ from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.tasks.rollouts import RolloutEngine, TorchEngine
 from nested_reft.training.batches import batch_indices
-from nested_reft.training.run import PhaseClock, make_objective, make_step_settings, refresh_replica, start_learner
+from nested_reft.training.run import PhaseClock, make_objective, make_step_settings, refresh_engine, start_learner
 from nested_reft.training.step import reft_step
 from nested_reft.training.world import SINGLE_PROCESS, World
 
@@ -35,17 +36,18 @@ def measure_steps(
     problems: Sequence[Problem],
     report: Callable[[dict[str, Any]], None] = lambda pair: None,
     world: World = SINGLE_PROCESS,
+    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
 ) -> dict[str, Any]:
     """The record of one size and skip: seconds of each phase of a step, on both sides of every pair.
 
     `report` is called with each pair that counts. Several processes measure as they train, each with its share of the
-    problems; a phase takes as long as in the slowest.
+    problems; a phase takes as long as in the slowest. `make_engine` makes what writes the completions, as in training.
     """
     options, training = settings.step_speed, settings.training
     run = Run(size=settings.size, dataset="", correction=settings.correction, skip=settings.skip, seed=options.seed)
     endless = replace(policy, end_ids=())
     objective = make_objective(run, settings.params, training)
-    learner, _ = start_learner(endless, training, objective, run.seed, world)
+    learner, _ = start_learner(endless, training, objective, run.seed, world, make_engine=make_engine)
     for group in learner.optimizer.param_groups:
         group["lr"] = 0.0
     nested = make_step_settings(run, training)
@@ -53,7 +55,7 @@ def measure_steps(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, training.max_new_tokens, "step_speed.new_tokens")
-    refresh_replica(learner)
+    refresh_engine(learner)
 
     def step(skip: int, pair: int) -> tuple[tuple[int, ...], dict[str, float]]:
         indices = batch_indices(pair, training.problems_per_step, len(problems), run.seed)
@@ -69,7 +71,7 @@ def measure_steps(
             done, _ = reft_step(
                 learner, replace(nested, skip_percent=skip), pair, [prompts[i] for i in indices], reward, clock.lap
             )
-        refresh_replica(learner)
+        refresh_engine(learner)
         clock.lap("update")
         return done.skipped, clock.slowest(world)
 

@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 from nested_reft.config.sampling import Sampling
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.layer_selection import choose_skipped_layers
-from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.layers import decoder_layers
 from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.influence import influence_of
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.rollouts import sample_rollout
+from nested_reft.tasks.rollouts import RolloutEngine
 from nested_reft.training.accumulation import (
     Accumulation,
     Batch,
@@ -38,17 +38,23 @@ from nested_reft.training.world import SINGLE_PROCESS, World, gather_batch
 class Learner:
     """What a run trains, and with what; the same for all its steps.
 
-    policy: samples; its model is the target, or a replica of it if the target is sharded. reference: the policy that
-    the run started from, if the objective has a KL term. influence: ablation influence (L,), if the strategy reads it.
+    engine: samples from a policy whose model is the target, or a replica of it if the target is sharded. reference: the
+    policy that the run started from, if the objective has a KL term. influence: ablation influence (L,), if the
+    strategy reads it.
     """
 
-    policy: Policy
+    engine: RolloutEngine
     target: PreTrainedModel
     optimizer: torch.optim.Optimizer
     objective: Objective
     reference: PreTrainedModel | None = None
     world: World = SINGLE_PROCESS
     influence: Tensor | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that samples."""
+        return self.engine.policy
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,10 @@ def reft_step(
         batch_seed=derive_seed("layers", settings.seed, step), run_seed=derive_seed("layers", settings.seed),
         influence=influence_of(settings.strategy, policy.model, prompt_ids, prompt_mask, learner.influence),
     )  # fmt: skip
-    # 2. The behaviour policy b: a view of the target without them.
-    behavior = nested_view(policy.model, skipped).eval()
+    # 2. The behaviour policy b: the target without them, as a view of it or in vLLM's workers.
     # 3. Rollout: b writes G completions per problem; log b of each token is kept as it was sampled.
-    rollout = sample_rollout(
-        policy, behavior, prompt_ids[share], prompt_mask[share], settings.sampling, group_size=settings.group_size,
+    rollout = learner.engine.sample(
+        skipped, prompt_ids[share], prompt_mask[share], settings.sampling, group_size=settings.group_size,
         max_new_tokens=settings.max_new_tokens, seed=derive_seed("rollout", settings.seed, step),
         part=(share.start, len(prompts)),
     )  # fmt: skip
