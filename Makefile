@@ -92,7 +92,7 @@ test-trl: env  ## nested rollouts in TRL
 	$(BIN)/python -m pytest tests/integrations
 
 # vLLM wants transformers below 5.20, so it has an environment of its own. Not in .ci/run, whose time it would exceed:
-# installing 4 GB and starting seven engines took 12 minutes on two overloaded cores (4 of processor time).
+# installing 4 GB took 3 minutes and the tests 6 on two cores that had other work too (6 of processor time in all).
 VLLM_VENV := .venv-vllm
 
 test-vllm: $(VLLM_VENV)/.installed  ## nested rollouts in vLLM on the CPU, in .venv-vllm (4 GB)
