@@ -15,9 +15,10 @@ import torch
 from workflow_harness import Pipeline, tiny_config
 
 from nested_reft.config import jobs
-from nested_reft.config.experiment import all_runs, parse_config
+from nested_reft.config.experiment import parse_config
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import Run
+from nested_reft.config.run_table import all_runs
 from nested_reft.config.sampling import Sampling
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
