@@ -212,7 +212,7 @@ def test_the_paper_asks_for_enough_time() -> None:
 
 
 def test_the_laptop_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its reference run took 0.5 hours of a core."""
+    """Its reference run took 0.85 hours of a core."""
     assert main(["plan", "--config", str(ROOT / "config/config.yaml")]) == 0
     output = capsys.readouterr().out
     (total,) = (line for line in output.splitlines() if line.startswith("| all "))
