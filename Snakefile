@@ -9,4 +9,4 @@ rule default:
     input:
         rules.all.input,
     message:
-        "All figures, tables and pages"
+        f"All figures, tables and pages are in {RESULTS}/"

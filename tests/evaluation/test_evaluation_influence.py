@@ -13,6 +13,7 @@ from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problem
 from tiny_training import tiny_settings
 
 from nested_reft.cli import main
+from nested_reft.config.gradients import OnPolicySettings
 from nested_reft.config.influence import InfluenceSettings
 from nested_reft.engine.influence import ablation_influence
 from nested_reft.evaluation.influence import measure_influence
@@ -85,8 +86,13 @@ def test_the_file_decides_the_layers_of_a_run_and_of_the_gradients(inputs: list[
     assert main([*run, "--influence", str(path)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "metrics").read_text(encoding="utf-8").splitlines()]
     assert [row["skipped_layers"] for row in rows] == [least] * 6
-    gradients = ["gradients", "--settings", json.dumps(GRADIENTS), *inputs, "--output", str(tmp_path / "gradients")]
-    assert main([*gradients, "--influence", str(path)]) == 0
+    on_policy = str(tmp_path / "on_policy")
+    others = {key: value for key, value in GRADIENTS.items() if key in OnPolicySettings.model_fields}
+    others["gradients"] = {key: value for key, value in GRADIENTS["gradients"].items() if key != "corrections"}
+    first = ["on-policy-gradients", "--settings", json.dumps(others), *inputs, "--output", on_policy]
+    assert main(first) == 0
+    gradients = ["gradients", "--settings", json.dumps(GRADIENTS), *inputs, "--on-policy", on_policy]
+    assert main([*gradients, "--output", str(tmp_path / "gradients"), "--influence", str(path)]) == 0
 
 
 @pytest.mark.parametrize("command", ["train", "gradients"])
@@ -105,7 +111,7 @@ def test_a_file_that_does_not_fit_is_one_line(
     if content is not None:
         path.write_text(content, encoding="utf-8")
     text = tiny_settings(strategy="least_half").canonical_json() if command == "train" else json.dumps(GRADIENTS)
-    names = ("checkpoints", "output", "metrics", "manifest") if command == "train" else ("output",)
+    names = ("checkpoints", "output", "metrics", "manifest") if command == "train" else ("output", "on-policy")
     outputs = [part for name in names for part in (f"--{name}", str(tmp_path / name))]
     for option in (["--influence", str(path)], []):
         assert main([command, "--settings", text, *inputs, *outputs, *option]) == 1
