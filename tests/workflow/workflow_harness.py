@@ -37,8 +37,9 @@ class Call:
 
     @property
     def messages(self) -> set[str]:
-        """The messages of all jobs, such as `Figure: reward`."""
-        return set(re.findall(r"^Job \d+: (.*)$", self.output, re.MULTILINE))
+        """The messages of all jobs, such as `Figure: reward`, but for the target that has no command."""
+        found = set(re.findall(r"^Job \d+: (.*)$", self.output, re.MULTILINE))
+        return {message for message in found if not message.startswith("All figures, tables and pages")}
 
     def messages_of(self, kind: str) -> set[str]:
         return {message for message in self.messages if message.startswith(kind)}

@@ -57,7 +57,7 @@ rule step_speed:
         ).canonical_json(),
         compute_threads=CONFIG.threads_per_job,
     message:
-        "Training steps, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
+        "Whole steps, alone on the machine: {wildcards.size}, skip {wildcards.skip} %"
     shell:
         ON_EACH_GPU
         + "nested-reft step-speed --settings {params.settings:q} --threads {params.compute_threads}"
