@@ -3,7 +3,8 @@
     python tools/rejudge.py
 
 Writes its claims, verdicts and cells, and the tables and figures of accuracy, parity, layer choice and trade-off. The
-exact table is computed anew. What is made from the table of training steps, which is large and not kept, stays.
+exact table is computed again. The table of training steps is large and not kept, so the figures that are drawn from it
+stay as they are.
 """
 
 from __future__ import annotations

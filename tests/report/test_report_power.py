@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,3 +61,9 @@ def test_the_table_has_a_row_per_spread() -> None:
     table = power_table(MARGIN, 0.8)
     assert list(table["SD between seeds"]) == ["0.5", "1.0", "1.5", "2.0", "3.0"]
     assert table["5 seeds"][1] == "≤ 3.3, ≥ 6.7"
+
+
+def test_the_page_has_the_table_that_the_tool_prints() -> None:
+    page = (Path(__file__).parents[2] / "docs/choices.md").read_text(encoding="utf-8")
+    for row in power_table(MARGIN, 0.8).to_dict("records"):
+        assert f"| {' | '.join(row.values())} |" in page

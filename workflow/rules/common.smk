@@ -72,7 +72,7 @@ PROBLEMS = problem_sets(CONFIG)
 STAGE = stages(CONFIG)[-1]
 WARMUPS = (WARMED_UP, WITHOUT_LAYER_DROP)
 STAGE_FOLDERS = {PRETRAINED: "models", **{name: name for name in WARMUPS}}
-# What writes the completions of training and evaluation, beside the sources of their sub-commands.
+# What writes the completions of training, evaluation and timed steps, beside the sources of their sub-commands.
 ENGINE = engine_modules(vllm_of(CONFIG))
 START = f"{RESULTS}/{STAGE_FOLDERS[STAGE]}/{{size}}"
 RUN_PATH = "{size}/{dataset}/{correction}/{rollout}/seed{seed}"

@@ -27,7 +27,7 @@ from nested_reft.report.collect.records import (
     read_record,
 )
 from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, variance_ratio
-from nested_reft.report.statistics.intervals import median_ratio
+from nested_reft.report.statistics.intervals import Array, median_ratio
 
 THROUGHPUT = ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"]
 THROUGHPUT_PAIRS = ["size", "skip", "pair", "baseline_tokens_per_s", "nested_tokens_per_s", "speedup", "skipped_layers"]
@@ -55,17 +55,9 @@ def throughput_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple
     for key, record in _records(root / "throughput", config, (0, *skips), ThroughputRecord):
         nested = np.array([pair.nested_tokens_per_s for pair in record.pairs])
         baseline = np.array([pair.baseline_tokens_per_s for pair in record.pairs])
-        speedup = median_ratio(nested, baseline)
+        tokens_per_s = float(np.median(nested))
         summary.append(
-            {
-                **key,
-                "tokens_per_s": float(np.median(nested)),
-                "speedup": speedup.estimate,
-                "speedup_low": speedup.low,
-                "speedup_high": speedup.high,
-                "ideal_speedup": record.ideal_speedup,
-                "n": speedup.n,
-            }
+            {**key, "tokens_per_s": tokens_per_s, **_speedup(nested, baseline), "ideal_speedup": record.ideal_speedup}
         )
         for number, pair in enumerate(record.pairs, start=1):
             ratio = pair.nested_tokens_per_s / pair.baseline_tokens_per_s
@@ -80,25 +72,20 @@ def step_speed_tables(root: Path, config: Config, skips: Sequence[int]) -> tuple
     pairs: list[dict[str, object]] = []
     for key, record in _records(root / "step_speed", config, skips, StepSpeedRecord):
         baseline, nested = (np.array([getattr(pair, side).total for pair in record.pairs]) for side in SIDES)
-        speedup = median_ratio(baseline, nested)
-        summary.append(
-            {
-                **key,
-                "seconds": float(np.median(nested)),
-                "speedup": speedup.estimate,
-                "speedup_low": speedup.low,
-                "speedup_high": speedup.high,
-                "n": speedup.n,
-                "completions": record.completions,
-                "new_tokens": record.new_tokens,
-            }
-        )
+        work = {"completions": record.completions, "new_tokens": record.new_tokens}
+        summary.append({**key, "seconds": float(np.median(nested)), **_speedup(baseline, nested), **work})
         for number, pair in enumerate(record.pairs, start=1):
             row = {**key, "pair": number, "speedup": pair.baseline.total / pair.nested.total}
             for side in SIDES:
                 row |= {f"{side}_{phase}_seconds": value for phase, value in getattr(pair, side)}
             pairs.append({**row, "skipped_layers": layer_names(pair.skipped_layers)})
     return pd.DataFrame(summary, columns=STEP_SPEED), pd.DataFrame(pairs, columns=STEP_SPEED_PAIRS)
+
+
+def _speedup(treatment: Array, control: Array) -> dict[str, object]:
+    """The columns of the median ratio over pairs."""
+    found = median_ratio(treatment, control)
+    return {"speedup": found.estimate, "speedup_low": found.low, "speedup_high": found.high, "n": found.n}
 
 
 def gradient_table(root: Path, config: Config, skips: Sequence[int]) -> pd.DataFrame:
