@@ -67,6 +67,8 @@ reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs
 	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.tex $(REFERENCE)/tables/
 	cp $(REFERENCE_CSV:%=results/$(EXPERIMENT)/tables/%.csv) $(REFERENCE)/tables/
 	cp results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json $(REFERENCE)/
+	@# Without rows it was not measured: a picture of "not run" is not kept.
+	test $$(wc -l < $(REFERENCE)/tables/nestability_batches.csv) -gt 1 || rm $(REFERENCE)/*/nestability*
 
 compare: $(MAKE_$(EXPERIMENT))  ## whether this run found what the reference run found: verdicts, values beyond their intervals
 	$(BIN)/nested-reft compare --root results/$(EXPERIMENT) --reference $(REFERENCE)

@@ -245,7 +245,8 @@ def test_one_more_size_trains_only_that_size(twin: Pipeline) -> None:
     planned = plan(twin, change)
     assert all(message.startswith("Train: wide") for message in planned.messages_of("Train"))
     assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {
-        "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "step_speed": 1, "on_policy_gradients": 1, "gradients": 1,
+        "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "step_speed": 1,
+        "on_policy_gradients": 1, "gradients": 1,
     }  # fmt: skip
 
 
