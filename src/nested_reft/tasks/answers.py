@@ -1,4 +1,4 @@
-"""Reads one answer: its plain text, the number it is, or the parts of a list, tuple, set or interval.
+"""Reads one answer: its plain text, the number or calculation it is, or the parts of a list, tuple, set or interval.
 
 Standard library only. A decimal may be a rounded value, so `Number` keeps how many places were written.
 """
@@ -29,6 +29,13 @@ _REPEATING = re.compile(
     r"|\\dot\s*(?:\{\s*([0-9])\s*\}|([0-9]))(?:([0-9]*)\\dot\s*(?:\{\s*([0-9])\s*\}|([0-9])))?)\s*(%?)"
 )
 _CONTINUED = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*?)([0-9]+?)\4\4+\.{2,}()")
+_CALCULATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+|\\(?:times|cdot|div)(?![A-Za-z])|[-+*/×·÷()])")
+_TIMES, _OVER = ("*", "×", "·", r"\times", r"\cdot"), ("/", "÷", r"\div")
+# What no formula has: an arrow, a question mark, a full stop by itself, or an operator at its end, as in an answer that
+# was cut off.
+_NO_FORMULA = re.compile(r"->|\?|(?:^| )\.(?: |$)|(?:[-+*/<>=]|\\times|\\cdot)$")
+# Words and whole numbers side by side: as a formula, a product of many variables.
+_WORDS = re.compile(r"(?:[0-9]+|[A-Za-z]+)(?: (?:[0-9]+|[A-Za-z]+))*")
 WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal)|operatorname|underline)\s*\{([^{}]*)\}")
 
 
@@ -98,6 +105,65 @@ def as_number(text: str) -> Number | None:
     if "." in text and (match := _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)):
         return _repeating(*match.groups())
     return None
+
+
+def as_calculation(text: str) -> Number | None:
+    """The value of a cleaned answer that is a calculation with the four operations, `(16 - 12) / 2`; else None."""
+    if len(text) > 100:
+        return None
+    tokens, end = [], 0
+    while end < len(text) and (match := _CALCULATION.match(text, end)):
+        tokens.append(match[1])
+        end = match.end()
+    if text[end:].strip():
+        return None
+    try:
+        value, rest = _sum(tokens)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return None
+    return None if rest else Number(value)
+
+
+def _sum(tokens: list[str]) -> tuple[Fraction, list[str]]:
+    """The value of the longest sum at the start of the tokens, and the tokens after it."""
+    value, tokens = _product(tokens)
+    while tokens and tokens[0] in "+-":
+        sign = tokens[0]
+        term, tokens = _product(tokens[1:])
+        value = value + term if sign == "+" else value - term
+    return value, tokens
+
+
+def _product(tokens: list[str]) -> tuple[Fraction, list[str]]:
+    value, tokens = _factor(tokens)
+    while tokens and tokens[0] in _TIMES + _OVER:
+        operator = tokens[0]
+        factor, tokens = _factor(tokens[1:])
+        value = value * factor if operator in _TIMES else value / factor
+    return value, tokens
+
+
+def _factor(tokens: list[str]) -> tuple[Fraction, list[str]]:
+    first, *rest = tokens
+    if first in "+-":
+        value, rest = _factor(rest)
+        return (value if first == "+" else -value), rest
+    if first == "(":
+        value, rest = _sum(rest)
+        if rest[0] != ")":
+            raise ValueError("the bracket is not closed")
+        return value, rest[1:]
+    return Fraction(first), rest
+
+
+def certainly_not(text: str, number: Number) -> bool:
+    """Whether a cleaned answer that is no number cannot equal this one, as it is no formula, or a product of words."""
+    if _NO_FORMULA.search(text):
+        return True
+    if number.value == 0 or not _WORDS.fullmatch(text):  # a product may be 0
+        return False
+    # i * i is -1.
+    return not any(set(word.casefold()) == {"i"} for word in text.split())
 
 
 def _repeating(sign: str, whole: str, before: str, *rest: str | None) -> Number:

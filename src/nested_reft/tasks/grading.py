@@ -1,8 +1,9 @@
 """Grades a response against a gold answer: the verifiable reward.
 
 The final answer is found in the response (`extraction`, `options`), brought to one spelling (`spelling`) and compared:
-numbers, options, words, lists, tuples and intervals here, in exact rational arithmetic; what needs algebra by
-math-verify, in a worker process (`symbolic`) that is killed at a time limit. The text of a model is never run as code.
+numbers, calculations, options, words, lists, tuples and intervals here, in exact rational arithmetic; what needs
+algebra by math-verify, in a worker process (`symbolic`) that is killed at a time limit. It starts when it is first
+needed, which takes most of a second. The text of a model is never run as code.
 
 Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong;
 docs/grading.md has all of them. The most important ones:
@@ -23,7 +24,17 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from nested_reft.tasks import symbolic
-from nested_reft.tasks.answers import MAX_CHARS, Number, as_number, as_text, brackets, same_number, split_top
+from nested_reft.tasks.answers import (
+    MAX_CHARS,
+    Number,
+    as_calculation,
+    as_number,
+    as_text,
+    brackets,
+    certainly_not,
+    same_number,
+    split_top,
+)
 from nested_reft.tasks.extraction import final_answer
 from nested_reft.tasks.options import chosen, options
 from nested_reft.tasks.spelling import clean
@@ -125,8 +136,8 @@ def _equal(found: str, expected: str, bound: _Bound) -> bool:
     if bound.depth > _MAX_DEPTH or max(len(found), len(expected)) > MAX_CHARS:
         return False
     a, b = as_number(found), as_number(expected)
-    if a and b:
-        return same_number(a, b)
+    if (value := a or as_calculation(found)) and (other := b or as_calculation(expected)):
+        return same_number(value, other)
     if b and (as_decimal_comma := _decimal_comma(found)):
         return same_number(as_decimal_comma, b)
     if is_time(found) or is_time(expected):
@@ -141,9 +152,11 @@ def _equal(found: str, expected: str, bound: _Bound) -> bool:
         return False  # two different words, or products of letters
     if _BASED.fullmatch(found) or _BASED.fullmatch(expected):
         return False  # 52_8 is neither 52 nor 42
+    number = a or b
+    if number and certainly_not(found if b else expected, number):
+        return False
     if sum(bound.seconds) > SECONDS:
         raise _TooLongError
-    number = a or b
     answer = symbolic.equivalent(
         _fraction(a) if a else found,
         _fraction(b) if b else expected,
