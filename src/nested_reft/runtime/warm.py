@@ -35,10 +35,13 @@ from types import FrameType, MappingProxyType
 from typing import Any
 
 VARIABLE = "NESTED_REFT_WARM"
-# What takes the time; `transformers` alone imports nothing, it does so name by name.
-COMPUTING = ("torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2",
-             "transformers.models.llama.modeling_llama")  # fmt: skip
-REPORTING = ("pandas", "scipy.stats", "seaborn", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg")
+# What takes the time. `transformers` and `pydantic` alone import nothing, they do so name by name.
+SETTINGS = ("pydantic.main", "pydantic.types", "pydantic.functional_validators")
+COMPUTING = (*SETTINGS, "torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2",
+             "transformers.models.llama.modeling_llama", "transformers.tokenization_utils_tokenizers",
+             "transformers.convert_slow_tokenizer", "transformers.integrations.mistral", "grimp")  # fmt: skip
+REPORTING = (*SETTINGS, "pandas", "scipy.stats", "seaborn", "matplotlib.backends.backend_pdf",
+             "matplotlib.backends.backend_svg")  # fmt: skip
 # The sub-commands that are forked, and what each needs.
 PACKAGES = {
     **dict.fromkeys(
@@ -175,6 +178,7 @@ class _Server:
             for name in missing:
                 with contextlib.suppress(ImportError):  # the job says so itself
                     import_module(name)
+            _fill_tables()
             gc.collect()
             gc.freeze()  # or the collector's marks would copy pages that jobs share
 
@@ -221,6 +225,13 @@ class _Server:
         with contextlib.suppress(OSError):
             link.send(str(status).encode())
         link.close()
+
+
+def _fill_tables() -> None:
+    """Let transformers compile the names of all models' weights, which it does when it loads the first one."""
+    names = sys.modules.get("transformers.conversion_mapping")
+    if fill := getattr(names, "get_checkpoint_conversion_mapping", None):  # not a name that is promised to stay
+        fill("")
 
 
 def _received(link: socket.socket) -> Sequence[int]:
