@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -253,6 +254,26 @@ def test_packages_are_imported_when_the_first_job_needs_them(tmp_path: Path, mon
     finally:
         os.kill(number, signal.SIGKILL)
         os.waitpid(number, 0)
+
+
+def test_what_is_imported_before_the_fork_exists() -> None:
+    """A name that does not is passed over, and each job would import it again."""
+    names = {name for packages in warm.PACKAGES.values() for name in packages}
+    assert [name for name in sorted(names) if importlib.util.find_spec(name) is None] == []
+
+
+def test_a_training_imports_almost_nothing_of_others_after_the_fork() -> None:
+    """Modules of others that a job's own imports find missing are paid for by every job."""
+    code = (
+        "import importlib, sys; from nested_reft.runtime import warm\n"
+        "for name in warm.COMPUTING: importlib.import_module(name)\n"
+        "before = set(sys.modules)\n"
+        "import nested_reft.commands.train, nested_reft.commands.evaluate\n"
+        "from nested_reft.runtime.sources import source_digest; source_digest('nested_reft.commands.train')\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before if '.' in name})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pydantic_core", "grimp", "torch", "transformers"} & set(found)
 
 
 def test_a_job_imports_our_sources_when_it_starts() -> None:
