@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
@@ -51,23 +52,37 @@ def test_throughput_draws_medians_pairs_and_ideal(collected: Path, small: Config
         assert f"measured {table['speedup'].iloc[-1]:.2f}×" in texts(axis)
 
 
-def test_time_bars_are_median_seconds_alone_and_in_pairs(collected: Path, small: Config) -> None:
+def test_time_bars_are_medians_over_the_full_step_of_the_same_pair(collected: Path, small: Config) -> None:
     summary, pairs = read_table(collected, "step_speed"), read_table(collected, "step_speed_pairs")
     for axis in time(summary, pairs, small).axes:
         chosen = pairs[pairs["size"] == axis.get_title()]
         bars = iter(axis.patches)
         heights = []
+        full = sum(chosen[f"baseline_{part}_seconds"] for part in PARTS)
         for part in PARTS:
             # The full model's are those of all pairs, whatever the skip of the other side.
-            medians = [chosen[f"baseline_{part}_seconds"].median()]
-            medians += [chosen[chosen["skip"] == skip][f"nested_{part}_seconds"].median() for skip in (10, 20)]
+            medians = [(chosen[f"baseline_{part}_seconds"] / full).median()]
+            own = chosen[f"nested_{part}_seconds"] / full
+            medians += [own[chosen["skip"] == skip].median() for skip in (10, 20)]
             assert [bar.get_height() for _, bar in zip(range(3), bars, strict=False)] == pytest.approx(medians)
             heights.append(medians)
         shares, above = texts(axis)[::2], texts(axis)[1::2]
         whole = [sum(column) for column in zip(*heights, strict=True)]
         assert shares == [f"{100 * own / all_of_it:.0f} %" for own, all_of_it in zip(heights[0], whole, strict=True)]
         speedups = summary[summary["size"] == axis.get_title()].set_index("skip")["speedup"]
-        assert above == ["1×", *(f"{speedups[skip]:.2f}×" for skip in (10, 20))]
+        assert above == [f"{full.median():.2g} s", *(f"{speedups[skip]:.2f}×" for skip in (10, 20))]
+
+
+def test_a_drift_between_two_jobs_does_not_change_the_bars(collected: Path, small: Config) -> None:
+    summary, pairs = read_table(collected, "step_speed"), read_table(collected, "step_speed_pairs")
+    slower = pairs.copy()
+    seconds = [column for column in pairs if column.endswith("_seconds")]
+    slower.loc[pairs["skip"] == 10, seconds] *= 1.5
+
+    def heights(table: pd.DataFrame) -> list[float]:
+        return [bar.get_height() for axis in time(summary, table, small).axes for bar in axis.patches]
+
+    assert heights(slower) == pytest.approx(heights(pairs))
 
 
 def test_reward_lines_are_means_over_seeds(collected: Path, small: Config) -> None:

@@ -69,6 +69,8 @@ class GroupedDecoder:
         causal = mask.new_ones(prompt_length, prompt_length).tril() & mask.unsqueeze(1)
         real = None if mask.all() else mask.flatten().nonzero().squeeze(-1)
         self._layout = _Layout(mask, prompt_length, real, prompt_length, self._model.grouped_mask(causal))
+        # Of every position, once: a step then looks up those of its rows.
+        self._rotations = self._model.rotations(torch.arange(prompt_length + max_new_tokens, device=device))
         hidden = self._forward(prompt_ids[mask], position_ids(mask)[mask], 0)
         lengths = mask.sum(-1)
 
@@ -149,4 +151,4 @@ class GroupedDecoder:
             seen = attention(layout.grid(query), keys[:, :length], values[:, :length], mask).flatten(0, 1)
             return seen if layout.active is None else seen[layout.active]
 
-        return self._model.forward(ids, position_ids, attention_fn)
+        return self._model.forward(ids, self._rotations[position_ids], attention_fn)

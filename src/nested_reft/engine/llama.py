@@ -87,12 +87,16 @@ class PackedModel:
             layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self._base.layers
         )
 
-    def forward(self, ids: Tensor, position_ids: Tensor, attention_fn: AttentionFn) -> Tensor:
-        """Hidden states (N, D) of N tokens at their positions, both (N,), after the last layer and its norm."""
+    def rotations(self, position_ids: Tensor) -> Tensor:
+        """What the rotary embedding multiplies heads at these positions (N,) by: complex, (N, 1, width / 2)."""
+        weight = self._base.embed_tokens.weight  # of hidden states it reads type and device only
+        cos, sin = self._base.rotary_emb(weight, position_ids.unsqueeze(0))  # (1, N, width), the same in both halves
+        half, wide = self._head_width // 2, torch.promote_types(weight.dtype, torch.float32)
+        return torch.complex(cos[0, :, None, :half].to(wide), sin[0, :, None, :half].to(wide))
+
+    def forward(self, ids: Tensor, rotation: Tensor, attention_fn: AttentionFn) -> Tensor:
+        """Hidden states (N, D) of N tokens with their `rotations`, after the last layer and its norm."""
         hidden = self._base.embed_tokens(ids)
-        cos, sin = self._base.rotary_emb(hidden, position_ids.unsqueeze(0))  # (1, N, width), the same in both halves
-        half, wide = self._head_width // 2, torch.promote_types(hidden.dtype, torch.float32)
-        rotation = torch.complex(cos[0, :, None, :half].to(wide), sin[0, :, None, :half].to(wide))
         layer_forward = self._layer_forward
         if self._recompute:
             layer_forward = partial(checkpoint, self._layer_forward, use_reentrant=False)
@@ -106,13 +110,14 @@ class PackedModel:
         normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
         qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
         heads = qkv.view(len(hidden), -1, self._head_width)
-        pair = heads[:, : self._heads + self._kv_heads]  # queries and keys
+        # Queries and keys, and values; `split`, since the gradient of each slice would be as large as the whole.
+        pair, value = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=1)
+        sides = [self._heads, self._kv_heads]
         if layer.head_norms is not None:
-            parts = (pair[:, : self._heads], pair[:, self._heads :])
-            pair = torch.cat([_norm(part, norm) for part, norm in zip(parts, layer.head_norms, strict=True)], dim=1)
-        pair = _rotate(pair, rotation)
-        value = heads[:, self._heads + self._kv_heads :]
-        seen = attention_fn(number, pair[:, : self._heads], pair[:, self._heads :], value)
+            parts = zip(torch.split(pair, sides, dim=1), layer.head_norms, strict=True)
+            pair = torch.cat([_norm(part, norm) for part, norm in parts], dim=1)
+        query, key = torch.split(_rotate(pair, rotation), sides, dim=1)
+        seen = attention_fn(number, query, key, value)
         hidden = _add_product(hidden, seen, layer.out)
         normed = _norm(hidden, layer.norms[1]).to(layer.gate.dtype)
         return _add_product(hidden, F.silu(normed @ layer.gate) * (normed @ layer.up), layer.down)

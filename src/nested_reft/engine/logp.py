@@ -107,7 +107,7 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
     prompt_mask, later, group_size = rollout.prompt_mask.bool(), _later(rollout), rollout.group_size
     (num_prompts, prompt_length), length = prompt_mask.shape, later.shape[1]
     lengths = prompt_mask.sum(-1)
-    num_prompt_tokens = int(lengths.sum())
+    num_prompt_tokens, num_later = int(lengths.sum()), int(later.sum())
     ids = torch.cat((rollout.prompt_ids[prompt_mask], rollout.tokens[:, :-1][later]))
     steps = torch.arange(length, device=ids.device) + lengths.repeat_interleave(group_size).unsqueeze(1)
     positions = torch.cat((position_ids(prompt_mask)[prompt_mask], steps[later]))
@@ -120,17 +120,17 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
     prompt_slots, later_slots = (mask.flatten().nonzero().squeeze(-1) for mask in (prompt_mask, later))
 
     def attention_fn(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        n = num_prompt_tokens
-        own_query, keys, values = (_grid(part[:n], prompt_slots, prompt_mask) for part in (query, key, value))
+        parts = [torch.split(part, [num_prompt_tokens, num_later]) for part in (query, key, value)]
+        own_query, keys, values = (_grid(of_prompts, prompt_slots, prompt_mask) for of_prompts, _ in parts)
         seen = attention(own_query, keys, values, prompts_see).flatten(0, 1)[prompt_slots]
-        if len(ids) == n:
+        if not num_later:
             return seen
-        own_query, own_keys, own_values = (_grid(part[n:], later_slots, later) for part in (query, key, value))
+        own_query, own_keys, own_values = (_grid(of_later, later_slots, later) for _, of_later in parts)
         keys = torch.cat((keys.repeat_interleave(group_size, dim=0), own_keys), dim=1)
         values = torch.cat((values.repeat_interleave(group_size, dim=0), own_values), dim=1)
         return torch.cat((seen, attention(own_query, keys, values, completions_see).flatten(0, 1)[later_slots]))
 
-    hidden = packed.forward(ids, positions, attention_fn)
+    hidden = packed.forward(ids, packed.rotations(positions), attention_fn)
     needed = torch.cat((hidden[lengths.cumsum(0) - 1], hidden[num_prompt_tokens:]))
     logits = packed.logits(needed)
     return logits[:num_prompts], logits[num_prompts:]

@@ -88,9 +88,6 @@ def sample_completions(
     decoder = make_decoder(model)
     logits = upcast(decoder.start(prompt_ids, prompt_mask, group_size, max_new_tokens))
     logits = logits.repeat_interleave(group_size, dim=0)
-    tokens = torch.full((num_rows, max_new_tokens), pad_id, dtype=torch.long, device=device)
-    mask = torch.zeros((num_rows, max_new_tokens), dtype=torch.bool, device=device)
-    logp = torch.zeros((num_rows, max_new_tokens), dtype=logits.dtype, device=device)
     # One for every row and step, used or not, so that a completion does not depend on when another one ends.
     first, num_prompts = part or (0, len(prompt_ids))
 
@@ -101,21 +98,23 @@ def sample_completions(
         uniform = torch.cat([numbers(1, source) for source in generator], dim=1).flatten(1)
     else:
         uniform = numbers(num_prompts, generator)[:, first : first + len(prompt_ids)].flatten(1)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []  # of each, rows and their tokens and log-probabilities
     supports: list[tuple[Tensor, Tensor]] = []
     active = torch.arange(num_rows, device=device)  # rows that have not ended
     for step in range(max_new_tokens):
+        scaled = logits if temperature in (0, 1) else logits / temperature
         if temperature == 0:
-            token = logits.argmax(-1)
+            token, logp = logits.argmax(-1), logits.new_zeros(len(logits))
         elif (top_k is None or top_k >= logits.shape[-1]) and (top_p is None or top_p == 1):
-            token, logp[active, step] = _choose(logits / temperature, uniform[step, active])
+            token, logp = _choose(scaled, uniform[step, active])
         else:
-            kept, log_probs = _truncate(logits / temperature, top_k, top_p)
-            rank, logp[active, step] = _choose(log_probs, uniform[step, active])
+            kept, log_probs = _truncate(scaled, top_k, top_p)
+            rank, logp = _choose(log_probs, uniform[step, active])
             # A row of nan has no rank; its logp is nan, but its token must still be one that the model can read.
             token = kept.gather(-1, rank.unsqueeze(-1)).squeeze(-1).clamp_min(0)
             supports.append((active, kept.int()))
-        tokens[active, step], mask[active, step] = token, True
-        going = torch.isin(token, ends, invert=True)
+        steps.append((active, token, logp))
+        going = (token.unsqueeze(-1) != ends).all(-1)
         if step + 1 == max_new_tokens or not going.any():
             break
         if not going.all():
@@ -123,9 +122,23 @@ def sample_completions(
             active, token = active[rows], token[rows]
             decoder.keep(rows)
         logits = upcast(decoder.step(token))
-    mask = mask[:, : step + 1]
+    tokens, mask, logp = _by_row(steps, num_rows, pad_id)
     support = _stack(supports, mask, pad_id) if supports else None
-    return Rollout(prompt_ids, prompt_mask, tokens[:, : step + 1], mask, logp[:, : step + 1], support)
+    return Rollout(prompt_ids, prompt_mask, tokens, mask, logp, support)
+
+
+def _by_row(
+    steps: Sequence[tuple[Tensor, Tensor, Tensor]], num_rows: int, pad_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, mask and log-probabilities (B, T), from the rows (R,) of each of T steps with their (R,) of each."""
+    rows, chosen, logps = (torch.cat(parts) for parts in zip(*steps, strict=True))
+    shape, device = (num_rows, len(steps)), rows.device
+    columns = torch.cat([torch.full_like(row, step) for step, (row, _, _) in enumerate(steps)])
+    tokens = torch.full(shape, pad_id, dtype=torch.long, device=device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=device)
+    logp = torch.zeros(shape, dtype=logps.dtype, device=device)
+    tokens[rows, columns], mask[rows, columns], logp[rows, columns] = chosen, True, logps
+    return tokens, mask, logp
 
 
 def _choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,27 +150,31 @@ def _choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     shifted = logits - logits.amax(-1, keepdim=True)
     weights = shifted.exp()
     if logits.shape[-1] <= BLOCK:
-        column, total, _ = _invert(weights, uniform)
+        column, cumulative, _ = _search(weights, uniform)
+        total = cumulative[:, -1]
     else:
         blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).view(len(weights), -1, BLOCK)
-        block, total, uniform = _invert(blocks.sum(-1), uniform)
-        column, _, _ = _invert(blocks[torch.arange(len(blocks), device=block.device), block], uniform)
-        column = (block * BLOCK + column).clamp_max(logits.shape[-1] - 1)
-    return column, shifted.gather(-1, column.unsqueeze(-1)).squeeze(-1) - total.log()
+        of_blocks = blocks.sum(-1)
+        block, cumulative, wanted = _search(of_blocks, uniform)
+        total = cumulative[:, -1]
+        # How far into the block's weight that is, from 0 to 1.
+        within = 1 - (cumulative.gather(-1, block) - wanted) / of_blocks.gather(-1, block)
+        uniform, block = within.clamp(0, 1).squeeze(-1), block.squeeze(-1)
+        column, _, _ = _search(blocks[torch.arange(len(blocks), device=block.device), block], uniform)
+        column = (block.unsqueeze(-1) * BLOCK + column).clamp_max(logits.shape[-1] - 1)
+    return column.squeeze(-1), shifted.gather(-1, column).squeeze(-1) - total.log()
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The column at which the cumulative sum of each row of weights (R, V) passes uniform (R,) times the total, the
-    total, and how far into the column's weight that is, from 0 to 1: (R,) each.
+def _search(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The column (R, 1) at which the cumulative sum (R, V) of each row of weights passes uniform (R,) times the total,
+    the cumulative sum, and that product (R, 1).
     """
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     # Below the total, however it is rounded; `right` then finds a column, and never one of weight 0.
     wanted = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
     column = torch.searchsorted(cumulative, wanted, right=True).clamp_max(weights.shape[-1] - 1)  # nan has none
-    weight = weights.gather(-1, column)
-    within = 1 - (cumulative.gather(-1, column) - wanted) / weight
-    return column.squeeze(-1), total.squeeze(-1), within.clamp(0, 1).squeeze(-1)
+    return column, cumulative, wanted
 
 
 def _truncate(scaled: Tensor, top_k: int | None, top_p: float | None) -> tuple[Tensor, Tensor]:

@@ -73,8 +73,9 @@ FIGURES: dict[str, Entry] = {
         SPEED,
         ("step_speed", "step_speed_pairs"),
         "Where a training step's time goes, timed alone on the machine, steps with nested rollouts and with those of "
-        "the full model in turn, on equal work: median seconds of each part over pairs (skip 0: over those of all "
-        "skips). In each bar: the rollout's share, which is all that skipping layers can save. Above each bar: the "
+        "the full model in turn, on equal work: each part over the full model's step of the same pair, median over "
+        "pairs (skip 0: over those of all skips). In each bar: the rollout's share, which is all that skipping layers "
+        "can save. Above the first bar: its median in seconds. Above each other bar: the "
         "whole step's speed-up, the median over pairs.",
     ),
     "tradeoff": Entry(

@@ -58,10 +58,13 @@ def throughput(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Fi
 
 
 def time(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Figure:
-    """Median seconds of a training step by part, stacked per skip; above each bar, the whole step's speed-up."""
+    """A training step by part, stacked per skip, over the full model's step of the same pair; medians over pairs.
+
+    Above the full model's bar its seconds, above each other bar the whole step's speed-up.
+    """
     skips = [0, *nested_skips(config)]
     speedups = step_speedups(summary, config)
-    figure, axes = panels(1, len(config.sizes), (2.6, 2.1))
+    figure, axes = panels(1, len(config.sizes), (2.6, 2.1), sharey=True)
     for axis, size in zip(axes[0], config.sizes, strict=True):
         chosen = pairs[pairs["size"] == size]
         axis.set_title(size)
@@ -69,20 +72,23 @@ def time(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Figure:
         if chosen.empty:
             not_run(axis)
             continue
-        nested = chosen.groupby("skip")[[f"nested_{part}_seconds" for part in PARTS]].median()
-        full = chosen[[f"baseline_{part}_seconds" for part in PARTS]].median()
-        seconds = pd.DataFrame([full.to_numpy()], index=[0], columns=list(PARTS))
-        seconds = pd.concat([seconds, nested.set_axis(list(PARTS), axis=1)]).reindex(skips)
-        bottom = seconds["rollout"] * 0
+        # Of the same pair: between the jobs of two skips the machine's speed drifts by more than a skip saves.
+        whole = chosen[[f"baseline_{part}_seconds" for part in PARTS]].sum(axis=1)
+        full, nested = (
+            chosen[[f"{side}_{part}_seconds" for part in PARTS]].set_axis(list(PARTS), axis=1).div(whole, axis=0)
+            for side in ("baseline", "nested")
+        )
+        shares = pd.concat([full.median().to_frame(0).T, nested.groupby(chosen["skip"]).median()]).reindex(skips)
+        bottom = shares["rollout"] * 0
         for part, (color, hatch) in PARTS.items():
-            height = seconds[part]
+            height = shares[part]
             axis.bar(range(len(skips)), height, 0.62, bottom, color=color, hatch=hatch, edgecolor="white", lw=0.5)
             bottom = bottom + height
         for place, skip in enumerate(skips):
             speedup = speedups[size, skip] if skip else None
-            text = f"{speedup.estimate:.2f}×" if speedup else "1×" if not skip else "not run"
+            text = f"{speedup.estimate:.2f}×" if speedup else "not run" if skip else f"{whole.median():.2g} s"
             top = bottom.loc[skip]
-            rollout = seconds["rollout"].loc[skip]
+            rollout = shares["rollout"].loc[skip]
             if rollout >= LEAST_SHARE * top:
                 share = f"{100 * rollout / top:.0f} %"
                 axis.text(place, rollout / 2, share, ha="center", va="center", fontsize=7)
@@ -90,6 +96,6 @@ def time(summary: pd.DataFrame, pairs: pd.DataFrame, config: Config) -> Figure:
         axis.margins(y=0.12)
     handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=part) for part, (c, h) in PARTS.items()]
     figure.legend(handles=handles[::-1], loc="outside upper center", ncols=3)
-    figure.supylabel("seconds per training step", fontsize=8)
+    figure.supylabel("time of a training step (full model: 1)", fontsize=8)
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure
