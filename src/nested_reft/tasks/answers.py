@@ -48,6 +48,11 @@ class Number:
     percent: bool = False
 
     @property
+    def latex(self) -> str:
+        """The number for a grammar that would read 1e-10 as 1 e - 10."""
+        return rf"\frac{{{self.value.numerator}}}{{{self.value.denominator}}}"
+
+    @property
     def rounded(self) -> bool:
         """Whether it has enough digits to stand for a value that it does not equal."""
         return self.places is not None and abs(self.value) * 10**self.places >= 10 ** (ROUNDED_DIGITS - 1)
@@ -105,6 +110,11 @@ def as_number(text: str) -> Number | None:
     if "." in text and (match := _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)):
         return _repeating(*match.groups())
     return None
+
+
+def decimal_comma(text: str) -> Number | None:
+    """`1,22` as 1.22, in a response whose gold answer is one number. A gold answer of 1,22 is two numbers."""
+    return as_number(text.replace(",", ".")) if re.fullmatch(r"-?[0-9]+,[0-9]+", text) else None
 
 
 def as_calculation(text: str) -> Number | None:

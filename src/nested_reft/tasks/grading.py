@@ -2,8 +2,8 @@
 
 The final answer is found in the response (`extraction`, `options`), brought to one spelling (`spelling`) and compared:
 numbers, calculations, options, words, lists, tuples and intervals here, in exact rational arithmetic; what needs
-algebra by math-verify, in a worker process (`symbolic`) that is killed at a time limit. It starts when it is first
-needed, which takes most of a second. The text of a model is never run as code.
+algebra by math-verify, in a worker process (`symbolic`) that starts when it is first needed, and is killed at a time
+limit. The text of a model is never run as code.
 
 Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong;
 docs/grading.md has all of them. The most important ones:
@@ -26,12 +26,12 @@ from functools import lru_cache
 from nested_reft.tasks import symbolic
 from nested_reft.tasks.answers import (
     MAX_CHARS,
-    Number,
     as_calculation,
     as_number,
     as_text,
     brackets,
     certainly_not,
+    decimal_comma,
     same_number,
     split_top,
 )
@@ -45,10 +45,8 @@ _cut_off = Counter[str]()
 
 # After so many of the worker's seconds no further part of an answer is compared; one formula has symbolic.TIME_LIMIT.
 SECONDS = 1.0
-# Deeper nesting than any answer has; it bounds the recursion on hostile text.
-_MAX_DEPTH = 6
-# Two lists are matched by trying every pair.
-_MAX_PARTS = 64
+_MAX_DEPTH = 6  # deeper nesting than any answer has; it bounds the recursion on hostile text
+_MAX_PARTS = 64  # two lists are matched by trying every pair
 _NAME = r"(?:(?:\\(?:text|math[a-z]+|operatorname)\s*\{[A-Za-z ]+\}|\\?[A-Za-z]+)'*(?:_\s*(?:\w|\{[^{}]*\}|\\[a-z]+))?)"
 _LEFT_NAME = re.compile(
     rf"\s*{_NAME}(?:\s*\([^()=]*\))?\s*|\s*\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\)\s*|\s*\\frac\{{[A-Z]+\}}\{{[A-Z]+\}}\s*"
@@ -138,7 +136,7 @@ def _equal(found: str, expected: str, bound: _Bound) -> bool:
     a, b = as_number(found), as_number(expected)
     if (value := a or as_calculation(found)) and (other := b or as_calculation(expected)):
         return same_number(value, other)
-    if b and (as_decimal_comma := _decimal_comma(found)):
+    if b and (as_decimal_comma := decimal_comma(found)):
         return same_number(as_decimal_comma, b)
     if is_time(found) or is_time(expected):
         return False  # 09:00 is not 9, and 21:00 is another time
@@ -158,24 +156,14 @@ def _equal(found: str, expected: str, bound: _Bound) -> bool:
     if sum(bound.seconds) > SECONDS:
         raise _TooLongError
     answer = symbolic.equivalent(
-        _fraction(a) if a else found,
-        _fraction(b) if b else expected,
+        a.latex if a else found,
+        b.latex if b else expected,
         number.places if number and number.rounded else None,
     )
     bound.seconds.append(answer.seconds)
     if answer.equal is None:
         raise _TooLongError
     return answer.equal
-
-
-def _fraction(number: Number) -> str:
-    """The number as LaTeX; the grammar would read 1e-10 as 1 e - 10."""
-    return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
-
-
-def _decimal_comma(text: str) -> Number | None:
-    """`1,22` as 1.22, in a response whose gold answer is one number. A gold answer of 1,22 is two numbers."""
-    return as_number(text.replace(",", ".")) if re.fullmatch(r"-?[0-9]+,[0-9]+", text) else None
 
 
 def _equal_approximations(found: str, expected: str, bound: _Bound) -> bool | None:
