@@ -86,7 +86,7 @@ def test_what_certainly_is_not_a_number_is_not_for_the_worker_either(text: str, 
 
 
 def test_answers_of_the_default_experiment_start_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right, wrong and cut off: starting the worker would take as long as a fifth of a run."""
+    """Right, wrong and cut off: starting the worker takes longer than grading all answers of a job."""
 
     def refuse(*_: object) -> symbolic.Verdict:
         raise AssertionError("the worker was asked")

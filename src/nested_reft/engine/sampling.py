@@ -151,18 +151,16 @@ def _choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     weights = shifted.exp()
     if logits.shape[-1] <= BLOCK:
         column, cumulative, _ = _search(weights, uniform)
-        total = cumulative[:, -1]
     else:
         blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).view(len(weights), -1, BLOCK)
         of_blocks = blocks.sum(-1)
         block, cumulative, wanted = _search(of_blocks, uniform)
-        total = cumulative[:, -1]
         # How far into the block's weight that is, from 0 to 1.
         within = 1 - (cumulative.gather(-1, block) - wanted) / of_blocks.gather(-1, block)
         uniform, block = within.clamp(0, 1).squeeze(-1), block.squeeze(-1)
         column, _, _ = _search(blocks[torch.arange(len(blocks), device=block.device), block], uniform)
         column = (block.unsqueeze(-1) * BLOCK + column).clamp_max(logits.shape[-1] - 1)
-    return column.squeeze(-1), shifted.gather(-1, column).squeeze(-1) - total.log()
+    return column.squeeze(-1), shifted.gather(-1, column).squeeze(-1) - cumulative[:, -1].log()
 
 
 def _search(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
