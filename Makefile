@@ -59,7 +59,7 @@ MANIFEST_laptop := small/stories
 MANIFEST_smollm2 := 135m/svamp
 
 # The tables for people and LaTeX, and the small ones of the tidy tables.
-REFERENCE_CSV := claims cells verdicts runs throughput step_speed gradients strategies nestability_batches
+REFERENCE_CSV := claims cells verdicts runs gains throughput step_speed gradients strategies nestability_batches
 
 reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs/reference; EXPERIMENT=smollm2 for that one
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables

@@ -21,9 +21,10 @@ HEADER = """\
 
 <!-- Written by `make config-docs` from src/nested_reft/config/; change the texts there. -->
 
-`config.yaml` (the default), `smoke.yaml` and `paper.yaml` are complete experiments; `snakemake --configfile FILE`
-takes another. Keys and values are checked before anything runs: an error names the key and what would be right. Why the
-values are what they are is in [docs/choices.md](../docs/choices.md).
+`config.yaml` (the default), `smoke.yaml`, `smollm2.yaml` and `paper.yaml` are complete experiments.
+`snakemake --configfile FILE` takes another, `--configfile FILE CHANGES` one with the keys of a second file in place of
+its own; `changes/` has such files. Keys and values are checked before anything runs: an error names the key and what
+would be right. Why the values are what they are is in [docs/choices.md](../docs/choices.md).
 
 A key that is not required may be left out and then has its default. The range of a list is that of each entry. `<name>`
 is a name of your own, of the characters `a-z 0-9 _ .`, the first a letter or digit.

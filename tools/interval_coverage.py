@@ -6,7 +6,7 @@
 One accuracy: seeds and problems vary. A seed's accuracy is drawn about the true one with a standard deviation, and
 problem j is right in one answer of seed i if a normal number, shared by all seeds up to a correlation, says so: with
 correlation 0 every seed fails at other problems, near 1 all at the same ones. One difference: the problems are fixed,
-as in the report, and seeds and answers vary.
+as in the report, and seeds and answers vary. One gain over the model that all seeds started from: problems vary too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from itertools import product
 import numpy as np
 from scipy import stats
 
-from nested_reft.report.statistics.intervals import Array, Interval, accuracy_interval, paired_difference, t_interval
+from nested_reft.report.statistics.intervals import (
+    Array,
+    Interval,
+    accuracy_interval,
+    crossed_difference,
+    paired_difference,
+    t_interval,
+)
 
 SEEDS, PROBLEMS = (2, 3, 5), (16, 50, 100, 300, 1000)
 ACCURACIES, SPREADS = (0.05, 0.11, 0.5, 0.9), (0.0, 0.02, 0.05)
@@ -34,13 +41,20 @@ def seeds_accuracies(accuracy: float, spread: float, shape: tuple[int, ...], rng
     return rng.beta(accuracy * size, (1 - accuracy) * size, shape)
 
 
-def measured(true: Array, difficulty: Array, correlation: float, answers: int, rng: np.random.Generator) -> Array:
-    """Accuracies (repeats, seeds) on `difficulty` (repeats, problems), of seeds with these true ones."""
+def answered(true: Array, difficulty: Array, correlation: float, answers: int, rng: np.random.Generator) -> Array:
+    """Share of right answers (repeats, seeds, problems) of seeds with these true accuracies (repeats, seeds), to
+    problems of this `difficulty` (repeats, problems).
+    """
     difficulty, threshold = np.sqrt(correlation) * difficulty[:, None], stats.norm.ppf(true)[..., None]
     right = np.zeros((*true.shape, difficulty.shape[-1]))
     for _ in range(answers):
         right += difficulty + np.sqrt(1 - correlation) * rng.standard_normal(right.shape) < threshold
-    return np.asarray(right.mean(axis=-1) / answers, dtype=np.float64)
+    return right / answers
+
+
+def measured(true: Array, difficulty: Array, correlation: float, answers: int, rng: np.random.Generator) -> Array:
+    """Accuracies (repeats, seeds) over all problems."""
+    return np.asarray(answered(true, difficulty, correlation, answers, rng).mean(axis=-1), dtype=np.float64)
 
 
 def coverage(
@@ -75,6 +89,21 @@ def coverage_of_differences(
         first, second = (_on_problems(accuracy, spread, difficulty, correlation) for accuracy in accuracies)
         truths.append(second - first)
     return _held(found, np.concatenate(truths))
+
+
+def coverage_of_gains(
+    accuracies: tuple[float, float], spread: float, seeds: int, problems: int, correlation: float, answers: int,
+    repeats: int,
+) -> tuple[float, float]:  # fmt: skip
+    """The share of intervals that hold the gain of seeds over one model on drawn problems, and their width."""
+    rng = np.random.default_rng(0)
+    found: list[Interval] = []
+    for _ in range(-(-repeats // 100)):
+        difficulty = rng.standard_normal((100, problems))
+        start = answered(np.full((100, 1), accuracies[0]), difficulty, correlation, answers, rng)
+        true = seeds_accuracies(accuracies[1], spread, (100, seeds), rng)
+        found += [crossed_difference(rows) for rows in answered(true, difficulty, correlation, answers, rng) - start]
+    return _held(found, np.full(len(found), accuracies[1] - accuracies[0]))
 
 
 def _on_problems(accuracy: float, spread: float, difficulty: Array, correlation: float) -> Array:
@@ -115,6 +144,11 @@ def main() -> None:
         pairs = ((0.11, 0.11), (0.5, 0.45), (0.9, 0.7))
         grid = product(pairs, SPREADS, (0.5,), ANSWERS)
         found = [coverage_of_differences(a, s, seeds, problems, c, k, repeats) for a, s, c, k in grid]
+        print(f"{seeds} seeds, {problems:4} problems: {_line(found)}", flush=True)
+    print("gain over one model, over seeds and problems")
+    for seeds, problems in product(SEEDS, PROBLEMS):
+        gains = product(((0.05, 0.05), (0.25, 0.33), (0.5, 0.9)), SPREADS, CORRELATIONS, ANSWERS)
+        found = [coverage_of_gains(a, s, seeds, problems, c, k, repeats) for a, s, c, k in gains]
         print(f"{seeds} seeds, {problems:4} problems: {_line(found)}", flush=True)
 
 

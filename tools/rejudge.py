@@ -22,6 +22,7 @@ from nested_reft.report.claims.tables import write_judged
 from nested_reft.report.figures.draw import draw
 from nested_reft.report.pages.page import write_page
 from nested_reft.report.tables.accuracy import accuracy_page, accuracy_table
+from nested_reft.report.tables.gains import gain_page, gain_table
 from nested_reft.report.tables.gradients import exact_bias_page, exact_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_page, layer_choice_table
 from nested_reft.report.tables.parity import equivalence_page, equivalence_table
@@ -41,6 +42,8 @@ def rejudge(root: Path, config: Config) -> None:
     for metric in METRICS:
         table = accuracy_table(runs, config, metric)
         write_page(root, f"accuracy_{metric}", table, accuracy_page(table, config, metric))
+    table = gain_table(read_table(root, "gains"), config)
+    write_page(root, "gain_by_benchmark", table, gain_page(table, config))
     table = equivalence_table(runs, config)
     write_page(root, "equivalence", table, equivalence_page(table, config))
     table = layer_choice_table(strategies, config)

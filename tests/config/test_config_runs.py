@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from snakemake.utils import update_config
 from valid_config import COMPARED, CONFIGS, VALID, changed
 
 from nested_reft.config.experiment import benchmark_batches, load_config, parse_config
+from nested_reft.config.reading import read_settings
 from nested_reft.config.run_table import all_runs, run_table, strategy_table
 from nested_reft.config.strict import ConfigError
 from nested_reft.core.layer_selection import num_skipped
@@ -106,6 +108,18 @@ def test_the_project_s_configs_load(name: str, runs: int) -> None:
 
 def test_every_config_file_is_tested() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper", "smollm2"}
+
+
+def test_changes_go_on_top_of_a_config() -> None:
+    changes = {path.stem: read_settings(path) for path in (CONFIGS / "changes").glob("*.yaml")}
+    assert list(changes) == ["smollm2-baseline"]
+    settings = read_settings(CONFIGS / "smollm2.yaml")
+    update_config(settings, changes["smollm2-baseline"])  # what Snakemake does with a second --configfile
+    config, whole = parse_config(settings), load_config(CONFIGS / "smollm2.yaml")
+    assert [(run.skip, run.seed) for run in all_runs(config)] == [(0, seed) for seed in whole.seeds]
+    changed = {"steps": 2 * whole.training.steps}
+    assert config.training == whole.training.model_copy(update=changed)
+    assert (config.evaluation, config.warmup) == (whole.evaluation, whole.warmup)
 
 
 @pytest.mark.parametrize(

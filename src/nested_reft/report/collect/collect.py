@@ -14,6 +14,7 @@ import pandas as pd
 from nested_reft.config.experiment import Config, nested_skips, stages
 from nested_reft.config.run import Run
 from nested_reft.config.run_table import run_table, strategy_table
+from nested_reft.report.collect.gains import gains_table
 from nested_reft.report.collect.measurements import (
     exact_table,
     gradient_table,
@@ -52,6 +53,7 @@ def collect(root: Path, config: Config) -> None:
     skips = nested_skips(config)
     runs, strategies = _runs(root, config)
     write_table(root, "runs", runs)
+    write_table(root, "gains", gains_table(root, config))
     write_table(root, "training", _training(root, config, _in_table_order(config)))
     write_table(root, "strategies", strategies)
     summary, pairs = throughput_tables(root, config, skips)

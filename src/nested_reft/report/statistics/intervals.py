@@ -72,10 +72,7 @@ def t_interval(values: Array, level: float = LEVEL, scale: Scale = UNBOUNDED) ->
     if n < 2:
         return Interval(mean, math.nan, math.nan, n, level, scale.method)
     half = float(_quantile(n - 1, level) * values.std(ddof=1) / math.sqrt(n))
-    if half == 0:
-        return Interval(mean, mean, mean, n, level, scale.method)  # also at a bound, where there is no slope
-    low, high = (float(scale.back(scale.to(mean) + side * half * scale.slope(mean))) for side in (-1, 1))
-    return Interval(mean, low, high, n, level, scale.method)
+    return Interval(mean, *_around(mean, half, scale), n, level, scale.method)
 
 
 def score_interval(share: float, problems: float, level: float = LEVEL) -> Interval:
@@ -112,6 +109,24 @@ def paired_difference(treatment: Array, control: Array, level: float = LEVEL) ->
     """
     treatment, control = _paired(treatment, control)
     return t_interval(treatment - control, level, DIFFERENCE)
+
+
+def crossed_difference(differences: Array, level: float = LEVEL) -> Interval:
+    """Mean of `differences` (seeds, problems) of shares, each a pair of the same problem, over seeds and problems.
+
+    The variance of the mean has a part between the seeds' means and one between the problems'. Both contain the chance
+    of single answers, so the interval is rather too wide than too narrow. The squares of the two half-widths are added,
+    as in `accuracy_interval`, on the scale of `DIFFERENCE`. `n` counts seeds.
+    """
+    if differences.ndim != 2 or not differences.size:
+        raise ValueError(f"differences must have the shape (seeds, problems), got {differences.shape}")
+    by_seed, by_problem = differences.mean(axis=1), differences.mean(axis=0)
+    n, mean = len(by_seed), float(differences.mean())
+    method = f"{DIFFERENCE.method}, over seeds and problems"
+    if min(differences.shape) < 2:
+        return Interval(mean, math.nan, math.nan, n, level, method)
+    squared = [_quantile(len(part) - 1, level) ** 2 * part.var(ddof=1) / len(part) for part in (by_seed, by_problem)]
+    return Interval(mean, *_around(mean, math.sqrt(sum(squared)), DIFFERENCE), n, level, method)
 
 
 def paired_ratio(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
@@ -162,6 +177,14 @@ def against_zero(low: float, high: float) -> AgainstZero:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"
     return "below 0" if high < 0 else "above 0" if low > 0 else "includes 0"
+
+
+def _around(mean: float, half: float, scale: Scale) -> tuple[float, float]:
+    """mean ± half, added on `scale`."""
+    if half == 0:
+        return mean, mean  # also at a bound, where there is no slope
+    low, high = (float(scale.back(scale.to(mean) + side * half * scale.slope(mean))) for side in (-1, 1))
+    return low, high
 
 
 def _wilson(share: float, problems: float, quantile: float) -> tuple[float, float]:

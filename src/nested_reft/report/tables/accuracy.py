@@ -31,7 +31,7 @@ def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFr
                     {
                         "dataset": dataset,
                         "size": size,
-                        "model": _model_name(correction, skip),
+                        "model": model_name(correction, skip),
                         **_accuracy_cells(cell, config, metric),
                     }
                 )
@@ -67,7 +67,8 @@ def _accuracy_cells(cell: pd.DataFrame, config: Config, metric: str) -> dict[str
     return texts
 
 
-def _model_name(correction: str, skip: int) -> str:
+def model_name(correction: str, skip: int) -> str:
+    """How the tables call the models of a correction and skip, or of a stage before reinforcement."""
     if correction in STAGES:
         return STAGES[correction]
     return f"{correction}, skip {skip} %" if skip else "baseline ReFT"

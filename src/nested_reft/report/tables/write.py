@@ -10,6 +10,7 @@ from pathlib import Path
 from nested_reft.config.experiment import Config
 from nested_reft.report.pages.page import write_page
 from nested_reft.report.tables.accuracy import accuracy_page, accuracy_table
+from nested_reft.report.tables.gains import gain_page, gain_table
 from nested_reft.report.tables.gradients import (
     exact_bias_page,
     exact_bias_table,
@@ -32,6 +33,8 @@ def write_tables(root: Path, config: Config) -> None:
     for metric in METRICS:
         table = accuracy_table(runs, config, metric)
         write_page(root, f"accuracy_{metric}", table, accuracy_page(table, config, metric))
+    table = gain_table(read_table(root, "gains"), config)
+    write_page(root, "gain_by_benchmark", table, gain_page(table, config))
     table = speedup_table(throughput, step_speed, config)
     write_page(root, "speedup", table, speedup_page(table))
     table = equivalence_table(runs, config)
