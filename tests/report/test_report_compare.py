@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import Effects, make_config, write_results
+from synthetic import MANIFEST, Effects, make_config, write_results
 
 from nested_reft.cli import main
 from nested_reft.report.claims.tables import write_claims
@@ -102,6 +103,20 @@ def test_the_command_finds_another_speed_bias_and_accuracy(
     assert "C1 (large, skip 20 %): 1.1" in out
     assert "C3-is_sequence" not in out
     assert out.rstrip().endswith(f"{changed} differs from {reference}")
+
+
+def test_another_processor_is_named_if_anything_differs(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = run(tmp_path / "changed", replace(CLEAR, learned=0.0))
+    kept = tmp_path / "kept"
+    shutil.copytree(reference / "tables", kept / "tables")
+    for processor, named in ((MANIFEST["processor"], False), ("Another processor", True)):
+        (kept / "manifest.json").write_text(json.dumps(MANIFEST | {"processor": processor, "settings_hash": "0"}))
+        assert call(changed, kept) == 3
+        assert ("computed on Another processor, this run on A processor" in capsys.readouterr().out) == named
+        assert call(reference, kept) == 0
+        assert "Another processor" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["claims", "cells"])

@@ -8,13 +8,13 @@ library versions round differently. A verdict can differ although no value does,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nested_reft.report.collect.records import ReportError
+from nested_reft.report.collect.records import ManifestRecord, ReportError, read_record
 from nested_reft.report.tidy import read_table
 
 KEY = ["id", "size", "dataset", "skip"]
@@ -29,13 +29,17 @@ class DifferenceError(ReportError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs, one line each; `compared` cells have an interval in both, `without` cells in one or neither."""
+    """What differs, one line each; `compared` cells have an interval in both, `without` cells in one or neither.
+
+    `processors`: that of the reference and those of this run, if they are known to be others.
+    """
 
     verdicts: tuple[str, ...]
     values: tuple[str, ...]
     missing: tuple[str, ...]
     compared: int
     without: int
+    processors: tuple[str, str] | None = None
 
     @property
     def differs(self) -> bool:
@@ -52,13 +56,23 @@ class Comparison:
         ]
         if any(line.startswith(SPEED) for line in (*self.verdicts, *self.values)):
             parts.append(f"{' and '.join(SPEED)} are about speed: another machine may well differ.")
+        if self.differs and self.processors:
+            parts.append(
+                "The reference was computed on {}, this run on {}. Processors round differently, so a model that is "
+                "pre-trained or warmed up here is another one, which the intervals do not cover.".format(
+                    *self.processors
+                )
+            )
         return "\n".join(part for part in parts if part)
 
 
 def compare_folders(reference: Path, root: Path) -> Comparison:
-    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; ReportError if one is missing."""
+    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; ReportError if one is missing.
+
+    `reference` is a run that `make reference` kept, `root` a folder of results.
+    """
     tables = [_table(folder, name) for name in ("claims", "cells") for folder in (reference, root)]
-    return compare(*tables)
+    return replace(compare(*tables), processors=_processors(reference, root))
 
 
 def compare(
@@ -94,6 +108,15 @@ def _table(folder: Path, name: str) -> pd.DataFrame:
     if absent := [column for column in wanted if column not in table]:
         raise ReportError.damaged(path, f"has no column {absent[0]!r}")
     return table
+
+
+def _processors(reference: Path, root: Path) -> tuple[str, str] | None:
+    """The processors of a kept run, which has one manifest, and of a run, if they are known and differ."""
+    manifest, table = reference / "manifest.json", root / "tables/manifests.csv"
+    if not manifest.exists() or not table.exists():
+        return None
+    kept, here = read_record(manifest, ManifestRecord).processor, sorted(set(read_table(root, "manifests")["processor"]))
+    return None if not here or here == [kept] else (kept, " and ".join(here))
 
 
 def _where(row: Mapping[Any, Any]) -> str:
