@@ -41,3 +41,12 @@ def test_the_gain_on_svamp_of_the_language_model() -> None:
     gain = paired_difference(after, np.full(len(after), before))
     quoted = f"{100 * gain.estimate:.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
     assert f"points: {quoted} in" in (DOCS / "smollm2.md").read_text(encoding="utf-8")
+
+
+def test_the_gains_of_the_language_model_after_twice_as_many_steps() -> None:
+    gains = pd.read_csv(DOCS / "reference/smollm2_baseline/tables/gains.csv")
+    gains = gains[gains["metric"] == "sampled"].set_index("benchmark")[["gain", "low", "high"]]
+    page = " ".join((DOCS / "smollm2.md").read_text(encoding="utf-8").split())
+    for benchmark in ("svamp_test", "multiarith"):
+        estimate, low, high = (f"{value:+.1f}".replace("-", "−") for value in 100 * gains.loc[benchmark])
+        assert f"{estimate} [{low}, {high}] points" in page, benchmark
