@@ -115,7 +115,8 @@ def _processors(reference: Path, root: Path) -> tuple[str, str] | None:
     manifest, table = reference / "manifest.json", root / "tables/manifests.csv"
     if not manifest.exists() or not table.exists():
         return None
-    kept, here = read_record(manifest, ManifestRecord).processor, sorted(set(read_table(root, "manifests")["processor"]))
+    kept = read_record(manifest, ManifestRecord).processor
+    here = sorted(set(read_table(root, "manifests")["processor"]))
     return None if not here or here == [kept] else (kept, " and ".join(here))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from nested_reft.report.statistics.intervals import Interval
 
 NOT_RUN = "not run"
+NO_NESTED_RUNS = "Not run: the configuration has no nested runs, only the baseline."
 # Measured, but lost in the noise.
 NOT_RESOLVED = "not resolved"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, ratio, with_interval
+from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RESOLVED, NOT_RUN, ratio, with_interval
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import gradient_biases, gradient_variances
 from nested_reft.report.statistics.gradients import bias_verdict
@@ -13,6 +13,10 @@ from nested_reft.report.statistics.gradients import bias_verdict
 ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
 # In double precision, a bias of zero is below this.
 ZERO = 1e-10
+COLUMNS = [
+    "size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "cosine",
+    "variance ratio", "batches", "verdict",
+]  # fmt: skip
 
 
 def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -40,11 +44,14 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame
     order = {size: place for place, size in enumerate(config.sizes)}
     # By skip before correction: corrections are compared at the same skip.
     rows.sort(key=lambda row: (order[row["size"]], int(row["skip %"])))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
     """The gradient table with its notes."""
+    title = "Bias and variance of the gradient estimates"
+    if table.empty:
+        return Page(title, (), NO_NESTED_RUNS)
     settings = config.gradients
     notes = (
         "Gradients of the model that reinforcement starts from. One batch has "
@@ -59,7 +66,7 @@ def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
         f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above. "
         "Inconclusive: neither, which more batches could settle. Not resolved: the noise hides the gradient itself."
     )
-    return Page("Bias and variance of the gradient estimates", (("", table),), notes)
+    return Page(title, (("", table),), notes)
 
 
 def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.formatting import NOT_RUN
+from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RUN
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import parity
 from nested_reft.report.statistics.intervals import against_zero, equivalence
+
+COLUMNS = [
+    "dataset", "size", "correction", "skip %", "difference", "low", "high", "margin", "seeds", "verdict", "against 0",
+]  # fmt: skip
 
 
 def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -31,11 +35,15 @@ def equivalence_table(runs: pd.DataFrame, config: Config) -> pd.DataFrame:
                 "against 0": against_zero(found.low, found.high),
             }
         rows.append(row)
-    return pd.DataFrame(rows).sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
 
 
 def equivalence_page(table: pd.DataFrame, config: Config) -> Page:
     """The parity table with its notes."""
+    title = "Parity with baseline ReFT"
+    if table.empty:
+        return Page(title, (), NO_NESTED_RUNS)
     notes = (
         f"Difference in {config.evaluation.headline} accuracy (percentage points, mean over benchmarks), nested minus "
         "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
@@ -44,4 +52,4 @@ def equivalence_page(table: pd.DataFrame, config: Config) -> Page:
         "on one side. Inconclusive: neither, which more seeds could settle. Against 0: on which side of 0 the whole "
         "interval lies, if on one; a difference can be below 0 and yet within the margin, or not known to be beyond it."
     )
-    return Page("Parity with baseline ReFT", (("", table),), notes)
+    return Page(title, (("", table),), notes)
