@@ -50,6 +50,23 @@ def test_every_figure_is_drawn(root: Path, config: Config, name: str) -> None:
     plt.close(figure)
 
 
+def test_legends_name_no_correction(root: Path, config: Config) -> None:
+    for name, entry in FIGURES.items():
+        figure = entry.load()(*(read_table(root, table) for table in entry.tables), config)
+        labels = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+        if name != "gradients":  # of estimates, which need no run
+            assert not labels & set(config.corrections), name
+        plt.close(figure)
+
+
+@pytest.mark.parametrize("name", ["reward", "reward_time"])
+def test_the_rewards_of_the_baseline_are_drawn(root: Path, config: Config, name: str) -> None:
+    table = read_table(root, "training")
+    (axis,) = FIGURES[name].load()(table, config).axes
+    assert len(axis.lines) == (0 if table.empty else 1)
+    plt.close("all")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_is_written(root: Path, config: Config, name: str) -> None:
     PAGES[name].load()(root, config)

@@ -243,6 +243,11 @@ def nested_cells(config: Config) -> list[tuple[Correction, int]]:
     ]
 
 
+def nested_corrections(config: Config) -> tuple[Correction, ...]:
+    """The corrections that have nested runs: none in an experiment of the baseline alone."""
+    return tuple(dict.fromkeys(name for name, _ in nested_cells(config)))
+
+
 def benchmark_batches(config: Config) -> list[tuple[str, ...]]:
     """The benchmarks in the order of the config, in groups for one evaluation job each."""
     names, size = list(config.benchmarks), config.evaluation.benchmarks_per_job

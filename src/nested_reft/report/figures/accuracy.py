@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
+from nested_reft.config.experiment import Config, nested_cells, nested_corrections, nested_skips, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.figures.style import (
     BASELINE,
@@ -68,7 +68,10 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
         low, high = row[0].get_ylim()
         if high - low < NARROWEST:  # as if nothing is ever right: rounding would fill the panel
             row[0].set_ylim((low + high - NARROWEST) / 2, (low + high + NARROWEST) / 2)
-    entries = [("baseline ReFT", BASELINE), *((name, marker_only(look_of(name))) for name in config.corrections)]
+    entries = [
+        ("baseline ReFT", BASELINE),
+        *((name, marker_only(look_of(name))) for name in nested_corrections(config)),
+    ]
     legend(figure, [*entries, *((STAGES[stage], STAGE_LOOKS[stage]) for stage in stages(config))])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure

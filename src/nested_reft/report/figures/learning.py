@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_corrections, nested_skips
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.report.figures.style import BASELINE, Look, legend, look_of, not_run, panels, rows, sparse_markers
 
@@ -58,23 +58,23 @@ def rewards_by_time(runs: pd.DataFrame, window: int) -> pd.DataFrame:
 
 def _learning(training: pd.DataFrame, config: Config, curves: Curves, unit: str) -> Figure:
     window = smoothing_window(config.training.steps)
-    cells, skips = rows(config), nested_skips(config)
-    figure, axes = panels(len(cells), max(len(skips), 1), (2.0, 1.6), sharex=True, sharey="row")
+    cells, skips, names = rows(config), nested_skips(config) or [0], nested_corrections(config)
+    figure, axes = panels(len(cells), len(skips), (2.0, 1.6), sharex=True, sharey="row")
     for row, (title, size, dataset) in zip(axes, cells, strict=True):
         chosen = training[(training["size"] == size) & (training["dataset"] == dataset)]
         row[0].set_ylabel(f"{title}\nreward")
-        for axis, skip in zip(row, skips, strict=False):
-            if axis in axes[0]:
+        for axis, skip in zip(row, skips, strict=True):
+            if skip and axis in axes[0]:
                 axis.set_title(f"skip {skip} %")
             series = [(chosen[(chosen["correction"] == name) & (chosen["skip"] == skip)], look_of(name))
-                      for name in config.corrections]  # fmt: skip
+                      for name in names]  # fmt: skip
             series.append((chosen[(chosen["correction"] == BASELINE_CORRECTION) & (chosen["skip"] == 0)], BASELINE))
             if all(table.empty for table, _ in series):
                 not_run(axis)
             for place, (table, look) in enumerate(series):
                 if not table.empty:
                     _curve(axis, curves(table, window), look, place, len(series))
-    legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in config.corrections)])
+    legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in names)])
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=curves is rewards_by_step))
     smoothed = f" (moving mean of {window} steps)" if window > 1 else ""
     figure.supxlabel(f"{unit}{smoothed}", fontsize=8)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.config.experiment import Config, nested_corrections, nested_skips
 from nested_reft.report.figures.style import (
     BASELINE,
     dodge,
@@ -55,7 +55,7 @@ def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
             row[2].plot(x, q50, color=look.color, marker=look.marker, ls="")
     for axis in axes[:, 2]:
         ratio_scale(axis)
-    entries = [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in config.corrections)]
+    entries = [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in nested_corrections(config))]
     legend(figure, [(label, marker_only(look)) for label, look in entries])
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nested_reft.config.experiment import Config, nested_cells, nested_skips
+from nested_reft.config.experiment import Config, nested_cells, nested_corrections, nested_skips
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.report.figures.style import (
     BASELINE,
@@ -55,7 +55,7 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, step_speed: pd.DataFr
         bottom = high - (high - low) / (1 - LINE * (len(skips) + 0.5))
         row[0].set_yticks([tick for tick in row[0].get_yticks() if 0 <= tick <= 100])  # the lines' room has none
         row[0].set_ylim(bottom, high)
-    legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in config.corrections)])
+    legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in nested_corrections(config))])
     figure.supxlabel("speed-up (tokens/s over the full model's)", fontsize=8)
     return figure
 
@@ -77,7 +77,7 @@ def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | N
     for skip, place in places.items():
         names = [name for name, at in nested_cells(config) if at == skip]  # one alone stands at the speed-up itself
         x |= {(name, skip): place + offset for name, offset in zip(names, dodge(len(names), width), strict=True)}
-    for name in config.corrections:
+    for name in nested_corrections(config):
         measured = {skip: model for skip in known if len(model := of_model(scores, name, skip))}
         path = [(1.0, level)]
         path += [(x[name, skip], 100 * model["value"].mean()) for skip, model in measured.items()]
