@@ -50,6 +50,13 @@ def test_every_figure_is_drawn(root: Path, config: Config, name: str) -> None:
     plt.close(figure)
 
 
+@pytest.mark.parametrize("name", ["parity", "layers", "strategies", "gradients", "time"])
+def test_figures_of_nested_runs_say_that_they_were_not_run(root: Path, config: Config, name: str) -> None:
+    figure = FIGURES[name].load()(*(read_table(root, table) for table in FIGURES[name].tables), config)
+    assert "not run" in {text.get_text() for part in (figure, *figure.axes) for text in part.texts}
+    plt.close(figure)
+
+
 def test_legends_name_no_correction(root: Path, config: Config) -> None:
     for name, entry in FIGURES.items():
         figure = entry.load()(*(read_table(root, table) for table in entry.tables), config)

@@ -98,6 +98,8 @@ def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
             axis.axvspan(-100 * margin, 100 * margin, color=MARGIN, lw=0)
             axis.axvline(0, color=BASELINE.color, lw=0.8)
             axis.grid(False)
+            if not places:
+                not_run(axis)
             for (name, skip), y in places.items():
                 interval, look = found[size, dataset, name, skip], look_of(name)
                 if interval is None:

@@ -35,6 +35,8 @@ def layers(table: pd.DataFrame, config: Config) -> Figure:
             of = chosen[(chosen["size"] == size) & (chosen["skip"] == skip) & (chosen["strategy"] == strategy)]
             # One run: the layers do not depend on the correction, unless training itself influences them.
             _map(axis, of[of["correction"] == _shown_correction(config, skip, strategy == first)], model.layers)
+        if not columns:
+            not_run(row[0])
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel(f"training step (seed {seed}, {dataset})", fontsize=8)
     return figure
