@@ -21,12 +21,12 @@ from nested_reft.report.claims.judge import claim_rows
 from nested_reft.report.claims.tables import write_judged
 from nested_reft.report.figures.draw import draw
 from nested_reft.report.pages.page import write_page
+from nested_reft.report.registry import METRICS
 from nested_reft.report.tables.accuracy import accuracy_page, accuracy_table
 from nested_reft.report.tables.gains import gain_page, gain_table
 from nested_reft.report.tables.gradients import exact_bias_page, exact_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_page, layer_choice_table
 from nested_reft.report.tables.parity import equivalence_page, equivalence_table
-from nested_reft.report.tables.write import METRICS
 from nested_reft.report.tidy import read_table
 
 ROOT = Path(__file__).parents[1]

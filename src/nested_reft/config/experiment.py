@@ -243,6 +243,11 @@ def nested_cells(config: Config) -> list[tuple[Correction, int]]:
     ]
 
 
+def tuned_cells(config: Config) -> list[tuple[Correction, int]]:
+    """Correction and skip of every cell of the grid: the baseline's, then the nested ones."""
+    return [(BASELINE_CORRECTION, 0), *nested_cells(config)]
+
+
 def nested_corrections(config: Config) -> tuple[Correction, ...]:
     """The corrections that have nested runs: none in an experiment of the baseline alone."""
     return tuple(dict.fromkeys(name for name, _ in nested_cells(config)))

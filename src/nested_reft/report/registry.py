@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+# Of an evaluation's answers: the most likely one, and those drawn at random.
+METRICS = ("greedy", "sampled")
 # CSV, one fact per row.
 TIDY_TABLES = (
     "runs", "gains", "training", "throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "gradients",

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_cells, stages
-from nested_reft.config.run import BASELINE_CORRECTION
+from nested_reft.config.experiment import Config, stages, tuned_cells
 from nested_reft.config.run_table import run_table
 from nested_reft.report.collect.records import EvaluationRecord, read_record
+from nested_reft.report.registry import METRICS
 from nested_reft.report.statistics.intervals import Array, crossed_difference
 
 GAINS = ["size", "dataset", "correction", "skip", "benchmark", "metric", "gain", "low", "high", "seeds", "n"]
-METRICS = ("greedy", "sampled")
 
 
 def gains_table(root: Path, config: Config) -> pd.DataFrame:
@@ -25,7 +24,7 @@ def gains_table(root: Path, config: Config) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for size in config.sizes:
         for dataset in config.datasets:
-            for correction, skip in ((BASELINE_CORRECTION, 0), *nested_cells(config)):
+            for correction, skip in tuned_cells(config):
                 cell = {"size": size, "dataset": dataset, "correction": correction, "skip": skip}
                 runs = [run.path for run in run_table(config) if cell.items() <= run.model_dump().items()]
                 for benchmark in config.benchmarks:

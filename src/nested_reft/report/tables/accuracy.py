@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_cells, stages
-from nested_reft.config.run import BASELINE_CORRECTION, STAGES
+from nested_reft.config.experiment import Config, stages, tuned_cells
+from nested_reft.config.run import STAGES
 from nested_reft.report.formatting import NOT_RUN, percent
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means
@@ -15,8 +15,7 @@ from nested_reft.report.statistics.intervals import interquartile_mean
 
 def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
     """Accuracy in percent, one row per data set, size and model, one column per benchmark, then mean and IQM."""
-    models = [*((stage, 0) for stage in stages(config)), (BASELINE_CORRECTION, 0)]
-    models += nested_cells(config)
+    models = [*((stage, 0) for stage in stages(config)), *tuned_cells(config)]
     chosen = runs[runs["metric"] == metric]
     rows = []
     for dataset in config.datasets:

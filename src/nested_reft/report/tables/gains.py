@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from nested_reft.config.experiment import Config, nested_cells, stages
-from nested_reft.config.run import BASELINE_CORRECTION, STAGES
+from nested_reft.config.experiment import Config, stages, tuned_cells
+from nested_reft.config.run import STAGES
 from nested_reft.report.formatting import points
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.intervals import DIFFERENCE, LEVEL, Interval
@@ -23,7 +23,7 @@ def gain_table(gains: pd.DataFrame, config: Config) -> pd.DataFrame:
     rows = []
     for dataset in config.datasets:
         for size in config.sizes:
-            for correction, skip in ((BASELINE_CORRECTION, 0), *nested_cells(config)):
+            for correction, skip in tuned_cells(config):
                 cells = [found.get((size, dataset, correction, skip, name)) for name in config.benchmarks]
                 rows.append(
                     {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nested_reft.config.experiment import Config
 from nested_reft.report.pages.page import write_page
+from nested_reft.report.registry import METRICS
 from nested_reft.report.tables.accuracy import accuracy_page, accuracy_table
 from nested_reft.report.tables.gains import gain_page, gain_table
 from nested_reft.report.tables.gradients import (
@@ -22,8 +23,6 @@ from nested_reft.report.tables.nestability import nestability_page, nestability_
 from nested_reft.report.tables.parity import equivalence_page, equivalence_table
 from nested_reft.report.tables.speed import speedup_page, speedup_table
 from nested_reft.report.tidy import read_table
-
-METRICS = ("sampled", "greedy")
 
 
 def write_tables(root: Path, config: Config) -> None:
