@@ -76,6 +76,11 @@ class Shape:
     def vocabulary(self) -> int:
         return int(self.model.config.vocab_size)
 
+    @property
+    def tied(self) -> bool:
+        """Whether embedding and head are one matrix."""
+        return self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+
     def flops(self, tokens: float, context: float, rows: float, skipped: int = 0) -> float:
         """FLOPs of a forward pass over `tokens` at mean `context`, with `rows` of logits, without `skipped` layers."""
         layer, head = decode_costs(self.model, context)

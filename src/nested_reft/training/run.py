@@ -27,7 +27,7 @@ from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
 from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
@@ -123,10 +123,9 @@ def train(
         clock = PhaseClock(policy.model.device)
         set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)
         try:
-            with compute_dtype(policy.model, training.dtype):
-                batch, metrics = reft_step(
-                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
-                )
+            batch, metrics = reft_step(
+                learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
+            )
         except NotFiniteError as error:
             path = checkpoint_folder / f"not-finite-step{step}.safetensors"
             if world.is_main:
@@ -222,6 +221,7 @@ def make_step_settings(run: Run, training: Training) -> StepSettings:
         sampling=training,
         group_size=training.completions_per_problem,
         max_new_tokens=training.max_new_tokens,
+        dtype=training.dtype,
         updates=training.updates_per_rollout,
         problems_per_micro_batch=training.problems_per_micro_batch,
         max_grad_norm=training.max_grad_norm,
