@@ -104,6 +104,32 @@ def test_what_cannot_be_had_is_one_line_with_the_fix(fake_hub: FakeHub, keys: di
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "remedy"),
+    [
+        (401, "Invalid credentials in Authorization header", "refuses your token, which may have expired: run `hf auth"),
+        (403, "Forbidden", "your token does not permit it: give it read access"),
+        (404, "Not found", "correct `repo`"),
+        (429, "Too many", "too many requests: wait some minutes"),
+        (500, "Oops", "an error of its own (500): try again later"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_not_blamed_on_the_network(fake_hub: FakeHub, status: int, words: str, remedy: str) -> None:
+    fake_hub.refused = status, words
+    with pytest.raises(DataError) as caught:
+        hub.load_problems(source(), None)
+    assert str(status) in str(caught.value)
+    assert remedy in str(caught.value)
+    assert "check the network" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_not_blamed_on_the_network() -> None:
+    text = str(hub_error("model", "o/m", "main", OSError(28, "No space left on device", "/cache")))
+    assert "No space left on device: '/cache'" in text
+    assert text.endswith("make room there, or permit writing")
+
+
 def test_a_moved_branch_is_not_followed_where_a_commit_is_given(fake_hub: FakeHub) -> None:
     first = fake_hub.commit("datasets", "o/d", {"test.jsonl": lines(ONE)})
     fake_hub.commit("datasets", "o/d", {"test.jsonl": lines(TWO)})
