@@ -61,7 +61,7 @@ def test_a_data_set_is_fetched_at_the_commit_that_is_recorded(fake_hub: FakeHub)
     assert provenance == {
         "kind": "dataset", "repo": "o/d", "config_name": None, "split": "test", "requested_revision": "main",
         "resolved_revision": commit, "origin": "hub", "files": {"test.jsonl": {"bytes": 78, "sha256": digest}},
-        "rows": 2, "rows_read": 2, "rows_kept": 2, "rows_dropped_empty": 0,
+        "rows": 2, "rows_read": 2, "rows_kept": 2, "rows_dropped_empty": 0, "rows_repeated": 0,
     }  # fmt: skip
     assert not [path for path in fake_hub.downloads if path.startswith("o/d/loader.py")]
 
@@ -89,7 +89,7 @@ def test_the_card_says_which_files_a_split_has(fake_hub: FakeHub) -> None:
             "dataset o/gated.*accept its terms at https://huggingface.co/datasets/o/gated and run `hf",
         ),
         ({"repo": "o/former"}, "dataset o/former: has moved; write `repo: o/d`"),
-        ({"repo": "o/zip"}, "Couldn't find any data file.*supported are JSON lines, JSON arrays, CSV and parquet"),
+        ({"repo": "o/zip"}, "Couldn't find any data file.*supported are JSON lines, JSON, CSV and parquet"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_with_the_fix(fake_hub: FakeHub, keys: dict[str, Any], message: str) -> None:
@@ -107,7 +107,7 @@ def test_what_cannot_be_had_is_one_line_with_the_fix(fake_hub: FakeHub, keys: di
 @pytest.mark.parametrize(
     ("status", "words", "remedy"),
     [
-        (401, "Invalid credentials in Authorization header", "refuses your token, which may have expired: run `hf auth"),
+        (401, "Invalid credentials in Authorization header", "refuses your token, which may have expired: run `hf"),
         (403, "Forbidden", "your token does not permit it: give it read access"),
         (404, "Not found", "correct `repo`"),
         (429, "Too many", "too many requests: wait some minutes"),
