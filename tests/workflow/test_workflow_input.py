@@ -46,6 +46,20 @@ def test_a_bad_configuration_is_named_before_any_job(pipeline: Pipeline, path: s
     assert not (pipeline.folder / "results").exists()
 
 
+def test_what_the_command_line_says_changes_the_default_and_is_named(pipeline: Pipeline) -> None:
+    planned = pipeline.dry_run("--config", "experiment=mine", "seeds=[3]")
+    assert planned.jobs["train"] == pipeline.dry_run().jobs["train"] / len(read_config("config.yaml")["seeds"])
+    assert "results/mine/" in pipeline.dry_run("-p", "--config", "experiment=mine").output
+    done = pipeline.call("-n", "--config", "experiment=mine", "seeds=3")
+    assert done.code != 0
+    assert "--config: seeds: must be a list, in brackets, got 3" in done.output.splitlines()
+
+
+def test_a_json_configuration_may_be_indented_with_tabs(pipeline: Pipeline) -> None:
+    (pipeline.folder / "my.json").write_text(json.dumps(read_config("smoke.yaml"), indent="\t"), encoding="utf-8")
+    assert pipeline.dry_run(config="my.json").jobs == pipeline.dry_run(config="config/smoke.yaml").jobs
+
+
 # --- GPUs -------------------------------------------------------------------------------------------------------
 
 
