@@ -164,6 +164,20 @@ def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_
     expect_one_line(pipeline, done, "fetch-model", "owner/model: has 28 layers", "`layers: 6`")
 
 
+def test_a_model_of_another_shape_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    model = {
+        "model_type": "qwen2", "num_hidden_layers": 6, "hidden_size": 8, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 99, "tie_word_embeddings": False,
+    }  # fmt: skip
+    (small_mirror / "owner/model/config.json").write_text(json.dumps(model), encoding="utf-8")
+    settings = hub_config()
+    settings["sizes"]["m"]["shape"] = {
+        "width": 8, "heads": 2, "key_value_heads": 1, "feed_forward": 16, "vocabulary": 99, "tied": True,
+    }  # fmt: skip
+    done = pipeline.call("results/hub/data/checked.json", config=pipeline.write_config(settings), mirror=small_mirror)
+    expect_one_line(pipeline, done, "check", "sizes.m.shape.tied: is true, but tie_word_embeddings", "is false")
+
+
 def test_a_missing_mirror_folder_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
     target = "results/hub/data/train/first.jsonl"
     done = pipeline.call(target, config=pipeline.write_config(hub_config()), mirror=tmp_path / "nowhere")

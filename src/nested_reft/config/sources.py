@@ -174,6 +174,14 @@ class ModelShape(Strict):
     """`tie_word_embeddings`: whether embedding and head are one matrix."""
 
 
+# The names of a shape's keys in config.json.
+SHAPE_KEYS = {
+    "architecture": "model_type", "width": "hidden_size", "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads", "feed_forward": "intermediate_size", "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}  # fmt: skip
+
+
 # Of all models that are fetched. Not in a common base class: its fields would come first in the canonical JSON.
 Layers = Annotated[Positive, Field(description="Decoder layers; checked against the model that is fetched.")]
 # Left out of the canonical JSON: it is only for planning, and must not rerun any job.
@@ -265,6 +273,12 @@ class DataSettings(Strict):
     name: str
     role: Role
     problems: Problems
+
+
+class CheckSettings(Strict):
+    """What the config says of models that are fetched, by size."""
+
+    shapes: dict[str, ModelShape]
 
 
 class ModelSettings(Strict):
