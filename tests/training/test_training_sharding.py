@@ -40,7 +40,7 @@ def test_shards_stay_float32_and_the_replica_has_the_dtype_of_products(dtype: st
 def test_the_replica_samples_what_the_shards_compute_after_an_update_too(dtype: str) -> None:
     policy, (_, rollout) = tiny_policy(), rollout_of(tiny_policy(), skip=0)
     sharded = sharded_copy(policy.model, dtype, SINGLE_PROCESS)
-    rounding = 1e-5 if dtype == "float32" else 0.05
+    rounding = 1e-5 if dtype == "float32" else 0.15  # of hidden states, at logits of up to 20
     found = []
     for _ in range(2):
         copy_weights(sharded, policy.model)
@@ -54,4 +54,4 @@ def test_the_replica_samples_what_the_shards_compute_after_an_update_too(dtype: 
             assert parameter.grad.dtype == torch.float32
             with torch.no_grad():
                 parameter.add_(parameter.grad, alpha=0.01)
-    assert (found[1] - found[0]).abs().max() > 10 * rounding
+    assert (found[1] - found[0]).abs().max() > 3 * rounding
