@@ -6,7 +6,9 @@ Deviations from TRL, on purpose:
 - the correction's weights ride on advantages of shape (B, T), which `_compute_loss` takes as they are. `base` and
   `gspo`, whose gradient flows through the ratio to b, give it b as the old policy;
 - evaluation samples from the whole model, without correction;
-- TRL's own correction for the sampler is off: nothing is weighed twice.
+- TRL's own correction for the sampler is off: nothing is weighed twice;
+- with no layer left out, the sampler's log-probabilities must be those of the loss. A few tokens are tried, at
+  construction and again when training starts, since trainer and accelerate change the model in between.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 try:
@@ -39,6 +41,8 @@ from nested_reft.core.corrections import correction_named, importance_weights, l
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layer_selection import SELECTIONS, choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.rollout import Rollout
+from nested_reft.engine.agreement import check_agreement, trial_rollout
 from nested_reft.engine.influence import ablation_influence, influence_of
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.integrations.trl_config import NestedConfig, refuse_settings
@@ -81,6 +85,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         with _nested_engine() if config is not None and config.use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
         self._refuse_model()
+        self.add_callback(_CheckedAtStart(self))
         self.vllm_importance_sampling_correction = False
         if nested.correction == "gspo":
             clip = correction_named("gspo").resolve(nested.params)
@@ -259,6 +264,17 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
             raise ValueError("fsdp and DeepSpeed's ZeRO-3 do not go with nested rollouts: no process has whole layers")
+        for adapter in getattr(self.model, "peft_config", {}).values():
+            if adapter.is_prompt_learning:
+                raise ValueError(
+                    f"peft_config {type(adapter).__name__} does not go with nested rollouts: its virtual tokens are "
+                    "not in the layers, of which the sampler is a view; use an adapter that is, such as LoraConfig"
+                )
+        if self._target().use_kernels:
+            raise ValueError(
+                "use_kernels True does not go with nested rollouts: kernels replace the forward of modules, and no "
+                "view can be made of them; load the model with False"
+            )
         model, nested = self._target(), self.nested
         layers = len(decoder_layers(model))
         influence = torch.zeros(layers) if self._influence is None else self._influence
@@ -266,7 +282,48 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             nested.strategy, layers, nested.skip_percent, nested.border, batch_seed=0, run_seed=0,
             influence=lambda: influence,
         )  # fmt: skip
-        nested_view(model, skipped)
+        with self.accelerator.autocast():
+            trial_rollout(nested_view(model, skipped).eval())
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        """ValueError if, with no layer left out, sampler and loss compute other log-probabilities."""
+
+        def logp(rollout: Rollout) -> Tensor:
+            prompts = (
+                part.repeat_interleave(rollout.group_size, dim=0) for part in (rollout.prompt_ids, rollout.prompt_mask)
+            )
+            ids, mask = (torch.cat(parts, dim=1) for parts in zip(prompts, (rollout.tokens, rollout.mask), strict=True))
+            result: tuple[Tensor, ...] = self._get_per_token_logps_and_entropies(
+                self.model, ids, mask.long(), rollout.tokens.shape[1]
+            )
+            return result[0]
+
+        with self.accelerator.autocast(), _in_training_mode(self.model):
+            rollout = trial_rollout(nested_view(self._target(), ()).eval(), self.temperature)
+            check_agreement(self.model, rollout, logp)
+
+
+class _CheckedAtStart(TrainerCallback):  # type: ignore[misc]
+    """Checks the model as it is trained: with what trainer and accelerate did to it when training started."""
+
+    def __init__(self, trainer: NestedGRPOTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._trainer._check_agreement()
+
+
+@contextmanager
+def _in_training_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in training mode, and then in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _seed(*parts: int) -> int:
