@@ -294,9 +294,16 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
                 part.repeat_interleave(rollout.group_size, dim=0) for part in (rollout.prompt_ids, rollout.prompt_mask)
             )
             ids, mask = (torch.cat(parts, dim=1) for parts in zip(prompts, (rollout.tokens, rollout.mask), strict=True))
-            result: tuple[Tensor, ...] = self._get_per_token_logps_and_entropies(
-                self.model, ids, mask.long(), rollout.tokens.shape[1]
-            )
+            try:
+                result: tuple[Tensor, ...] = self._get_per_token_logps_and_entropies(
+                    self.model, ids, mask.long(), rollout.tokens.shape[1], compute_aux_loss=self.aux_loss_enabled
+                )
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                remedy = ", or router_aux_loss_coef 0.0" if self.aux_loss_enabled else ""
+                raise ValueError(
+                    f"TRL cannot compute the loss of {type(self._target()).__name__} ({type(error).__name__}: "
+                    f"{' '.join(str(error).split())}); use another model{remedy}"
+                ) from error
             return result[0]
 
         with self.accelerator.autocast(), _in_training_mode(self.model):

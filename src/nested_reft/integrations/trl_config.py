@@ -59,6 +59,7 @@ class NestedConfig:
 
 # Arguments of GRPOTrainer that make its rollouts something else than one completion per prompt.
 OTHER_ROLLOUTS = ("tools", "rollout_func", "environment_factory")
+IMAGES = {"image", "images"}  # columns that GRPOTrainer reads
 UNNORMALISED = "the target would not be renormalised on the tokens that it keeps"
 TWICE = "it weighs completions by how far they are off-policy, which the correction does"
 
@@ -126,4 +127,7 @@ def refuse_settings(nested: NestedConfig, args: Any, given: Mapping[str, Any]) -
             raise ValueError(f"{key} {getattr(args, key)!r} does not go with nested rollouts: {reason}")
     for key in OTHER_ROLLOUTS:
         if given.get(key):
-            raise ValueError(f"{key} does not go with nested rollouts, which are one completion per prompt")
+            raise ValueError(f"{key} does not go with nested rollouts, which are one completion per prompt; use None")
+    for key in ("train_dataset", "eval_dataset"):
+        for column in IMAGES & set(getattr(given.get(key), "column_names", None) or ()):
+            raise ValueError(f"{key} with a column {column!r} does not go with nested rollouts, which read text only")
