@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import BambaConfig, BambaForCausalLM, MiniMaxConfig, MiniMaxForCausalLM, PreTrainedModel
 
 from nested_reft.core.layers import nested_view
+from nested_reft.integrations.trl_model import check_log_probabilities, refuse_model
 
 peft = pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[lora]'")
 LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "up_proj"], "task_type": "CAUSAL_LM"}
@@ -199,7 +200,7 @@ def test_models_without_whole_layers_are_refused(tmp_path: Path) -> None:
             with pytest.raises(
                 ValueError, match=r"^fsdp and DeepSpeed's ZeRO-3 do not go with nested rollouts: no pro"
             ):
-                trainer._refuse_model()
+                refuse_model(trainer)
 
 
 def test_every_refusal_of_the_documentation_is_tested_and_every_setting_documented() -> None:
@@ -289,7 +290,7 @@ def test_the_checks_leave_modes_and_random_numbers_as_they_were(tmp_path: Path) 
     trainer, _ = trainer_of(config(tmp_path), NestedConfig())
     trainer.model.model.layers[1].mlp.train()
     modes, before = [module.training for module in trainer.model.modules()], torch.get_rng_state()
-    trainer._check_agreement()
+    check_log_probabilities(trainer)
     assert [module.training for module in trainer.model.modules()] == modes
     assert len(set(modes)) == 2
     assert torch.equal(torch.get_rng_state(), before)

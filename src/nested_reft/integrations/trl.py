@@ -7,8 +7,7 @@ Deviations from TRL, on purpose:
   `gspo`, whose gradient flows through the ratio to b, give it b as the old policy;
 - evaluation samples from the whole model, without correction;
 - TRL's own correction for the sampler is off: nothing is weighed twice;
-- with no layer left out, the sampler's log-probabilities must be those of the loss. A few tokens are tried, at
-  construction and again when training starts, since trainer and accelerate change the model in between.
+- a model whose loss would have other log-probabilities than the sampler is refused (`trl_model.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 try:
@@ -41,11 +40,10 @@ from nested_reft.core.corrections import correction_named, importance_weights, l
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layer_selection import SELECTIONS, choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
-from nested_reft.core.rollout import Rollout
-from nested_reft.engine.agreement import check_agreement, trial_rollout
 from nested_reft.engine.influence import ablation_influence, influence_of
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.integrations.trl_config import NestedConfig, refuse_settings
+from nested_reft.integrations.trl_model import CheckedAtStart, refuse_model
 
 __all__ = ["NestedConfig", "NestedGRPOTrainer"]
 
@@ -84,8 +82,8 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         self._seen: list[tuple[Tensor, Tensor]] = []  # log ratios and masks, (b, T) each
         with _nested_engine() if config is not None and config.use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
-        self._refuse_model()
-        self.add_callback(_CheckedAtStart(self))
+        refuse_model(self)
+        self.add_callback(CheckedAtStart(self))
         self.vllm_importance_sampling_correction = False
         if nested.correction == "gspo":
             clip = correction_named("gspo").resolve(nested.params)
@@ -114,7 +112,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         ids, mask = self._padded(prompt_ids[::group_size])
         with self.accelerator.autocast():
             rollout = sample_completions(
-                nested_view(self._target(), self.skipped_layers).eval(), ids, mask, group_size=group_size,
+                nested_view(self.target_model(), self.skipped_layers).eval(), ids, mask, group_size=group_size,
                 max_new_tokens=self.max_completion_length, temperature=self.temperature, end_ids=self.eos_token_ids,
                 pad_id=self._tokenizer.pad_token_id,
             ).to("cpu")  # fmt: skip
@@ -126,7 +124,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         """The layers that this generation batch leaves out; `prompt_ids` are this process's."""
         step, (last_step, last) = self.state.global_step, self._last_draw
         self._last_draw = step, last + 1 if step == last_step else 0  # several if a step has several generation batches
-        strategy, model = self.nested.strategy, self._target()
+        strategy, model = self.nested.strategy, self.target_model()
         measure = SELECTIONS[strategy].measure
         influence = None
         if measure and self.nested.skip_percent:
@@ -144,7 +142,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             (skipped,) = broadcast_object_list([skipped])
         return skipped
 
-    def _target(self) -> PreTrainedModel:
+    def target_model(self) -> PreTrainedModel:
         """The model that is trained, adapters included, with its class's own forward.
 
         TRL's fused head and accelerate's autocast replace `forward` on the object, and `nested_view` refuses that. The
@@ -171,7 +169,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return output
-        layers = len(decoder_layers(self._target()))
+        layers = len(decoder_layers(self.target_model()))
         self._log("skipped_layers", len(self.skipped_layers))
         self._log("skipped_share", len(self.skipped_layers) / layers)
         # TRL computes the old policy's log-probabilities only if there are several optimizer steps per generation
@@ -256,81 +254,6 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         if checkpoint and self.nested.influence is None and os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 self._influence = torch.tensor(json.load(file), dtype=torch.float64)
-
-    def _refuse_model(self) -> None:
-        """ValueError if the model's layers cannot be left out as `nested` says."""
-        if self._is_vlm:
-            raise ValueError("processing_class is a processor of images: nested rollouts read text only")
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-            raise ValueError("fsdp and DeepSpeed's ZeRO-3 do not go with nested rollouts: no process has whole layers")
-        for adapter in getattr(self.model, "peft_config", {}).values():
-            if adapter.is_prompt_learning:
-                raise ValueError(
-                    f"peft_config {type(adapter).__name__} does not go with nested rollouts: its virtual tokens are "
-                    "not in the layers, of which the sampler is a view; use an adapter that is, such as LoraConfig"
-                )
-        if self._target().use_kernels:
-            raise ValueError(
-                "use_kernels True does not go with nested rollouts: kernels replace the forward of modules, and no "
-                "view can be made of them; load the model with False"
-            )
-        model, nested = self._target(), self.nested
-        layers = len(decoder_layers(model))
-        influence = torch.zeros(layers) if self._influence is None else self._influence
-        skipped = choose_skipped_layers(
-            nested.strategy, layers, nested.skip_percent, nested.border, batch_seed=0, run_seed=0,
-            influence=lambda: influence,
-        )  # fmt: skip
-        with self.accelerator.autocast():
-            trial_rollout(nested_view(model, skipped).eval())
-        self._check_agreement()
-
-    def _check_agreement(self) -> None:
-        """ValueError if, with no layer left out, sampler and loss compute other log-probabilities."""
-
-        def logp(rollout: Rollout) -> Tensor:
-            prompts = (
-                part.repeat_interleave(rollout.group_size, dim=0) for part in (rollout.prompt_ids, rollout.prompt_mask)
-            )
-            ids, mask = (torch.cat(parts, dim=1) for parts in zip(prompts, (rollout.tokens, rollout.mask), strict=True))
-            try:
-                result: tuple[Tensor, ...] = self._get_per_token_logps_and_entropies(
-                    self.model, ids, mask.long(), rollout.tokens.shape[1], compute_aux_loss=self.aux_loss_enabled
-                )
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                remedy = ", or router_aux_loss_coef 0.0" if self.aux_loss_enabled else ""
-                raise ValueError(
-                    f"TRL cannot compute the loss of {type(self._target()).__name__} ({type(error).__name__}: "
-                    f"{' '.join(str(error).split())}); use another model{remedy}"
-                ) from error
-            return result[0]
-
-        with self.accelerator.autocast(), _in_training_mode(self.model):
-            rollout = trial_rollout(nested_view(self._target(), ()).eval(), self.temperature)
-            check_agreement(self.model, rollout, logp)
-
-
-class _CheckedAtStart(TrainerCallback):  # type: ignore[misc]
-    """Checks the model as it is trained: with what trainer and accelerate did to it when training started."""
-
-    def __init__(self, trainer: NestedGRPOTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._trainer._check_agreement()
-
-
-@contextmanager
-def _in_training_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in training mode, and then in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _seed(*parts: int) -> int:
