@@ -32,6 +32,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.influence import influence_of
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
 from nested_reft.runtime.seeding import derive_seed
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
@@ -177,6 +178,7 @@ def measure_gradients(
     `report` is called with each finished batch. `influence` (L,) is the ablation influence, if the strategy reads it.
     """
     options, model = settings.gradients, policy.model
+    check_policy_skip(policy, settings.skip, settings.border)
     coordinates = _coordinates(settings, policy)
     corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]
     estimates = []

@@ -26,6 +26,7 @@ from nested_reft.engine.logp import enable_activation_checkpointing
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
@@ -93,6 +94,7 @@ def train(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, training.max_new_tokens, "training.max_new_tokens")
+    check_policy_skip(policy, run.skip, training.border)
     measured = "" if influence is None else settings_hash(str(influence.tolist()))
     owner = Owner(settings.key + measured, code)
     found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log, world)

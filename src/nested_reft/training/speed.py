@@ -18,6 +18,7 @@ from torch import Tensor
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.core.rollout import Rollout
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
@@ -55,6 +56,7 @@ def measure_steps(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, training.max_new_tokens, "step_speed.new_tokens")
+    check_policy_skip(policy, settings.skip, training.border)
     refresh_engine(learner)
 
     def step(skip: int, pair: int) -> tuple[tuple[int, ...], dict[str, float]]:
