@@ -29,13 +29,7 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     runs, step_speed, throughput, gradients = (
         read_table(root, name) for name in ("runs", "step_speed", "throughput", "gradients")
     )
-    write_judged(root, claim_rows(runs, step_speed, throughput, gradients, config), config, target_folder, options)
-
-
-def write_judged(
-    root: Path, claims: Sequence[Claim], config: Config, target_folder: str | None = None, options: str = ""
-) -> None:
-    """The same, of claims that are judged already."""
+    claims = claim_rows(runs, step_speed, throughput, gradients, config)
     folder = target_folder or f"results/{config.experiment}"
     rows = []
     for claim in claims:

@@ -45,7 +45,7 @@ def gain_page(table: pd.DataFrame, config: Config) -> Page:
         "it started from, in percentage points, paired by problem. Brackets: 95 % Student-t interval over seeds and "
         "problems (the squares of the half-widths of the two are added; artanh scale). One seed gives no interval, "
         "nor do seeds and problems that all agree. "
-        "Claim C6 is about the mean over benchmarks, and its interval over seeds only."
+        "The assay check C6 is about the mean over benchmarks, and its interval over seeds only."
     )
     return Page(f"Gain over the {start} model, by benchmark", (("", table),), notes)
 
