@@ -26,6 +26,7 @@ from nested_reft.runtime import warm
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only on Linux")
 HANG_SECONDS = 300  # only a process that waits forever takes as long
 JOB = f"{__name__}:the_job"
+REFUSED = 33  # the exit code of a client that is left to run its job itself
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -38,6 +39,10 @@ def forked(work: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return number
+
+
+def forked_client(*arguments: str) -> int:
+    return forked(lambda: REFUSED if (code := warm.run_warm(JOB, arguments)) is None else code)
 
 
 def ended(number: int) -> int:
@@ -244,7 +249,7 @@ def test_a_job_goes_on_without_the_warm_process(make_warm: Callable[..., Warm]) 
     client, _ = started(process)
     os.kill(process.number, signal.SIGKILL)
     ended(process.number)
-    assert warm.run_warm(JOB, []) is None
+    assert ended(forked_client()) == REFUSED
     os.kill(client, signal.SIGTERM)
     assert ended(client) == 75
 
@@ -315,12 +320,12 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
 
 @pytest.mark.parametrize(
     ("read", "answer", "code"),
-    [(0, b"", 33), (1, b"", 33), (-1, b"", 33), (-1, b"\n", -signal.SIGKILL), (-1, b"\n75", 75)],
+    [(0, b"", REFUSED), (1, b"", REFUSED), (-1, b"", REFUSED), (-1, b"\n", -signal.SIGKILL), (-1, b"\n75", 75)],
     ids=["unread", "half read", "read", "answered", "told how it ended"],
 )
 def test_a_server_that_ends(listener: socket.socket, read: int, answer: bytes, code: int) -> None:
     """Before its answer, the client goes on by itself; after it, the job may have run, and it was killed."""
-    client = forked(lambda: 33 if (found := warm.run_warm(JOB, ["x" * 300_000])) is None else found)
+    client = forked_client("x" * 300_000)
     link, _ = listener.accept()
     with link, link.makefile("rb") as lines:
         if read:
@@ -333,7 +338,7 @@ def test_a_server_that_ends(listener: socket.socket, read: int, answer: bytes, c
 
 def test_a_server_that_ends_before_it_accepts(listener: socket.socket) -> None:
     def client() -> bool:
-        listener.close()
+        listener.close()  # which it was forked with
         return warm.run_warm(JOB, ["x" * 300_000]) is None
 
     number = forked(client)
@@ -366,10 +371,11 @@ def test_nobody_else_can_enter_the_folder(make_warm: Callable[..., Warm]) -> Non
 def test_a_client_hands_nothing_to_another_user(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
-    assert warm.run_warm(JOB, []) is None
+    client = forked_client()
     link, _ = listener.accept()
     with link:
         assert link.recv(1) == b""
+    assert ended(client) == REFUSED
 
 
 def test_a_warm_process_forks_for_no_other_user(
@@ -379,7 +385,7 @@ def test_a_warm_process_forks_for_no_other_user(
     with monkeypatch.context() as change:
         change.setattr(os, "geteuid", lambda: user + 1)
         make_warm(lambda arguments: 9)
-    assert warm.run_warm(JOB, []) is None
+    assert ended(forked_client()) == REFUSED
 
 
 # --- whether there is a warm process --------------------------------------------------------------------------------

@@ -21,6 +21,11 @@ def start_warm():
     # Every rule that imports torch has the resource `gpu`, on a CPU as 0.
     computing = sum(job.resources.get("gpu") is not None for job in waiting) > 1
     reporting = sum(job.rule.name in REPORT_RULES for job in waiting) > 1
-    packages = (*(warm.COMPUTING if computing else ()), *(warm.REPORTING if reporting else ()))
+    packages = (
+        *(warm.COMPUTING if computing else ()),
+        *(warm.REPORTING if reporting else ()),
+    )
     if packages:
-        os.environ[warm.VARIABLE] = warm.start(Path(RESULTS) / "logs/warm.log", CONFIG.threads_per_job, packages)
+        os.environ[warm.VARIABLE] = warm.start(
+            Path(RESULTS) / "logs/warm.log", CONFIG.threads_per_job, packages
+        )
