@@ -3,8 +3,8 @@
 The imports take five seconds of processor time, and most jobs of a small experiment compute for less.
 
 1. Snakemake starts the warm process (`start`) and puts the address of its socket in `NESTED_REFT_WARM`.
-2. A job's command, the *client*, connects to it (`run_warm`) and sends its streams, then one line of JSON: what to
-   call, arguments, environment and working directory.
+2. A job's command, the *client*, connects to it (`run_warm`) and sends its output streams, then one line of JSON: what
+   to call, arguments, environment and working directory.
 3. The warm process forks a *keeper* for the client and is ready for the next one (`serve`). Only the keeper reads what
    a client sends, so a bad client harms no other.
 4. The keeper answers with one byte, forks the job, passes signals of the client on to it, and sends its exit code, with
@@ -51,7 +51,7 @@ COMPUTING = (*SETTINGS, "torch", "transformers.models.auto.modeling_auto", "tran
 REPORTING = (*SETTINGS, "pandas", "scipy.stats", "seaborn", "matplotlib.backends.backend_pdf",
              "matplotlib.backends.backend_svg")  # fmt: skip
 SERVE = "import sys; from nested_reft.runtime import warm; warm.serve(int(sys.argv[1]), sys.argv[2:])"
-STREAMS = (0, 1, 2)
+STREAMS = (1, 2)  # output and errors; a job reads no input
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 LONGEST_LINE = 1 << 24  # characters; Linux allows far less for arguments and environment
 POLL_SECONDS = 1.0  # between two looks at whether Snakemake has ended
@@ -168,8 +168,6 @@ def _keep(listener: socket.socket, link: socket.socket) -> None:
     link.sendall(b"\n")  # before the job starts: then no job is run twice
     process = get_context("fork").Process(target=_run_job, args=(job, streams, link, os.getpid()))
     process.start()
-    for descriptor in streams.values():
-        os.close(descriptor)
 
     def pass_on() -> None:
         with contextlib.suppress(OSError):
@@ -192,8 +190,6 @@ def _run_job(job: Mapping[str, Any], streams: Mapping[int, int], link: socket.so
     for target, source in streams.items():
         os.dup2(source, target)
         os.close(source)
-    sys.stdin = os.fdopen(0, closefd=False)  # `Process` has put an empty one in its place
-    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
