@@ -39,7 +39,7 @@ from nested_reft.evaluation.throughput import ideal_speedup
 from nested_reft.planning.memory import Gpus, plan_memory
 from nested_reft.planning.shapes import Shape
 from nested_reft.runtime.manifest import processor_name
-from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.policy import Policy
 from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
 from nested_reft.training.step import reft_step
 
@@ -138,8 +138,7 @@ def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_toke
         torch.cuda.reset_peak_memory_stats(device)
     for step in range(1, pairs + 2):
         clock = PhaseClock(device)
-        with compute_dtype(model, training.dtype):
-            reft_step(learner, settings, step, prompt_ids.tolist(), lambda *_: rewards, clock.lap)
+        reft_step(learner, settings, step, prompt_ids.tolist(), lambda *_: rewards, clock.lap)
         clock.lap("update")
         phases.append(clock.slowest(learner.world))
     rollout, update = (statistics.median(phase[key] for phase in phases[1:]) for key in ("rollout", "update"))

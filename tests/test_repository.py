@@ -121,22 +121,3 @@ def test_the_map_has_every_room_of_the_package_once() -> None:
     modules = [path.name for path in package.glob("*.py")]
     section = read("CONTRIBUTING.md").partition("## Map of `src/nested_reft`\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)) == sorted(rooms + modules)
-
-
-def lines_of(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines())
-
-
-def test_no_source_file_is_longer_than_300_lines() -> None:
-    folders = ("benchmarks", "src", "tests", "tools", "workflow")
-    files = [path for folder in folders for kind in ("py", "smk") for path in (ROOT / folder).rglob(f"*.{kind}")]
-    assert {path.relative_to(ROOT).as_posix(): lines_of(path) for path in files if lines_of(path) > 300} == {}
-
-
-def test_the_method_can_be_read_in_one_sitting() -> None:
-    core = ROOT / "src/nested_reft/core"
-    assert sum(map(lines_of, core.glob("*.py"))) <= 900
-    step = (ROOT / "src/nested_reft/training/step.py").read_text(encoding="utf-8").splitlines()
-    start = next(number for number, line in enumerate(step) if line.startswith("def reft_step("))
-    assert not any(re.match(r"(def|class|@)", line) for line in step[start + 1 :]), "it is the last of its module"
-    assert len(step) - start <= 60

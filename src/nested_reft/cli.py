@@ -56,7 +56,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     add("fetch-data", "fetch one set of problems", "DataSettings", ("output", "provenance"))
     add("pretrain", "train one model from scratch", "ModelSettings", ("output", "provenance"))
     add("fetch-model", "fetch one model", "ModelSettings", ("output", "provenance"))
-    check = add("check", "sum up data and fetched models before any training starts", "", ("output",))
+    check = add("check", "sum up data and fetched models before any training starts", "CheckSettings", ("output",))
     check.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")
     lock = add("lock", "record fetched data sets and models in the lock file", "", ())
     lock.add_argument("provenance", nargs="+", type=Path, metavar="PATH", help="provenance files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ REFUSED = [
         WARMUP | {"datasets": {"x": HUB | {"solution_without": "a"}}},
         ["warmup.datasets.x: solution_without: there is no `solution`; remove it"],
     ),
+    ("datasets/stories", HUB | {"split": "train[:200]"},
+     ["datasets.stories.split: must be the name of one split", "got 'train[:200]'", "`offset` and `limit` take"]),
+    ("datasets/stories", HUB | {"split": "train+test"}, ["datasets.stories.split: must be the name of one split"]),
     ("datasets/stories", HUB | {"solution": "{a}"}, ["datasets.stories.solution: only `warmup.datasets` have"]),
     ("skips", [0, 84], ["skips: 84 % of the 6 layers of 'tiny' is 5", "leaves only 4", "lower the skip or the border"]),
     ("skips", [0, 100], ["skips", "less than 100", "got 100"]),
@@ -76,6 +80,21 @@ REFUSED = [
     ("skips", [17, 17], ["skips: has a value twice: [17, 17]"]),
     ("skips", [], ["skips", "at least 1"]),
     ("seeds", [3, 3], ["seeds: has a value twice: [3, 3]"]),
+    ("seeds", 3, ["seeds: must be a list, in brackets, got 3"]),
+    ("skips", 17, ["skips: must be a list, in brackets, got 17"]),
+    ("benchmarks/one/steps", 2, ["benchmarks.one.steps: must be a list, in brackets, got 2"]),
+    ("layer_choice", {"strategies": "least"}, ["layer_choice.strategies: must be a list, in brackets, got 'least'"]),
+    ("prompt", {"style": "chat", "end_tokens": "</s>"}, ["prompt.end_tokens: must be a list, in brackets, got '</s>'"]),
+    ("training", 3, ["training: must be keys and values, got 3"]),
+    ("corrections", ["base", "unit"], ["corrections: must be keys and values, got ['base', 'unit']"]),
+    ("corrections", {"base": [1]}, ["corrections.base: must be keys and values, got [1]"]),
+    ("sizes", "tiny", ["sizes: must be keys and values, got 'tiny'"]),
+    ("sizes/tiny", 3, ["sizes.tiny: must be keys and values, got 3"]),
+    ("training/steps", [3], ["training.steps: must be one value, got [3]"]),
+    ("training/learning_rate", [0.1], ["training.learning_rate: must be one value, got [0.1]"]),
+    ("experiment", ["a"], ["experiment: must be one value, got ['a']"]),
+    ("throughput/problems", {"a": 1}, ["throughput.problems: must be one value, got {'a': 1}"]),
+    ("device", ["cpu"], ["device: must be one value, got ['cpu']"]),
     ("seeds", [-1], ["seeds: must not be negative: [-1]"]),
     ("training/border", 3, ["skips: 17 % of the 6 layers of 'tiny' is 1", "border 3 leaves only 0"]),
     ("training/border", -1, ["training.border", "greater than or equal to 0", "got -1"]),
@@ -135,6 +154,41 @@ def message_of(settings: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
         parse_config(settings, "my.yaml")
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said", "source"),
+    [
+        ("seeds", 3, {"seeds": 3}, "--config"),
+        ("seeds", 3, {"skips": [0]}, "my.yaml"),
+        ("seedz", [3], {"seedz": ["3"]}, "--config"),
+        ("training/steps", 0, {"training": {"steps": "0"}}, "--config"),
+        ("training/steps", 0, {"training": {"border": "1"}}, "my.yaml"),
+        ("training", 3, {"training": 3}, "--config"),
+        ("sizes/tiny/layer", 3, {"sizes": {"tiny": {"layer": "3"}}}, "--config"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(
+    path: str, value: Any, said: dict[str, Any], source: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(changed(path, value), "my.yaml", said)
+    assert str(caught.value).startswith(f"{source}: {path.replace('/', '.')}")
+
+
+def test_numbers_of_the_command_line_are_text() -> None:
+    """Snakemake reads those within a value of --config so."""
+    as_text = changed("corrections/unit", {"skips": ["17"]}) | {"skips": ["17", "0", "34"], "seeds": ["1", "2"]}
+    assert parse_config(as_text) == parse_config(changed("corrections/unit", {"skips": [17]}))
+
+
+def test_json_may_be_indented_with_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    path.write_text(json.dumps(VALID, indent="\t"))
+    assert load_config(path) == parse_config(VALID)
+    path.write_text('{\n\t"seeds": [1],\n\t"seeds": [2]\n}')
+    with pytest.raises(ConfigError, match="the key 'seeds' appears twice, in lines 2 and 3"):
+        load_config(path)
 
 
 def test_the_settings_that_the_cases_change_are_valid() -> None:

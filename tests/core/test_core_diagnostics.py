@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nested_reft.core.diagnostics import effective_sample_size, off_policy_diagnostics
+from nested_reft.core.diagnostics import QUANTILES, effective_sample_size, off_policy_diagnostics, quantiles
 
 LOG2 = math.log(2)
 
@@ -115,3 +115,17 @@ def test_k3_and_chi_square_are_never_negative(pairs: list[tuple[float, float]]) 
     assert actual["kl_k3"] >= -1e-12
     assert actual["chi2"] >= 0
     assert actual["ratio_min"] <= actual["ratio_q50"] <= actual["ratio_max"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 12_345])
+def test_quantiles_are_torch_s_to_the_last_bit(count: int) -> None:
+    values = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(count)).exp()
+    expected = torch.quantile(values, torch.tensor([percent / 100 for percent in QUANTILES], dtype=torch.float64))
+    assert quantiles(values, QUANTILES) == expected.tolist()
+
+
+def test_more_tokens_than_torch_s_quantile_takes() -> None:
+    """2^24 is its limit; half of the ratios are 1 and half 2."""
+    values = torch.ones(2**24 + 2, dtype=torch.float64)
+    values[1::2] = 2.0
+    assert quantiles(values, QUANTILES) == [1.0, 1.0, 1.5, 2.0, 2.0]

@@ -12,6 +12,10 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -19,6 +23,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -50,16 +56,31 @@ MODELS = {
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [0, 3]},
     ),
     "mixtral": (MixtralForCausalLM, MixtralConfig, {"num_local_experts": 3, "num_experts_per_tok": 2}),
+    # Hybrid models: of five layers only one has keys and values, the others have a state in their place.
+    "lfm2": (Lfm2ForCausalLM, Lfm2Config, {"block_auto_adjust_ff_dim": False}),
+    "qwen3_5": (
+        Qwen3_5ForCausalLM, Qwen3_5TextConfig,
+        {"linear_num_value_heads": 2, "linear_num_key_heads": 1, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    ),
+    "granitemoehybrid": (
+        GraniteMoeHybridForCausalLM, GraniteMoeHybridConfig,
+        {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 4,
+         "num_local_experts": 0, "shared_intermediate_size": 16},
+    ),
 }  # fmt: skip
-KINDS = tuple(MODELS)
+# What their layers without attention are called.
+HYBRIDS = {"lfm2": "conv", "qwen3_5": "linear_attention", "granitemoehybrid": "mamba"}
+KINDS = tuple(kind for kind in MODELS if kind not in HYBRIDS)
 
 
 def tiny_model(kind: str = "qwen2", *, layers: int = 5, vocab: int = 23, seed: int = 0) -> PreTrainedModel:
     """A model in evaluation mode, with random weights large enough that every layer matters."""
     model_class, config_class, options = MODELS[kind]
-    if kind == "gemma3":
-        options = options | {"layer_types": [FULL if index % 3 == 2 else WINDOW for index in range(layers)]}
-    model = model_class(config_class(**SHAPE, num_hidden_layers=layers, vocab_size=vocab, **options))
+    if kind in (other := {"gemma3": WINDOW} | HYBRIDS):
+        options = options | {"layer_types": [FULL if index % 3 == 2 else other[kind] for index in range(layers)]}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # for what is random of the vectors, to which noise is added
+        model = model_class(config_class(**SHAPE, num_hidden_layers=layers, vocab_size=vocab, **options))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
+from tiny_training import DTYPES
 from torch import Tensor
 
 from nested_reft.config.gradients import GradientSettings
@@ -35,7 +36,12 @@ def _cheap_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(
-    skip: int = 34, *, problems_per_micro_batch: int | None = None, gradient_checkpointing: bool = False, **options: Any
+    skip: int = 34,
+    *,
+    dtype: str = "float32",
+    problems_per_micro_batch: int | None = None,
+    gradient_checkpointing: bool = False,
+    **options: Any,
 ) -> GradientSettings:
     gradients = {
         "corrections": CORRECTIONS, "batches": 4, "problems_per_batch": 3, "completions_per_problem": 4,
@@ -43,7 +49,7 @@ def settings(
     return GradientSettings.model_validate(
         {
             "size": "tiny", "skip": skip, "gradients": gradients, "prompt": PROMPT, "sampling": {}, "border": 1,
-            "strategy": "uniform", "max_new_tokens": 5, "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
+            "strategy": "uniform", "max_new_tokens": 5, "max_prompt_tokens": 64, "dtype": dtype, "device": "cpu",
             "update_clip_low": 0.2, "update_clip_high": 0.2,
             "problems_per_micro_batch": problems_per_micro_batch, "gradient_checkpointing": gradient_checkpointing,
         }
@@ -125,9 +131,11 @@ def test_the_record_holds_the_inner_products_of_all_sets() -> None:
     assert all(one != other for i, one in enumerate(own) for other in own[i + 1 :])
 
 
-def test_a_record_is_made_again_to_the_last_digit_and_depends_on_the_seed() -> None:
-    assert record_of(settings()) == record_of(settings())
-    assert record_of(settings())["on_policy"] != record_of(settings(seed=1))["on_policy"]
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_record_is_made_again_to_the_last_digit_and_depends_on_the_seed(dtype: str) -> None:
+    record = record_of(settings(dtype=dtype))
+    assert record == record_of(settings(dtype=dtype))
+    assert record["on_policy"] != record_of(settings(dtype=dtype, seed=1))["on_policy"]
 
 
 def test_the_on_policy_sets_are_the_same_at_every_skip() -> None:
@@ -138,17 +146,21 @@ def test_the_on_policy_sets_are_the_same_at_every_skip() -> None:
     assert one["corrections"]["unit"] != other["corrections"]["unit"]
 
 
-def test_with_no_layer_skipped_all_corrections_are_one_estimate() -> None:
-    record = record_of(settings(0))
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-5), ("bfloat16", 2**-5)])
+def test_with_no_layer_skipped_all_corrections_are_one_estimate(dtype: str, rounding: float) -> None:
+    record = record_of(settings(0, dtype=dtype))
     unit = torch.tensor(record["corrections"]["unit"]["own"])
     for name, entry in record["corrections"].items():
         factor = 0.81 if name == "retrace" else 1.0  # lambda squared
-        torch.testing.assert_close(torch.tensor(entry["own"]), factor * unit, rtol=1e-3, atol=1e-5 * unit.max().item())
+        torch.testing.assert_close(
+            torch.tensor(entry["own"]), factor * unit, rtol=1e-3, atol=rounding * unit.max().item()
+        )
 
 
-def test_nested_and_on_policy_completions_share_their_random_numbers() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nested_and_on_policy_completions_share_their_random_numbers(dtype: str) -> None:
     """With no layer skipped they are the same texts, and the estimates the same to the last digit; the repeat's not."""
-    record = record_of(settings(0))
+    record = record_of(settings(0, dtype=dtype))
     assert record["corrections"]["unit"] == {"own": record["on_policy"], "on_policy": record["on_policy"]}
     assert record["repeat"] != record["on_policy"]
 

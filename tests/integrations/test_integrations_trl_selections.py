@@ -74,7 +74,7 @@ def test_ablation_influence_is_measured_once_and_kept_in_checkpoints(tmp_path: P
     assert kept == trainer._influence.tolist()
     resumed = trained(tmp_path, strategy, resume=str(tmp_path / "checkpoint-2"))
     assert torch.equal(resumed._influence, trainer._influence)
-    after = ablation_influence(trainer._target(), *prompts_of(trainer.batches[0][1]))
+    after = ablation_influence(trainer.target_model(), *prompts_of(trainer.batches[0][1]))
     assert not torch.allclose(after, start), "training must have changed it, or the file would not matter"
 
 

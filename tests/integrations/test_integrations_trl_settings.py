@@ -1,4 +1,4 @@
-"""What a nested run of TRL accepts, what it refuses in one line, and what it logs."""
+"""The settings of a nested run of TRL, and what it logs. What it refuses of TRL's is in `..._refused.py`."""
 
 from __future__ import annotations
 
@@ -32,52 +32,6 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 def test_a_bad_nested_config_is_an_error_that_names_it(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NestedConfig(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "reason"),
-    [
-        ("top_p", 0.9, "the target would not be renormalised on the tokens that it keeps; use 1.0"),
-        ("top_k", 5, "the target would not be renormalised on the tokens that it keeps; use 0"),
-        ("min_p", 0.1, "the target would not be renormalised on the tokens that it keeps; use None"),
-        ("repetition_penalty", 1.1, "the target has no such penalty; use 1.0"),
-        ("generation_kwargs", {"no_repeat_ngram_size": 2}, "they would change the sampling distribution; use None"),
-        ("use_transformers_continuous_batching", True, "it samples from the whole model; use False"),
-        ("cast_lm_head_to_fp32", True, "it replaces the head's forward"),
-        ("loss_type", "cispo", "use one of grpo, dr_grpo, bnpo, dapo"),
-        ("off_policy_mask_threshold", 0.5, "it weighs completions by how far they are off-policy"),
-        ("importance_sampling_level", "sequence", "correction 'retrace' weighs tokens; use 'token', or correction"),
-    ],
-)
-def test_a_setting_of_trl_that_does_not_fit_is_refused_in_one_line(
-    tmp_path: Path, key: str, value: Any, reason: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{key} .* does not go with nested rollouts: {reason}") as caught:
-        trainer_of(config(tmp_path, **{key: value}), NestedConfig())
-    assert "\n" not in str(caught.value)
-    assert repr(value) in str(caught.value)
-
-
-def test_a_vllm_server_and_structured_outputs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"vllm_mode 'server' .* leave out layers of a server; use 'colocate'"):
-        trainer_of(config(tmp_path, use_vllm=True, vllm_mode="server"), NestedConfig())
-    with pytest.raises(ValueError, match=r"vllm_structured_outputs_regex 'a' .* not be renormalised"):
-        trainer_of(config(tmp_path, use_vllm=True, vllm_structured_outputs_regex="a"), NestedConfig())
-
-
-@pytest.mark.parametrize("changes", [{"epsilon": 0.1}, {"epsilon_high": 0.3}], ids=str)
-def test_gspo_has_its_own_clip(tmp_path: Path, changes: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"correction 'gspo' has its own clip; use NestedConfig\(params="):
-        trainer_of(config(tmp_path, **changes), NestedConfig(correction="gspo"))
-
-
-@pytest.mark.parametrize("key", ["tools", "rollout_func", "environment_factory"])
-def test_other_rollouts_are_refused(tmp_path: Path, key: str) -> None:
-    def other() -> None:
-        """Never called."""
-
-    with pytest.raises(ValueError, match=f"^{key} does not go with nested rollouts"):
-        trainer_of(config(tmp_path), NestedConfig(), **{key: [other]})
 
 
 def test_the_model_s_layers_must_suffice(tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,30 +87,29 @@ def training(**changes: Any) -> Training:
     return Training(**(settings | changes))
 
 
-def test_shards_split_the_states_and_need_a_replica() -> None:
-    shape = Shape(small_model(2))
-    one = plan_memory(shape, training(), 3, Gpus(1, 80), "all weights")
-    four = plan_memory(shape, training(), 3, Gpus(4, 80), "shards")
-    assert one.weights == one.gradients == one.optimizer / 2 == 4 * shape.parameters
-    for part in ("weights", "gradients", "optimizer", "rollout"):
-        assert getattr(four, part) == getattr(one, part) / 4, part
-    assert one.copies == 2 * shape.weights_read()
-    layer = sum(parameter.numel() for parameter in small_model(2).model.layers[0].parameters())
-    assert four.copies == 2 * shape.parameters + 4 * (50 * 64 + 64 + layer)  # tied embedding, last norm, one layer
-    assert four.logits == one.logits == 3 * 4 * (2 * 4) * 50  # one problem at a time in both
-    # A prompt of three tokens is read once for its two completions of four, or with each.
-    assert four.activations == pytest.approx(one.activations * 14 / 11)
-    # bfloat16 keys and values of two layers, of 8 prompts and 16 completions; three float32 logits a completion
-    assert one.rollout == 2 * 2 * 32 * 2 * (8 * 3 + 16 * 4) + 3 * 4 * 16 * 50
+PLANNED = [  # way, dtype, activation checkpointing
+    ("all weights", "float32", False),
+    ("all weights", "float32", True),
+    ("all weights", "bfloat16", False),
+    ("adapters", "float32", True),
+    ("shards", "float32", False),
+    ("shards", "bfloat16", True),
+]
 
 
-def test_adapters_have_small_states_and_short_weights() -> None:
-    shape = Shape(small_model(2))
-    memory = plan_memory(shape, training(lora={"rank": 3}), 3, Gpus(1, 80), "adapters")
-    # q and o 64 x 64, k and v 64 x 32, three of 64 x 256, in two layers
-    entries = 3 * 2 * (2 * 128 + 2 * 96 + 3 * 320)
-    assert (memory.weights, memory.gradients, memory.optimizer) == (2 * shape.parameters, 4 * entries, 8 * entries)
-    assert memory.copies == 0
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "dtype", "checkpointing"), PLANNED)
+def test_the_peak_of_a_step_is_what_is_planned(way: str, dtype: str, checkpointing: bool) -> None:
+    """Within 10 %. For shards it may be a third too low: gloo, on a busy machine, keeps more copies than NCCL."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if way == "shards" else []
+    script, folder = Path(__file__).with_name("measured_peak.py"), Path(__file__).parents[1] / "training"
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), way, dtype, *["checkpointing"] * checkpointing],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        capture_output=True, text=True, check=True, timeout=900,
+    )  # fmt: skip
+    found = json.loads(re.findall(r"{.*?}", done.stdout)[0])
+    assert (0.67 if way == "shards" else 0.9) < found["planned"] / found["measured"] < 1.1
 
 
 def test_the_peak_is_states_and_the_larger_of_update_and_rollout() -> None:

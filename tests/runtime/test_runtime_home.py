@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nested_reft.runtime.home import name_user
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,3 +70,21 @@ def test_make_gives_snakemake_a_cache(unwritable: dict[str, str], tmp_path: Path
     assert cache(unwritable) == str(ROOT / ".cache")
     assert cache(unwritable | {"XDG_CACHE_HOME": "/own"}) == "/own"
     assert cache(unwritable | {"HOME": str(tmp_path)}) == ""
+
+
+def test_a_user_that_the_machine_does_not_know_is_named_by_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    monkeypatch.setenv("LOGNAME", "")  # so that it is put back
+    name_user()
+    assert getpass.getuser() == str(os.getuid())
+
+
+def test_a_user_with_a_name_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOGNAME", raising=False)
+    monkeypatch.setenv("USER", "ada")
+    name_user()
+    assert "LOGNAME" not in os.environ

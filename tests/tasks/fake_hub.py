@@ -20,6 +20,7 @@ class FakeHub:
         self.files: dict[tuple[str, str], dict[str, dict[str, bytes]]] = {}
         self.branches: dict[tuple[str, str], dict[str, str]] = {}
         self.gated: set[tuple[str, str]] = set()
+        self.refused: tuple[int, str] | None = None  # status and message for every request
         self.moved: dict[tuple[str, str], str] = {}
         self.downloads: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -39,6 +40,8 @@ class FakeHub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for the path of a request."""
+        if self.refused:
+            return self.refused[0], {"X-Error-Message": self.refused[1]}, b""
         parts = unquote(urlsplit(path).path).strip("/").split("/")
         is_api = parts[0] == "api"
         parts = parts[is_api:]

@@ -102,6 +102,8 @@ def test_every_format_gives_the_cells_as_they_were_written(tmp_path: Path) -> No
         "b.json": json.dumps(rows, indent=1),
         "c.json": "".join(json.dumps(row) + "\n" for row in rows),
         "d.csv": 'q,a\r\n"a, b",025\r\n"two\nlines",2020-01-01\r\n',
+        "e.json": json.dumps({"version": 1, "data": rows, "notes": []}, indent=1),
+        "f.json": json.dumps({"data": rows}),
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content.encode())
@@ -115,6 +117,12 @@ def test_every_format_gives_the_cells_as_they_were_written(tmp_path: Path) -> No
         ("a.json", "[1]", "is not a list of objects with columns"),
         ("a.json", "[]", "is empty"),
         ("a.json", "[" * 100_000, "is not JSON"),
+        ("a.json", '{"data": [\n{"q": "1"}', "is not JSON"),
+        ("a.json", '{"q": "1"}\n{"q":', "line 2: is not JSON"),
+        ("a.json", '{"train": [{"q": "1"}], "test": [{"q": "1"}]}', r"rows under several keys \(train, test\)"),
+        ("a.json", '{"q": ["1", "2"], "a": ["3", "4"]}', "is not a list of objects with columns"),
+        ("a.jsonl", '{"q": "1", "a": "1", "a": "2"}', "line 1: is not JSON .the key 'a' appears twice"),
+        ("a.csv", "q,a,a\n1,2,3\n", "has two columns named 'a'; rename one"),
         ("a.csv", "", "is empty"),
         ("a.csv", "q,a\n1,2\n1\n", "row 1: does not have as many cells"),
         ("a.csv", "q,a\n1,2,3\n", "row 0: does not have as many cells"),
@@ -126,6 +134,18 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, name: str, content: s
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=f"{name}.*{message}"):
         list(read_rows([tmp_path / name]))
+
+
+def test_a_parquet_file_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table([pyarrow.array(["1"])] * 2, names=["a", "a"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: is not a readable parquet file \(Multiple matches for .*\(a\)"):
+        list(read_rows([tmp_path / "a.parquet"]))
+
+
+def test_a_cell_may_be_as_long_as_it_likes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q,a\n" + "x" * 200_000 + ",1\n")
+    (row,) = read_rows([tmp_path / "a.csv"])
+    assert len(row["q"]) == 200_000
 
 
 # --- encodings and numbers
@@ -204,3 +224,19 @@ def test_answers_that_are_numbers_of_parquet(tmp_path: Path, cell: Any, type_: A
     table = pyarrow.table({"question": ["q"], "answer": pyarrow.array([cell], type_)})
     pyarrow.parquet.write_table(table, tmp_path / "o/d/test.parquet")
     assert hub.load_problems(source(), tmp_path)[0][0].answer == answer
+
+
+def test_a_label_is_its_name_and_fields_keep_their_precision(tmp_path: Path) -> None:
+    label = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features(
+        {"answer": label, "several": datasets.List(label), "in": {"x": datasets.Value("float32"), "label": label}}
+    )
+    rows = [
+        {"answer": 1, "several": [0, 1], "in": {"x": 3.14, "label": 0}},
+        {"answer": -1, "several": [], "in": {"x": None, "label": None}},
+    ]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "a.parquet"))
+    assert list(read_rows([tmp_path / "a.parquet"])) == [
+        {"answer": "yes", "several": ["no", "yes"], "in": {"x": 3.14, "label": "no"}},
+        {"answer": None, "several": [], "in": {"x": None, "label": None}},
+    ]

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import TOKENS, write_gguf
+from tiny_gguf import PIECES, SENTENCEPIECE, TOKENS, write_gguf
 
 from nested_reft.config.sampling import Prompt
-from nested_reft.config.sources import GgufModel, PackageModel
+from nested_reft.config.sources import GgufModel, ModelShape, PackageModel
 from nested_reft.engine.llama import unsupported
 from nested_reft.tasks.gguf_models import load_gguf
 from nested_reft.tasks.policy import load_policy
 from nested_reft.tasks.prompts import render_prompt
+from nested_reft.tasks.provenance import check_shape
 from nested_reft.tasks.records import DataError
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 2]])
@@ -63,6 +64,33 @@ def test_the_saved_model_computes_what_the_file_says(tmp_path: Path, architectur
         torch.testing.assert_close(loaded.model(IDS).logits, expected(IDS).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "again"), [("Q5_0", "Q8_0"), ("Q8_0", "Q4_0"), ("Q4_1", "F16"), ("F32", "BF16"), ("F16", "F16")]
+)
+def test_a_tied_embedding_that_is_stored_twice_is_one_matrix_again(tmp_path: Path, kind: str, again: str) -> None:
+    expected = write_gguf(tmp_path / "tiny.gguf", "qwen2", kind, tied=True, again=again)
+    load_gguf(model(tmp_path / "tiny.gguf"), tmp_path / "out")
+    loaded = load_policy(tmp_path / "out", device=torch.device("cpu")).model
+    assert loaded.config.tie_word_embeddings
+    assert loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
+    assert loaded.num_parameters() == expected.num_parameters()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, expected(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_two_matrices_that_differ_by_more_than_their_rounding_stay_two(tmp_path: Path) -> None:
+    """As of a model whose head was trained apart from its embedding for a while: one part in ten."""
+    expected = write_gguf(tmp_path / "tied.gguf", "qwen2", "Q8_0", tied=True)
+    embedding = expected.get_input_embeddings().weight.detach()
+    apart = embedding + 0.1 * embedding.std() * torch.randn(embedding.shape, generator=torch.Generator().manual_seed(1))
+    write_gguf(tmp_path / "tiny.gguf", "qwen2", "Q8_0", tied=True, extra={"output.weight": apart.numpy()})
+    load_gguf(model(tmp_path / "tiny.gguf"), tmp_path / "out")
+    loaded = load_policy(tmp_path / "out", device=torch.device("cpu")).model
+    assert not loaded.config.tie_word_embeddings
+    torch.testing.assert_close(loaded.get_input_embeddings().weight, embedding)
+    torch.testing.assert_close(loaded.get_output_embeddings().weight, apart)
+
+
 def test_quantised_weights_differ_from_those_before(tmp_path: Path) -> None:
     """So the test above cannot pass by leaving out the quantisation."""
     original = write_gguf(tmp_path / "a.gguf", "llama", "F32")
@@ -98,6 +126,43 @@ def test_texts_are_split_as_the_file_says(tmp_path: Path, split: str, tokens: li
     assert loaded.tokenizer.decode(ids) == "x\n\n12"
 
 
+@pytest.mark.parametrize(
+    ("says", "pieces"),
+    [
+        ({}, ["<s>", "▁", "x"]),
+        ({"add_space_prefix": True}, ["<s>", "▁", "x"]),
+        ({"add_space_prefix": False}, ["<s>", "x"]),
+        ({"add_bos_token": False}, ["▁", "x"]),
+        ({"add_eos_token": True}, ["<s>", "▁", "x", "</s>"]),
+    ],
+)
+def test_what_is_put_around_a_text_is_what_the_file_says(
+    tmp_path: Path, says: dict[str, Any], pieces: list[str]
+) -> None:
+    says = {f"tokenizer.ggml.{key}": value for key, value in says.items()}
+    write_gguf(tmp_path / "tiny.gguf", says=SENTENCEPIECE | says)
+    load_gguf(model(tmp_path / "tiny.gguf"), tmp_path / "out")
+    tokenizer = load_policy(tmp_path / "out", device=torch.device("cpu")).tokenizer
+    ids = tokenizer("x").input_ids
+    assert [PIECES[token] for token in ids] == pieces
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "x"
+
+
+@pytest.mark.parametrize(
+    ("says", "tokens"),
+    [({}, ["<|im_start|>", "x", "12"]), ({"tokenizer.ggml.add_bos_token": False}, ["x", "12"])],
+)
+def test_llama_3_starts_with_its_first_token_and_takes_whole_words(
+    tmp_path: Path, says: dict[str, Any], tokens: list[str]
+) -> None:
+    """Its converter writes neither. No merge makes the word 12 here."""
+    llama = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None, "tokenizer.ggml.merges": ["Ċ Ċ"]}
+    write_gguf(tmp_path / "tiny.gguf", says=llama | says)
+    load_gguf(model(tmp_path / "tiny.gguf"), tmp_path / "out")
+    tokenizer = load_policy(tmp_path / "out", device=torch.device("cpu")).tokenizer
+    assert [TOKENS[token] for token in tokenizer("x12").input_ids] == tokens
+
+
 def test_the_record_names_the_file_with_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
@@ -108,6 +173,37 @@ def test_the_record_names_the_file_with_its_checksum(tmp_path: Path, monkeypatch
         "kind": "model", "origin": "gguf", "path": "models/tiny.gguf",
         "files": {"tiny.gguf": {"bytes": size, "sha256": digest}},
     }  # fmt: skip
+
+
+SHAPE = {
+    "architecture": "qwen2", "width": 32, "heads": 4, "key_value_heads": 2, "feed_forward": 64, "vocabulary": 261,
+    "tied": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        (
+            "architecture",
+            "llama",
+            'architecture: is "llama", but model_type of the fetched model is "qwen2"; correct it',
+        ),
+        ("width", 64, "width: is 64, but hidden_size of the fetched model is 32"),
+        ("heads", 8, "heads: is 8, but num_attention_heads of the fetched model is 4"),
+        ("key_value_heads", 4, "key_value_heads: is 4, but num_key_value_heads of the fetched model is 2"),
+        ("feed_forward", 32, "feed_forward: is 32, but intermediate_size of the fetched model is 64"),
+        ("vocabulary", 260, "vocabulary: is 260, but vocab_size of the fetched model is 261"),
+        ("tied", True, "tied: is true, but tie_word_embeddings of the fetched model is false"),
+    ],
+)
+def test_a_shape_that_the_model_does_not_have(tmp_path: Path, key: str, value: Any, text: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf", "qwen2", tied=False)
+    load_gguf(model(tmp_path / "tiny.gguf"), tmp_path / "out")
+    check_shape("own", ModelShape.model_validate(SHAPE), tmp_path / "out")
+    with pytest.raises(DataError) as caught:
+        check_shape("own", ModelShape.model_validate(SHAPE | {key: value}), tmp_path / "out")
+    assert str(caught.value).startswith(f"sizes.own.shape.{text}")
 
 
 # --- refusals
@@ -127,6 +223,18 @@ def test_wrong_number_of_layers(tmp_path: Path) -> None:
         ({"says": {"llama.block_count": None}}, ["does not state llama.block_count"]),
         ({"says": {"tokenizer.ggml.pre": "viking"}}, ["'viking' (tokenizer.ggml.pre); supported are gpt-2"]),
         ({"says": {"tokenizer.ggml.pre": None}}, ["'None' (tokenizer.ggml.pre)"]),
+        ({"says": {"tokenizer.ggml.model": "bert"}}, ["kind 'bert' (tokenizer.ggml.model); supported are gpt2, llama"]),
+        ({"says": {"tokenizer.ggml.add_space_prefix": True}}, ["needs tokenizer.ggml.add_space_prefix = True, which"]),
+        ({"says": {"tokenizer.ggml.add_sep_token": True}}, ["needs tokenizer.ggml.add_sep_token = True"]),
+        (
+            {"says": SENTENCEPIECE | {"tokenizer.ggml.remove_extra_whitespaces": True}},
+            ["needs tokenizer.ggml.remove_extra_whitespaces = True"],
+        ),
+        (
+            {"says": {"tokenizer.ggml.precompiled_charsmap": [1, 2]}},
+            ["needs tokenizer.ggml.precompiled_charsmap, which"],
+        ),
+        ({"says": {"tokenizer.ggml.normalizer.lowercase": False}}, ["needs tokenizer.ggml.normalizer.lowercase"]),
         ({"says": {"tokenizer.ggml.tokens": None}}, ["transformers cannot load it"]),
         ({"extra": {"rope_freqs.weight": np.ones(4, np.float32)}}, ["1 tensors that a llama", "rope_freqs.weight"]),
         ({"extra": {"blk.0.attn_q.bias": np.ones(32, np.float32)}}, ["blk.0.attn_q.bias"]),

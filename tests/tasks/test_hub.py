@@ -82,11 +82,55 @@ def test_svamp_question_is_body_and_question(data_mirror: Path) -> None:
 
 
 def test_cells_become_text(tmp_path: Path) -> None:
-    cells = [27.0, 0.5, "025", 7, ["\\frac{1}{2}", "3"], [4.0], " x ", None, "", " ", [], [""], float("nan")]
+    empty = [None, "", " ", [], [""], float("nan"), "\u200b", "\ufeff\u2060"]
+    cells = [27.0, 0.5, "025", 7, ["\\frac{1}{2}", "3"], [4.0], " x ", *empty]
     write_lines(tmp_path / "o/d", *({"question": "q", "answer": cell} for cell in cells))
     problems, provenance = hub.load_problems(source(), tmp_path)
     assert [problem.answer for problem in problems] == ["27", "0.5", "025", "7", "\\frac{1}{2}, 3", "4", "x"]
-    assert provenance["rows_dropped_empty"] == 6
+    assert provenance["rows_dropped_empty"] == len(empty)
+
+
+ASKED = [{"role": "system", "content": "s"}, {"role": "user", "content": "6 * 7?"}]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_fields_and_chat_messages_can_be_named(tmp_path: Path, format: str) -> None:
+    row = {
+        "prompt": ASKED, "reward_model": {"style": "rule", "ground_truth": "42"},
+        "done": [*ASKED, {"role": "assistant", "content": "It is 42."}],
+    }  # fmt: skip
+    folder = tmp_path / "o/d"
+    write_lines(folder, row)
+    if format == "parquet":
+        (folder / "test.jsonl").unlink()
+        datasets.Dataset.from_list([row]).to_parquet(str(folder / "test.parquet"))
+    settings = source(question="prompt", answer=["truth", "reward_model.ground_truth"], solution="{done}")
+    (problem,) = hub.load_problems(settings, tmp_path)[0]
+    assert (problem.question, problem.answer, problem.solution) == ("6 * 7?", "42", "It is 42.")
+    settings = source(question="prompt", answer="reward_model.style", solution="It is {reward_model.ground_truth}.")
+    assert hub.load_problems(settings, tmp_path)[0][0].solution == "It is 42."
+    with pytest.raises(
+        DataError,
+        match=r"did you mean 'reward_model.ground_truth'.*columns: prompt, reward_model, done, reward_model.style, ",
+    ):
+        hub.load_problems(source(question="prompt", answer="reward_model.truth"), tmp_path)
+    with pytest.raises(DataError, match="'prompt' holds messages, but none of the role 'assistant'"):
+        hub.load_problems(source(question="prompt", answer="prompt"), tmp_path)
+
+
+def test_repeated_problems_are_kept_and_counted(tmp_path: Path) -> None:
+    rows = [{"question": f"q{row % 3}", "answer": str(row % 3)} for row in range(300)]
+    write_lines(tmp_path / "o/d", *rows, {"question": "q0", "answer": "1"})
+    problems, provenance = hub.load_problems(source(), tmp_path)
+    assert (len(problems), provenance["rows_repeated"]) == (301, 297)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "Infinity", "-Infinity"])
+def test_infinity_is_no_answer(tmp_path: Path, number: str) -> None:
+    (tmp_path / "o/d").mkdir(parents=True)
+    (tmp_path / "o/d/test.jsonl").write_text(f'{{"question": "q", "answer": {number}}}\n')
+    with pytest.raises(DataError, match=r"row 0: column 'answer' holds -?inf, or a number too large.*write it as text"):
+        hub.load_problems(source(), tmp_path)
 
 
 def of_the_paper(benchmark: str) -> HubProblems:

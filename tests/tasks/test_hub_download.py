@@ -61,7 +61,7 @@ def test_a_data_set_is_fetched_at_the_commit_that_is_recorded(fake_hub: FakeHub)
     assert provenance == {
         "kind": "dataset", "repo": "o/d", "config_name": None, "split": "test", "requested_revision": "main",
         "resolved_revision": commit, "origin": "hub", "files": {"test.jsonl": {"bytes": 78, "sha256": digest}},
-        "rows": 2, "rows_read": 2, "rows_kept": 2, "rows_dropped_empty": 0,
+        "rows": 2, "rows_read": 2, "rows_kept": 2, "rows_dropped_empty": 0, "rows_repeated": 0,
     }  # fmt: skip
     assert not [path for path in fake_hub.downloads if path.startswith("o/d/loader.py")]
 
@@ -89,7 +89,7 @@ def test_the_card_says_which_files_a_split_has(fake_hub: FakeHub) -> None:
             "dataset o/gated.*accept its terms at https://huggingface.co/datasets/o/gated and run `hf",
         ),
         ({"repo": "o/former"}, "dataset o/former: has moved; write `repo: o/d`"),
-        ({"repo": "o/zip"}, "Couldn't find any data file.*supported are JSON lines, JSON arrays, CSV and parquet"),
+        ({"repo": "o/zip"}, "Couldn't find any data file.*supported are JSON lines, JSON, CSV and parquet"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_with_the_fix(fake_hub: FakeHub, keys: dict[str, Any], message: str) -> None:
@@ -102,6 +102,32 @@ def test_what_cannot_be_had_is_one_line_with_the_fix(fake_hub: FakeHub, keys: di
     with pytest.raises(DataError, match=message) as caught:
         hub.load_problems(source(**keys), None)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "remedy"),
+    [
+        (401, "Invalid credentials in Authorization header", "refuses your token, which may have expired: run `hf"),
+        (403, "Forbidden", "your token does not permit it: give it read access"),
+        (404, "Not found", "correct `repo`"),
+        (429, "Too many", "too many requests: wait some minutes"),
+        (500, "Oops", "an error of its own (500): try again later"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_not_blamed_on_the_network(fake_hub: FakeHub, status: int, words: str, remedy: str) -> None:
+    fake_hub.refused = status, words
+    with pytest.raises(DataError) as caught:
+        hub.load_problems(source(), None)
+    assert str(status) in str(caught.value)
+    assert remedy in str(caught.value)
+    assert "check the network" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_not_blamed_on_the_network() -> None:
+    text = str(hub_error("model", "o/m", "main", OSError(28, "No space left on device", "/cache")))
+    assert "No space left on device: '/cache'" in text
+    assert text.endswith("make room there, or permit writing")
 
 
 def test_a_moved_branch_is_not_followed_where_a_commit_is_given(fake_hub: FakeHub) -> None:

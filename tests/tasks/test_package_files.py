@@ -119,7 +119,16 @@ def test_fetched_verified_recorded_and_refused_when_changed(
     lock.write_text("version: 1\n")
     fetch = ["fetch-model", "--settings", settings(), "--output", str(tmp_path / "tiny"), "--provenance", str(record)]
     fetch += ["--lock", str(lock)]
-    check = ["check", str(record), "--output", str(tmp_path / "checked.json"), "--lock", str(lock)]
+    check = [
+        "check",
+        str(record),
+        "--settings",
+        '{"shapes": {}}',
+        "--output",
+        str(tmp_path / "checked.json"),
+        "--lock",
+        str(lock),
+    ]
     assert main(fetch) == 0
     assert f"not verified: {lock} has no entry" in capsys.readouterr().err
     assert main(check) == 0

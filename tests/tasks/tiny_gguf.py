@@ -17,6 +17,13 @@ WIDTHS = {"llama": 8, "qwen2": 8, "qwen3": 128}
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOKENS = [*SPECIALS, *sorted(ByteLevel.alphabet()), "ĊĊ", "12"]
 MERGES = ["Ċ Ċ", "1 2"]
+# A tokenizer of the other kind: as many tokens, among them all bytes, and a space as ▁.
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "x"]
+SENTENCEPIECE = {
+    "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": PIECES,
+    "tokenizer.ggml.scores": [0.0] * len(PIECES), "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1, 1],
+    "tokenizer.ggml.merges": None, "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.add_bos_token": None,
+}  # fmt: skip
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -30,11 +37,12 @@ NAMES = {
 
 
 def write_gguf(
-    path: Path, architecture: str = "llama", kind: str = "F32", *, layers: int = 2, tied: bool = True,
+    path: Path, architecture: str = "llama", kind: str = "F32", *, layers: int = 2, tied: bool = True, again: str = "",
     says: dict[str, Any] | None = None, extra: dict[str, np.ndarray] | None = None, leave_out: str = "",
 ) -> PreTrainedModel:  # fmt: skip
     """A model with its matrices as `kind`; returns it with the weights that the file means.
 
+    `again` is the type in which the tied embedding is stored again, as the head; then the finer of the two is meant.
     `says` changes metadata (a value None leaves it out), `extra` adds tensors.
     """
     model = _random_model(architecture if architecture in ("llama", "qwen2", "qwen3") else "llama", layers, tied)
@@ -42,6 +50,7 @@ def write_gguf(
     for key, value in (_metadata(architecture, layers) | (says or {})).items():
         _add(writer, key, value)
     quantization = gguf.GGMLQuantizationType[kind]
+    embedding = model.get_input_embeddings().weight.detach().numpy().copy()
     for name, weight in list(model.named_parameters()):
         there = weight.detach().numpy()
         if there.ndim > 1:
@@ -55,6 +64,15 @@ def write_gguf(
             writer.add_tensor(_name(name), packed, raw_dtype=quantization)
         else:
             writer.add_tensor(_name(name), there)
+    if again:
+        packed = gguf.quantize(embedding, gguf.GGMLQuantizationType[again])
+        writer.add_tensor("output.weight", packed, raw_dtype=gguf.GGMLQuantizationType[again])
+        meant = np.array(gguf.dequantize(packed, gguf.GGMLQuantizationType[again]))
+        errors = [
+            np.abs(there - embedding).max() for there in (meant, model.get_input_embeddings().weight.numpy(force=True))
+        ]
+        if errors[0] < errors[1]:
+            model.get_input_embeddings().weight.data = torch.from_numpy(meant)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import DTYPES, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
@@ -64,12 +64,13 @@ def test_the_optimizer_has_the_adapters_alone_and_they_get_gradients() -> None:
     assert len(optimizer.param_groups[0]["params"]) == len(names)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_stopped_run_goes_on_bit_by_bit_and_ends_without_adapters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, dtype: str
 ) -> None:
     monkeypatch.setattr(rewards, "grade", grade_by_checksum)
-    settings = tiny_settings(lora=LORA, gradient_checkpointing=checkpointing, steps=4)
+    settings = tiny_settings(lora=LORA, gradient_checkpointing=checkpointing, dtype=dtype, steps=4)
     problems, start = tiny_problems(), tiny_policy()
     names = set(start.model.state_dict())
 

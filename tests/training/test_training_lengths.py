@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
-from torch import Tensor
+from torch import Tensor, nn
 
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import load_config
@@ -102,18 +102,19 @@ def test_frequencies_that_depend_on_the_length_are_refused_by_name(
         check_policy_lengths(policy, [[5, 6]], 63, "key")
 
 
-def test_whatever_else_depends_on_the_length_is_refused() -> None:
+def test_whatever_else_depends_on_the_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
-    forward = policy.model.model.rotary_emb.forward
+    rotary = type(policy.model.model.rotary_emb)
+    forward = rotary.forward
 
-    def scaled(hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = forward(hidden, position_ids)
+    def scaled(self: nn.Module, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = forward(self, hidden, position_ids)
         return cos * torch.log(position_ids.max() + 2.0), sin * torch.log(position_ids.max() + 2.0)
 
     with torch.no_grad():
         for layer in policy.model.model.layers:
             layer.self_attn.q_proj.weight.mul_(4)
     check_policy_lengths(policy, PROMPTS, ROOM, "key")
-    policy.model.model.rotary_emb.forward = scaled
+    monkeypatch.setattr(rotary, "forward", scaled)
     with pytest.raises(DataError, match=r"Qwen2ForCausalLM computes for the same \d+ tokens changes by .*lower key"):
         check_policy_lengths(policy, PROMPTS, ROOM, "key")

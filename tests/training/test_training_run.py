@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import TIMINGS, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import DTYPES, TIMINGS, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
 from torch import Tensor
 
 from nested_reft.config.training import Alarms, TrainSettings
@@ -62,11 +62,12 @@ def untimed(progress: TrainingState) -> list[dict[str, Any]]:
 # --- continuing
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("stop", "resumed_from"), [(4, 4), (5, 4), (1, None), (6, 6)])
 def test_an_interrupted_run_ends_exactly_like_an_uninterrupted_one(
-    tmp_path: Path, stop: int, resumed_from: int | None
+    tmp_path: Path, stop: int, resumed_from: int | None, dtype: str
 ) -> None:
-    settings = tiny_settings()
+    settings = tiny_settings(dtype=dtype)
     whole, expected, _ = run(tmp_path / "whole", settings)
     with pytest.raises(InterruptionError):
         run(tmp_path / "cut", settings, stop_after=stop)
@@ -264,16 +265,20 @@ def test_an_alarm_stands_in_the_log_and_names_step_value_and_limit(tmp_path: Pat
     ]
 
 
-def test_a_sane_run_has_no_alarm(tmp_path: Path) -> None:
-    _, _, log = run(tmp_path, tiny_settings(skip=0))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sane_run_has_no_alarm(tmp_path: Path, dtype: str) -> None:
+    """What samples and what is trained round alike: in bfloat16 the rollout is on-policy, too."""
+    _, progress, log = run(tmp_path, tiny_settings(skip=0, dtype=dtype, alarms={"ess_below": 0.99, "kl_above": 0.01}))
+    assert max(row["kl_k3"] for row in progress.metrics) < (1e-8 if dtype == "float32" else 1e-3)
     assert log == ["starts at step 1: no checkpoint to continue from"]
 
 
 # --- several updates, and a reference
 
 
-def test_several_updates_a_rollout_and_a_reference_survive_an_interruption(tmp_path: Path) -> None:
-    settings = tiny_settings(updates_per_rollout=3, kl_coefficient=0.1)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_updates_a_rollout_and_a_reference_survive_an_interruption(tmp_path: Path, dtype: str) -> None:
+    settings = tiny_settings(updates_per_rollout=3, kl_coefficient=0.1, dtype=dtype)
     whole, expected, _ = run(tmp_path / "whole", settings)
     with pytest.raises(InterruptionError):
         run(tmp_path / "cut", settings, stop_after=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import PROMPT, STORIES, tiny_policy
+from tiny_training import DTYPES, PROMPT, STORIES, tiny_policy
 from torch.nn.functional import cross_entropy
 
 from nested_reft.config.warmup import WarmupSettings, WarmupTraining
@@ -29,13 +29,13 @@ from nested_reft.training.warmup import (
 OWNER = Owner("settings", "code")
 
 
-def settings(max_new_tokens: int = 20, **changes: Any) -> WarmupSettings:
+def settings(max_new_tokens: int = 20, dtype: str = "float32", **changes: Any) -> WarmupSettings:
     warmup = {
         "steps": 6, "solutions_per_batch": 4, "learning_rate": 0.01, "layer_drop": 0.3, "checkpoint_every": 2,
     } | changes  # fmt: skip
     return WarmupSettings(
         size="tiny", warmup=WarmupTraining.model_validate(warmup), prompt=PROMPT, border=1,
-        max_new_tokens=max_new_tokens, max_prompt_tokens=100, dtype="float32", gradient_checkpointing=False,
+        max_new_tokens=max_new_tokens, max_prompt_tokens=100, dtype=dtype, gradient_checkpointing=False,
         device="cpu",
     )  # fmt: skip
 
@@ -74,16 +74,21 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_solutions_tokens(tmp_path: Pa
     assert row["dropped_layers"] == list(layers)
 
 
-def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-5), ("bfloat16", 2**-9)])
+def test_micro_batches_change_nothing_but_rounding(tmp_path: Path, dtype: str, rounding: float) -> None:
     whole, parts = tiny_policy(), tiny_policy()
-    one = run(tmp_path / "whole", whole, settings(steps=1)).metrics[0]
-    other = run(tmp_path / "parts", parts, settings(steps=1, solutions_per_micro_batch=3)).metrics[0]
-    assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
-    assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+    one = run(tmp_path / "whole", whole, settings(dtype=dtype, steps=1)).metrics[0]
+    small = settings(dtype=dtype, steps=1, solutions_per_micro_batch=3)
+    other = run(tmp_path / "parts", parts, small).metrics[0]
+    assert one["loss"] == pytest.approx(other["loss"], rel=rounding)
+    assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=10 * rounding)
 
 
-def test_it_learns(tmp_path: Path) -> None:
-    metrics = run(tmp_path, tiny_policy(), settings(steps=60, layer_drop=0.0, checkpoint_every=100)).metrics
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_learns(tmp_path: Path, dtype: str) -> None:
+    metrics = run(
+        tmp_path, tiny_policy(), settings(dtype=dtype, steps=60, layer_drop=0.0, checkpoint_every=100)
+    ).metrics
     assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
 
 
@@ -108,14 +113,15 @@ def test_the_learning_rate_by_hand() -> None:
     )
 
 
-def test_an_interruption_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_interruption_changes_nothing(tmp_path: Path, dtype: str) -> None:
     whole, cut = tiny_policy(), tiny_policy()
-    expected = run(tmp_path / "whole", whole, settings())
+    expected = run(tmp_path / "whole", whole, settings(dtype=dtype))
     calls = iter([False] * 3 + [True])
     with pytest.raises(StoppedError, match="tiny: stopped after step 3 of 6"):
-        run(tmp_path / "cut", cut, settings(), stop=lambda: next(calls))
+        run(tmp_path / "cut", cut, settings(dtype=dtype), stop=lambda: next(calls))
     again = tiny_policy()
-    done = run(tmp_path / "cut", again, settings())
+    done = run(tmp_path / "cut", again, settings(dtype=dtype))
     assert done.metrics == expected.metrics
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(again).items())
 

@@ -84,6 +84,19 @@ def test_two_processes_make_the_steps_of_one(folder: Path, training: dict[str, A
 
 
 @pytest.mark.slow
+def test_shards_in_bfloat16_are_on_policy(folder: Path) -> None:
+    """At skip 0, the replica that samples and the shards that are trained differ by the rounding of hidden states."""
+    settings = {"dtype": "bfloat16", "skip": 0, "updates_per_rollout": 2, "seed": 4}
+    one, _ = result(folder, "half-one", train(folder, "half-one", ranks=1, **settings))
+    ours, _ = result(folder, "half", train(folder, "half", sharding=True, **settings))
+    for row in ours:
+        assert row["ess"] > 0.998
+        assert row["kl_k3"] < 1e-3
+    assert sum(row["surrogate_clip_fraction"] for row in ours) > 0.1, "the second update sees the first"
+    assert ours[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=0.5)
+
+
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_a_new_call_goes_on(folder: Path) -> None:
     settings = {"seed": 2, "sharding": True}
     expected, weights = result(folder, "whole", train(folder, "whole", **settings))

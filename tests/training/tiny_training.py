@@ -32,6 +32,7 @@ MODEL = ScratchModel(
     pretraining_learning_rate=0.01,
 )  # fmt: skip
 PRETRAINING = Pretraining(problems=STORIES.model_copy(update={"problems": 200}), batch_size=8, warmup_steps=4)
+DTYPES = ("float32", "bfloat16")
 TIMINGS = {"rollout_seconds", "reward_seconds", "update_seconds", "rollout_tokens_per_s", "tokens_per_s"}
 
 

@@ -51,6 +51,15 @@ def test_a_call_finds_the_default_experiment_from_every_folder(pipeline: Pipelin
         assert rerun_options(planned.output) == named.get(way, []), way
 
 
+def test_a_user_without_a_name_can_start_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run with a number that it does not know."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    code = "import pwd\npwd.getpwuid = lambda number: {}[number]\n"
+    (pipeline.folder / "src/sitecustomize.py").write_text(code, encoding="utf-8")
+    assert pipeline.dry_run(config="config/smoke.yaml").jobs
+
+
 def test_a_configuration_in_the_working_directory_comes_first(pipeline: Pipeline, elsewhere: Path) -> None:
     (elsewhere / "config").mkdir()
     (elsewhere / "config/config.yaml").write_text(yaml.safe_dump(tiny_config()), encoding="utf-8")

@@ -46,6 +46,20 @@ def test_a_bad_configuration_is_named_before_any_job(pipeline: Pipeline, path: s
     assert not (pipeline.folder / "results").exists()
 
 
+def test_what_the_command_line_says_changes_the_default_and_is_named(pipeline: Pipeline) -> None:
+    planned = pipeline.dry_run("--config", "experiment=mine", "seeds=[3]")
+    assert planned.jobs["train"] == pipeline.dry_run().jobs["train"] / len(read_config("config.yaml")["seeds"])
+    assert "results/mine/" in pipeline.dry_run("-p", "--config", "experiment=mine").output
+    done = pipeline.call("-n", "--config", "experiment=mine", "seeds=3")
+    assert done.code != 0
+    assert "--config: seeds: must be a list, in brackets, got 3" in done.output.splitlines()
+
+
+def test_a_json_configuration_may_be_indented_with_tabs(pipeline: Pipeline) -> None:
+    (pipeline.folder / "my.json").write_text(json.dumps(read_config("smoke.yaml"), indent="\t"), encoding="utf-8")
+    assert pipeline.dry_run(config="my.json").jobs == pipeline.dry_run(config="config/smoke.yaml").jobs
+
+
 # --- GPUs -------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +162,20 @@ def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_
     (small_mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8")
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
     expect_one_line(pipeline, done, "fetch-model", "owner/model: has 28 layers", "`layers: 6`")
+
+
+def test_a_model_of_another_shape_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+    model = {
+        "model_type": "qwen2", "num_hidden_layers": 6, "hidden_size": 8, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 99, "tie_word_embeddings": False,
+    }  # fmt: skip
+    (small_mirror / "owner/model/config.json").write_text(json.dumps(model), encoding="utf-8")
+    settings = hub_config()
+    settings["sizes"]["m"]["shape"] = {
+        "width": 8, "heads": 2, "key_value_heads": 1, "feed_forward": 16, "vocabulary": 99, "tied": True,
+    }  # fmt: skip
+    done = pipeline.call("results/hub/data/checked.json", config=pipeline.write_config(settings), mirror=small_mirror)
+    expect_one_line(pipeline, done, "check", "sizes.m.shape.tied: is true, but tie_word_embeddings", "is false")
 
 
 def test_a_missing_mirror_folder_is_named(pipeline: Pipeline, tmp_path: Path) -> None:

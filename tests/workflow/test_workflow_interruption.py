@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -12,8 +13,6 @@ from typing import Any
 
 import pytest
 from workflow_harness import Pipeline, tiny_config
-
-pytestmark = pytest.mark.slow
 
 RUN = "tiny/stories/retrace/skip17/seed1"
 STEPS = 60
@@ -50,6 +49,7 @@ def training_process(pipeline: Pipeline) -> int:
     raise AssertionError("no training process was found")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for the process in /proc")
 @pytest.mark.parametrize("victim", ["job", "everything"])
 def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
@@ -79,7 +79,7 @@ def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
 
     if victim == "everything":
         assert pipeline.call("--unlock", config=path).code == 0
-    again = pipeline.call(metrics, "--rerun-incomplete", config=path)
+    again = pipeline.call(metrics, config=path)
     assert again.code == 0, again.output
     assert again.jobs == {"train": 1}
     log = (pipeline.results("tiny") / f"logs/train/{RUN}.log").read_text(encoding="utf-8")
@@ -89,6 +89,7 @@ def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
     assert not checkpoint.parent.exists()
 
 
+@pytest.mark.slow
 def test_a_changed_setting_does_not_continue_the_old_run(pipeline: Pipeline) -> None:
     settings = config()
     settings["training"]["steps"] = 2
@@ -101,3 +102,16 @@ def test_a_changed_setting_does_not_continue_the_old_run(pipeline: Pipeline) -> 
     log = (pipeline.results("tiny") / f"logs/train/{RUN}.log").read_text(encoding="utf-8")
     assert "starts at step 1: no checkpoint to continue from" in log
     assert stale.read_bytes() == b"of other settings"
+
+
+@pytest.mark.parametrize("start", [[], ["-s", "workflow/Snakefile"], ["--profile", "workflow/profiles/one-gpu"]])
+def test_a_job_whose_end_snakemake_did_not_see_runs_again(pipeline: Pipeline, start: list[str]) -> None:
+    """After two Ctrl-C its results may be half written; a note that Snakemake has left says so."""
+    target = "results/smoke/data/test/heldout.jsonl"
+    config = "config/smoke.yaml"
+    assert pipeline.call(target, config=config).code == 0
+    assert pipeline.dry_run(target, *start, config=config).jobs == {}
+    note = pipeline.folder / ".snakemake/incomplete" / base64.b64encode(target.encode()).decode()
+    note.parent.mkdir(exist_ok=True)
+    note.touch()
+    assert pipeline.dry_run(target, *start, config=config).jobs == {"data": 1}

@@ -44,10 +44,10 @@ try:
         read_settings(
             path
         )  # Snakemake has read it already, but silently takes the second of two equal keys
+    SAID = workflow.config_settings.config
+    FILES = [*map(str, workflow.configfiles), *(["--config"] if SAID else [])]
     CONFIG = with_device(
-        parse_config(
-            config, " and ".join(map(str, workflow.configfiles)) or "--config"
-        ),
+        parse_config(config, " and ".join(FILES) or "config", SAID),
         gpus=len(visible_gpus(os.environ) or ()),
     )
 except ConfigError as error:

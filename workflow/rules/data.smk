@@ -45,10 +45,11 @@ rule check:
         ENVIRONMENT
     params:
         lock=LOCK,
+        settings=lambda wildcards: jobs.check_settings(CONFIG).canonical_json(),
     message:
         "All data sets and fetched models are present"
     shell:
-        "nested-reft check --output {output} --lock {params.lock:q} {input.sources} 2> {log}"
+        "nested-reft check --settings {params.settings:q} --output {output} --lock {params.lock:q} {input.sources} 2> {log}"
 
 
 # Only runs when it is named. It edits a file under version control, so it has no output that other rules could need.

@@ -19,6 +19,12 @@ def own_path(name):
     return os.path.relpath(os.path.join(CLONE, name))
 
 
+def has_config():
+    """Whether this call, or the workflow whose module this is, brings a whole configuration."""
+    called = workflow.modifier.is_main_snakefile()
+    return "experiment" in config and bool(workflow.overwrite_configfiles or not called)
+
+
 def default_config():
     """The configuration for a call that names none: the working directory's, or else the clone's."""
     if Path(DEFAULT_CONFIG).exists():

@@ -1,6 +1,10 @@
 # How jobs start: in the environment that Snakemake itself runs in, activated or not. On Linux, those of this machine are
 # forked from a process that has imported the large packages already (runtime/warm.py), unless NESTED_REFT_WARM is `off`.
 from nested_reft.runtime import warm
+from nested_reft.runtime.home import name_user
+
+# Before Snakemake and the jobs ask for it.
+name_user()
 
 REPORT_RULES = ("collect", "presentation_tables", "claims", "figure", "page")
 

@@ -30,3 +30,7 @@ def run(options: argparse.Namespace) -> None:
         f"{len(problems)} problems from {provenance['origin']}; {provenance['rows_dropped_empty']} rows dropped for an "
         "empty question or answer"
     )
+    if repeated := provenance["rows_repeated"]:
+        line = f"{repeated} of the {len(problems)} problems repeat another, word for word; all are kept"
+        progress.log(line)
+        print(f"fetch-data  {settings.role} {settings.name}: {line}", flush=True)

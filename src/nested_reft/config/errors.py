@@ -17,9 +17,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"possible: {', '.join(choices)}"
 
 
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """The errors as `key: what is wrong`, joined by `; `."""
-    return "; ".join(dict.fromkeys(_explain_one(item, root) for item in error.errors()))
+def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """The errors, each as `key: what is wrong`."""
+    return list(dict.fromkeys(_explain_one(item, root) for item in error.errors()))
 
 
 def _explain_one(item: Any, root: type[BaseModel]) -> str:
@@ -30,6 +30,12 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
         return f"{key}: unknown key, {nearest(keys[-1], _yaml_keys(models[-1]))}"
     if kind == "missing":
         return f"{key}: is missing"
+    if kind in ("tuple_type", "list_type"):
+        return f"{key}: must be a list, in brackets, got {shortened(item['input'])}"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{key}: must be keys and values, got {shortened(item['input'])}"
+    if (kind.endswith("_type") or kind == "literal_error") and isinstance(item["input"], list | tuple | dict):
+        return f"{key}: must be one value, got {shortened(item['input'])}"
     if kind == "literal_error":
         return (
             f"{key}: unknown value {shortened(item['input'])}, "

@@ -259,9 +259,9 @@ def benchmark_batches(config: Config) -> list[tuple[str, ...]]:
     return [tuple(names[first : first + size]) for first in range(0, len(names), size)]
 
 
-def parse_config(settings: Mapping[str, Any], where: str = "config") -> Config:
-    """The experiment in a mapping, or a ConfigError."""
-    return parse(Config, settings, where)
+def parse_config(settings: Mapping[str, Any], where: str = "config", said: Mapping[str, Any] | None = None) -> Config:
+    """The experiment in a mapping, or a ConfigError (`parse` says how it names what is wrong)."""
+    return parse(Config, settings, where, said)
 
 
 def load_config(path: str | Path) -> Config:

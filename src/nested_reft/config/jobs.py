@@ -15,7 +15,7 @@ from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
 from nested_reft.config.sampling import Sampling
-from nested_reft.config.sources import DataSettings, ModelSettings, Role
+from nested_reft.config.sources import CheckSettings, DataSettings, FetchedModel, ModelSettings, Role
 from nested_reft.config.strict import Strict
 from nested_reft.config.throughput import StepSpeedSettings, ThroughputSettings
 from nested_reft.config.training import Adaptation, Alarms, TrainSettings
@@ -27,6 +27,11 @@ T = TypeVar("T", bound=Strict)
 
 def data_settings(config: Config, role: Role, name: str) -> DataSettings:
     return DataSettings(name=name, role=role, problems=problem_sets(config)[role][name])
+
+
+def check_settings(config: Config) -> CheckSettings:
+    models = {size: model for size, model in config.sizes.items() if isinstance(model, FetchedModel)}
+    return CheckSettings(shapes={size: model.shape for size, model in models.items() if model.shape is not None})
 
 
 def model_settings(config: Config, size: str) -> ModelSettings:

@@ -86,7 +86,9 @@ def split_skips(corrections: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
             continue
         values = params[SKIPS]
         key = f"corrections.{name}.{SKIPS}"
-        if not isinstance(values, list | tuple) or not values or any(type(value) is not int for value in values):
+        if isinstance(values, list | tuple):  # numbers within a value of --config are text
+            values = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in values]
+        if not isinstance(values, list) or not values or any(type(value) is not int for value in values):
             raise ValueError(f"{key}: must be a list of skips in percent, got {shortened(values)}")
         if len(set(values)) != len(values):
             raise ValueError(f"{key}: has a value twice: {list(values)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from nested_reft.config.strict import ConfigError
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError if there is none, or a key appears twice."""
     try:
-        settings = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+        text = Path(path).read_text(encoding="utf-8")
+        with suppress(json.JSONDecodeError):
+            json.loads(text)
+            text = text.replace("\t", " ")  # JSON may be indented with tabs, and has no others; YAML may not
+        settings = yaml.load(text, _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; config/ has config.yaml, smoke.yaml and paper.yaml") from None
     except OSError as error:

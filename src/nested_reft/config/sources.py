@@ -53,7 +53,7 @@ def template_columns(template: str) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{template!r} is not a text with columns in braces ({error})") from None
     for _, column, form, conversion in fields:
-        if not column or form or conversion or column != column.strip() or set(column) & set(".["):
+        if not column or form or conversion or column != column.strip() or "[" in column:
             raise ValueError(f"{template!r}: braces may only hold the name of a column")
     if not fields:
         raise ValueError(f"{template!r} names no column; write it in braces, such as {{Answer}}")
@@ -72,9 +72,10 @@ class HubProblems(Strict):
     name: str | None = None
     """The data set's configuration, if it has several."""
     split: str
-    """The split to take."""
+    """The split to take, whole; `offset` and `limit` take a part of it."""
     question: tuple[str, ...]
-    """One column or a list; the texts of several are joined by a space."""
+    """One column or a list; the texts of several are joined by a space. `column.field` is a field of a struct; of chat
+    messages it is the last of the user, and for `answer` and `solution` the last of the assistant."""
     answer: tuple[str, ...]
     """One column or a list, of which the first that the data has is used: for data sets whose versions name it
     differently."""
@@ -90,6 +91,15 @@ class HubProblems(Strict):
     brace itself is written twice."""
     solution_without: str | None = Field(None, exclude_if=lambda value: value is None)
     """Regular expression; what it matches is removed from the solution."""
+
+    @field_validator("split")
+    @classmethod
+    def _is_whole(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.-]+", value):
+            raise ValueError(
+                f"must be the name of one split, such as train, got {value!r}; `offset` and `limit` take a part of it"
+            )
+        return value
 
     @field_validator("solution")
     @classmethod
@@ -162,6 +172,14 @@ class ModelShape(Strict):
     """`vocab_size`."""
     tied: bool
     """`tie_word_embeddings`: whether embedding and head are one matrix."""
+
+
+# The names of a shape's keys in config.json.
+SHAPE_KEYS = {
+    "architecture": "model_type", "width": "hidden_size", "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads", "feed_forward": "intermediate_size", "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}  # fmt: skip
 
 
 # Of all models that are fetched. Not in a common base class: its fields would come first in the canonical JSON.
@@ -255,6 +273,12 @@ class DataSettings(Strict):
     name: str
     role: Role
     problems: Problems
+
+
+class CheckSettings(Strict):
+    """What the config says of models that are fetched, by size."""
+
+    shapes: dict[str, ModelShape]
 
 
 class ModelSettings(Strict):

@@ -44,11 +44,29 @@ def settings_hash(canonical: str) -> str:
 T = TypeVar("T", bound=Strict)
 
 
-def parse(model: type[T], settings: Mapping[str, Any] | str, where: str) -> T:
-    """Check a mapping (or its JSON text) against `model`; `where` names the source in the error."""
+def parse(model: type[T], settings: Mapping[str, Any] | str, where: str, said: Mapping[str, Any] | None = None) -> T:
+    """Check a mapping (or its JSON text) against `model`.
+
+    In the error, `where` names the source of what is wrong, or `--config` if it is what was `said` on the command line.
+    """
     try:
         if isinstance(settings, str):
             return model.model_validate_json(settings)
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error, model)}") from None
+        wrong: dict[str, list[str]] = {}
+        for text in explain(error, model):
+            wrong.setdefault("--config" if _has(said or {}, text.partition(":")[0]) else where, []).append(text)
+        raise ConfigError("; ".join(f"{source}: {'; '.join(texts)}" for source, texts in wrong.items())) from None
+
+
+def _has(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether a mapping has a key such as `training.steps`, or a value in place of the section."""
+    found: Any = settings
+    for part in key.split("."):
+        if not isinstance(found, Mapping):
+            break
+        if part not in found:
+            return False
+        found = found[part]
+    return True

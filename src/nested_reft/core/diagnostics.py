@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,6 @@ def ratio_statistics(log_rho: Tensor, clip_low: float, clip_high: float) -> dict
     clip_fraction: the share of rho outside [1 - clip_low, 1 + clip_high], whether or not the correction clips.
     """
     rho = log_rho.exp()
-    quantiles = torch.quantile(rho, torch.tensor([q / 100 for q in QUANTILES], dtype=rho.dtype, device=rho.device))
     outside = (rho < 1 - clip_low) | (rho > 1 + clip_high)
     return {
         "kl_k1": -log_rho.mean().item(),
@@ -35,8 +36,18 @@ def ratio_statistics(log_rho: Tensor, clip_low: float, clip_high: float) -> dict
         "ratio_mean": rho.mean().item(),
         "ratio_min": rho.min().item(),
         "ratio_max": rho.max().item(),
-        **{f"ratio_q{q:02d}": value.item() for q, value in zip(QUANTILES, quantiles, strict=True)},
+        **{f"ratio_q{q:02d}": value for q, value in zip(QUANTILES, quantiles(rho, QUANTILES), strict=True)},
     }
+
+
+def quantiles(values: Tensor, percents: Sequence[int]) -> list[float]:
+    """Quantiles of values (n,), interpolated linearly; `torch.quantile` takes at most 2^24 values."""
+    ordered, found = values.sort().values, []
+    for percent in percents:
+        rank = percent / 100 * (len(values) - 1)
+        below = int(rank)
+        found.append(torch.lerp(ordered[below], ordered[min(below + 1, len(values) - 1)], rank - below).item())
+    return found
 
 
 def off_policy_diagnostics(

@@ -81,8 +81,12 @@ class PackedModel:
         self._kv_heads: int = model.config.num_key_value_heads
         self._head_width: int = self._base.layers[0].self_attn.head_dim
         device = model.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-        self._layers = [_weights(layer, dtype) for layer in self._base.layers]
+        self._dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+        # A graph's weights are made layer by layer instead: the backward pass goes through its operations from the last
+        # to the first, so it would keep the gradients of all layers until it reached those that made the weights.
+        self._layers = (
+            None if torch.is_grad_enabled() else [_weights(layer, self._dtype) for layer in self._base.layers]
+        )
         self._recompute = torch.is_grad_enabled() and any(
             layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self._base.layers
         )
@@ -100,13 +104,13 @@ class PackedModel:
         layer_forward = self._layer_forward
         if self._recompute:
             layer_forward = partial(checkpoint, self._layer_forward, use_reentrant=False)
-        for number in range(len(self._layers)):
+        for number in range(len(self._base.layers)):
             hidden = layer_forward(number, hidden, rotation, attention_fn)
         return _norm(hidden, _norm_of(self._base.norm))
 
     def _layer_forward(self, number: int, hidden: Tensor, rotation: Tensor, attention_fn: AttentionFn) -> Tensor:
         """Hidden states (N, D) after layer `number`, given those before it; rotation: (N, 1, width / 2)."""
-        layer = self._layers[number]
+        layer = self._layers[number] if self._layers else _weights(self._base.layers[number], self._dtype)
         normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
         qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
         heads = qkv.view(len(hidden), -1, self._head_width)
@@ -131,7 +135,7 @@ class PackedModel:
         """The mask that `attention` takes, from visible (rows, length, keys): true where a token sees a key."""
         group = self._heads // self._kv_heads
         hidden = ~visible.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2).unsqueeze(1)
-        mask = torch.zeros(hidden.shape, dtype=self._layers[0].qkv.dtype, device=hidden.device)
+        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=hidden.device)
         return mask.masked_fill_(hidden, -torch.inf)
 
 

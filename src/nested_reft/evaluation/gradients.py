@@ -32,6 +32,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.influence import influence_of
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
 from nested_reft.runtime.seeding import derive_seed
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
@@ -177,6 +178,7 @@ def measure_gradients(
     `report` is called with each finished batch. `influence` (L,) is the ablation influence, if the strategy reads it.
     """
     options, model = settings.gradients, policy.model
+    check_policy_skip(policy, settings.skip, settings.border)
     coordinates = _coordinates(settings, policy)
     corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]
     estimates = []
@@ -258,7 +260,9 @@ def _estimates(
             max_new_tokens=settings.max_new_tokens,
             seed=derive_seed("gradients", options.seed, numbers, batch.number),
         )
-        rewards = rollout_rewards(policy, rollout, batch.problems)
+    rewards = rollout_rewards(policy, rollout, batch.problems)
+    # Another context: weights that were cast to sample may have lost their gradient.
+    with compute_dtype(policy.model, settings.dtype):
         return estimate_gradients(policy.model, rollout, rewards, objectives, settings, coordinates)
 
 

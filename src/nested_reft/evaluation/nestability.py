@@ -20,6 +20,7 @@ from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.engine.influence import influence_of
 from nested_reft.engine.logp import completion_logp
 from nested_reft.runtime.seeding import derive_seed
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.prompts import encode_prompts
@@ -48,6 +49,7 @@ def measure_nestability(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
+    check_policy_skip(policy, settings.skip, settings.border)
     order = torch.randperm(
         len(problems), generator=torch.Generator().manual_seed(derive_seed("nestability-problems", options.seed))
     ).tolist()

@@ -18,6 +18,7 @@ from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
@@ -53,6 +54,7 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
     questions = [problem.question for problem in problems[: options.problems]]
     prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
     check_policy_lengths(policy, prompts, options.new_tokens, "throughput.new_tokens")
+    check_policy_skip(policy, settings.skip, settings.border)
     prompt_ids, prompt_mask = policy.batch(prompts)
     num_layers = len(decoder_layers(model))
 

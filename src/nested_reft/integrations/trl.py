@@ -6,7 +6,8 @@ Deviations from TRL, on purpose:
 - the correction's weights ride on advantages of shape (B, T), which `_compute_loss` takes as they are. `base` and
   `gspo`, whose gradient flows through the ratio to b, give it b as the old policy;
 - evaluation samples from the whole model, without correction;
-- TRL's own correction for the sampler is off: nothing is weighed twice.
+- TRL's own correction for the sampler is off: nothing is weighed twice;
+- a model whose loss would have other log-probabilities than the sampler is refused (`trl_model.py`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.engine.influence import ablation_influence, influence_of
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.integrations.trl_config import NestedConfig, refuse_settings
+from nested_reft.integrations.trl_model import CheckedAtStart, refuse_model
 
 __all__ = ["NestedConfig", "NestedGRPOTrainer"]
 
@@ -80,7 +82,8 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         self._seen: list[tuple[Tensor, Tensor]] = []  # log ratios and masks, (b, T) each
         with _nested_engine() if config is not None and config.use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
-        self._refuse_model()
+        refuse_model(self)
+        self.add_callback(CheckedAtStart(self))
         self.vllm_importance_sampling_correction = False
         if nested.correction == "gspo":
             clip = correction_named("gspo").resolve(nested.params)
@@ -109,7 +112,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         ids, mask = self._padded(prompt_ids[::group_size])
         with self.accelerator.autocast():
             rollout = sample_completions(
-                nested_view(self._target(), self.skipped_layers).eval(), ids, mask, group_size=group_size,
+                nested_view(self.target_model(), self.skipped_layers).eval(), ids, mask, group_size=group_size,
                 max_new_tokens=self.max_completion_length, temperature=self.temperature, end_ids=self.eos_token_ids,
                 pad_id=self._tokenizer.pad_token_id,
             ).to("cpu")  # fmt: skip
@@ -121,7 +124,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         """The layers that this generation batch leaves out; `prompt_ids` are this process's."""
         step, (last_step, last) = self.state.global_step, self._last_draw
         self._last_draw = step, last + 1 if step == last_step else 0  # several if a step has several generation batches
-        strategy, model = self.nested.strategy, self._target()
+        strategy, model = self.nested.strategy, self.target_model()
         measure = SELECTIONS[strategy].measure
         influence = None
         if measure and self.nested.skip_percent:
@@ -139,7 +142,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             (skipped,) = broadcast_object_list([skipped])
         return skipped
 
-    def _target(self) -> PreTrainedModel:
+    def target_model(self) -> PreTrainedModel:
         """The model that is trained, adapters included, with its class's own forward.
 
         TRL's fused head and accelerate's autocast replace `forward` on the object, and `nested_view` refuses that. The
@@ -166,7 +169,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return output
-        layers = len(decoder_layers(self._target()))
+        layers = len(decoder_layers(self.target_model()))
         self._log("skipped_layers", len(self.skipped_layers))
         self._log("skipped_share", len(self.skipped_layers) / layers)
         # TRL computes the old policy's log-probabilities only if there are several optimizer steps per generation
@@ -251,22 +254,6 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         if checkpoint and self.nested.influence is None and os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 self._influence = torch.tensor(json.load(file), dtype=torch.float64)
-
-    def _refuse_model(self) -> None:
-        """ValueError if the model's layers cannot be left out as `nested` says."""
-        if self._is_vlm:
-            raise ValueError("processing_class is a processor of images: nested rollouts read text only")
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-            raise ValueError("fsdp and DeepSpeed's ZeRO-3 do not go with nested rollouts: no process has whole layers")
-        model, nested = self._target(), self.nested
-        layers = len(decoder_layers(model))
-        influence = torch.zeros(layers) if self._influence is None else self._influence
-        skipped = choose_skipped_layers(
-            nested.strategy, layers, nested.skip_percent, nested.border, batch_seed=0, run_seed=0,
-            influence=lambda: influence,
-        )  # fmt: skip
-        nested_view(model, skipped)
 
 
 def _seed(*parts: int) -> int:

@@ -59,6 +59,7 @@ class NestedConfig:
 
 # Arguments of GRPOTrainer that make its rollouts something else than one completion per prompt.
 OTHER_ROLLOUTS = ("tools", "rollout_func", "environment_factory")
+IMAGES = {"image", "images"}  # columns that GRPOTrainer reads
 UNNORMALISED = "the target would not be renormalised on the tokens that it keeps"
 TWICE = "it weighs completions by how far they are off-policy, which the correction does"
 
@@ -93,9 +94,21 @@ def refuse_settings(nested: NestedConfig, args: Any, given: Mapping[str, Any]) -
         "cast_lm_head_to_fp32": (
             args.cast_lm_head_to_fp32, "it replaces the head's forward, and the sampler would not see it; use False",
         ),
+        # What is only done to the model when training starts
+        "use_liger_kernel": (
+            args.use_liger_kernel, "it replaces the forward of modules, and no view can be made of them; use False",
+        ),
+        "neftune_noise_alpha": (
+            args.neftune_noise_alpha is not None, "its noise would be in every importance ratio; use None",
+        ),
         # The loss
         "loss_type": (args.loss_type not in NORMALISATIONS, f"use one of {', '.join(NORMALISATIONS)}"),
         "off_policy_mask_threshold": (args.off_policy_mask_threshold is not None, f"{TWICE}; use None"),
+        "use_bias_correction_kl": (
+            args.use_bias_correction_kl and args.beta != 0 and nested.correction != "base",
+            f"with beta {args.beta!r} it weighs the KL term by a ratio that is not the one to the sampler; use False, "
+            "or correction 'base'",
+        ),
         "importance_sampling_level": (
             args.importance_sampling_level != "token" and not sequence_level,
             f"correction '{nested.correction}' weighs tokens; use 'token', or correction 'gspo'",
@@ -114,4 +127,7 @@ def refuse_settings(nested: NestedConfig, args: Any, given: Mapping[str, Any]) -
             raise ValueError(f"{key} {getattr(args, key)!r} does not go with nested rollouts: {reason}")
     for key in OTHER_ROLLOUTS:
         if given.get(key):
-            raise ValueError(f"{key} does not go with nested rollouts, which are one completion per prompt")
+            raise ValueError(f"{key} does not go with nested rollouts, which are one completion per prompt; use None")
+    for key in ("train_dataset", "eval_dataset"):
+        for column in IMAGES & set(getattr(given.get(key), "column_names", None) or ()):
+            raise ValueError(f"{key} with a column {column!r} does not go with nested rollouts, which read text only")

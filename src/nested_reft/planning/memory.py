@@ -15,6 +15,10 @@ With activation checkpointing (`training.gradient_checkpointing`), one residual 
 one layer's activations exist at a time. The logits of a micro-batch, V entries per token, exist three times in float32
 in the loss's backward pass.
 
+The gradient of the head exists beside the activations; at the end of the backward pass, that of the embedding, and if
+the two are tied, their sum. Shards are gathered while they compute: up to three layers, and the outer matrices with a
+buffer. So are their gradients, which are float32 when they are added up.
+
 With `rollout_engine: vllm` the rollout's memory is vLLM's share of the GPU. It is taken beside an update's, unless vLLM
 sleeps then.
 """
@@ -56,13 +60,15 @@ class Memory:
     gradients: float
     optimizer: float
     copies: float
-    """Of weights, in the dtype of the products, and of gathered shards."""
+    """Of weights, in the dtype of the products, and of gathered shards and their gradients."""
     activations: float
     """Of one micro-batch, all kept."""
     checkpointed: float
     """The same, with activation checkpointing."""
     logits: float
-    """Of one micro-batch."""
+    """Of one micro-batch, and the gradient of the head."""
+    embedding: float
+    """What the gradient of the embedding takes beside the head's, when no activations are left."""
     rollout: float
     """Cache of keys and values, and the logits of a step; or vLLM's share of the GPU."""
     rollout_stays: bool = False
@@ -70,7 +76,7 @@ class Memory:
 
     def peak(self, checkpointing: bool) -> float:
         """States, and rollout and update: the larger, if they do not overlap."""
-        update = (self.checkpointed if checkpointing else self.activations) + self.logits
+        update = max((self.checkpointed if checkpointing else self.activations) + self.logits, self.embedding)
         both = update + self.rollout if self.rollout_stays else max(update, self.rollout)
         return self.weights + self.gradients + self.optimizer + self.copies + both
 
@@ -97,10 +103,11 @@ def plan_memory(
     layer = (shape.parameters - shape.outside) / shape.layers
     copies = {
         "all weights": size * shape.weights_read() if training.dtype != "float32" else 0,
-        "shards": size * shape.parameters + FLOAT32 * (shape.outside + layer),
+        "shards": size * shape.parameters + (2 * size + FLOAT32) * shape.outside + (size + FLOAT32) * 3 * layer,
         "adapters": 0,
     }
     weights, trained = states[way]
+    head = FLOAT32 * shape.vocabulary * shape.width if way == "all weights" else 0  # of shards it is among the copies
 
     group, new = training.completions_per_problem, training.max_new_tokens
     prompts = ceil(training.problems_per_step / gpus.count)
@@ -120,7 +127,8 @@ def plan_memory(
         copies=copies[way],
         activations=shape.layers * tokens * kept,
         checkpointed=tokens * (shape.layers * FLOAT32 * shape.width + kept),
-        logits=LOGIT_COPIES * FLOAT32 * micro * group * new * shape.vocabulary,
+        logits=LOGIT_COPIES * FLOAT32 * micro * group * new * shape.vocabulary + head,
+        embedding=(3 if shape.tied else 2) * head,
         rollout=rollout if vllm is None else vllm.memory_share * gpus.gigabytes * GB,
         rollout_stays=vllm is not None and not vllm.sleep,
     )

@@ -12,9 +12,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from nested_reft.config.experiment import Config
-from nested_reft.config.sources import FetchedModel, ScratchModel
+from nested_reft.config.sources import SHAPE_KEYS, FetchedModel, ScratchModel
 from nested_reft.core.layers import decoder_layers
 from nested_reft.evaluation.throughput import decode_costs
+from nested_reft.tasks.provenance import check_shape
 from nested_reft.training.pretrain import build_model, build_tokenizer
 
 
@@ -76,6 +77,11 @@ class Shape:
     def vocabulary(self) -> int:
         return int(self.model.config.vocab_size)
 
+    @property
+    def tied(self) -> bool:
+        """Whether embedding and head are one matrix."""
+        return self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+
     def flops(self, tokens: float, context: float, rows: float, skipped: int = 0) -> float:
         """FLOPs of a forward pass over `tokens` at mean `context`, with `rows` of logits, without `skipped` layers."""
         layer, head = decode_costs(self.model, context)
@@ -87,12 +93,17 @@ class Shape:
 
 
 def model_shape(config: Config, size: str, results: Path) -> Shape | None:
-    """The shape of a size: made here, or fetched to `results`/models, or as the config says; None if unknown."""
+    """The shape of a size: made here, or fetched to `results`/models, or as the config says; None if unknown.
+
+    DataError if the config says otherwise than what was fetched.
+    """
     model, fetched = config.sizes[size], results / "models" / size
     with torch.device("meta"):
         if isinstance(model, ScratchModel):
             return Shape(build_model(model, build_tokenizer(config.prompt), 0))
         if (fetched / "config.json").is_file():
+            if model.shape is not None:
+                check_shape(size, model.shape, fetched)
             return Shape(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(fetched)))
         return _configured(model)
 
@@ -101,9 +112,6 @@ def _configured(model: FetchedModel) -> Shape | None:
     shape = model.shape
     if shape is None:
         return None
-    settings = AutoConfig.for_model(
-        shape.architecture, num_hidden_layers=model.layers, hidden_size=shape.width, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads, intermediate_size=shape.feed_forward, vocab_size=shape.vocabulary,
-        tie_word_embeddings=shape.tied,
-    )  # fmt: skip
+    stated = {SHAPE_KEYS[key]: value for key, value in shape.model_dump().items()}
+    settings = AutoConfig.for_model(**stated, num_hidden_layers=model.layers)
     return Shape(AutoModelForCausalLM.from_config(settings))

@@ -1,7 +1,8 @@
-"""A home directory that cannot be written: where the caches of matplotlib, Hugging Face and torch go instead."""
+"""What the account lacks in a container: a home directory that can be written, for caches, and a name of the user."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,14 @@ def use_writable_caches() -> None:
         os.environ[CACHE] = str(folder)
         write_line(f"HOME cannot be written: caches go to {folder}; set {CACHE} to keep them elsewhere")
     os.environ.setdefault(MATPLOTLIB, str(Path(os.environ[CACHE]) / "matplotlib"))
+
+
+def name_user() -> None:
+    """Name a user that the machine does not know (`docker run --user 12345`) by the number, for who asks for a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        os.environ["LOGNAME"] = str(os.getuid())
 
 
 def _default_cache() -> Path | None:

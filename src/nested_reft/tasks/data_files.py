@@ -18,7 +18,7 @@ from nested_reft.tasks.records import DataError
 
 # Fetched from a data set's repository: no code, no images.
 DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "README.md", ".huggingface.yaml")
-FORMATS = "JSON lines, JSON arrays, CSV and parquet"
+FORMATS = "JSON lines, JSON, CSV and parquet"
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})\.parquet")
 
 
@@ -100,37 +100,74 @@ def read_rows(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     text = _text(path)
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        yield from _json_array(path, text)
-        return
+    if path.suffix == ".json":
+        try:
+            document = _parsed(text)
+        except (ValueError, RecursionError) as error:
+            if not str(error).startswith("Extra data"):  # several objects are JSON lines
+                raise _not_json(str(path), error) from None
+        else:
+            yield from _rows_of(document, path)
+            return
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.lstrip("\ufeff")  # of files that were joined, each with its byte-order mark
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _parsed(line)
         except (ValueError, RecursionError) as error:  # for a number of 5,000 digits it is not a JSONDecodeError
-            raise DataError(f"{path}, line {number}: is not JSON ({error}); fetch it again") from None
+            raise _not_json(f"{path}, line {number}", error) from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: is not an object with columns; fetch it again")
         yield row
 
 
-def _json_array(path: Path, text: str) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({error}); fetch it again") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: is not a list of objects with columns; fetch it again")
-    return rows  # type: ignore[no-any-return]
+def _parsed(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {_repeated([key for key, _ in pairs])!r} appears twice in an object")
+    return found
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    """The first name that appears twice."""
+    return next((name for place, name in enumerate(names) if name and name in names[:place]), None)
+
+
+def _not_json(where: str, error: Exception) -> DataError:
+    return DataError(f"{where}: is not JSON ({error}); fetch it again")
+
+
+def _rows_of(document: Any, path: Path) -> list[dict[str, Any]]:
+    """The rows of a whole JSON document: a list of objects, which may be the only one in an object."""
+    if isinstance(document, dict):
+        lists = [key for key, value in document.items() if _is_table(value)]
+        if len(lists) > 1:
+            raise DataError(f"{path}: has rows under several keys ({', '.join(lists)}); keep one of them")
+        is_row = any(not isinstance(value, list | dict) for value in document.values())
+        document = document[lists[0]] if lists else [document] if is_row else None
+    if document == [] or _is_table(document):
+        return document  # type: ignore[no-any-return]
+    raise DataError(f"{path}: is not a list of objects with columns; write one object per row")
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # without it, no cell may have more than 131,072 characters
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        rows = list(csv.DictReader(io.StringIO(_text(path), newline=""), strict=True))
+        rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{path}: is not CSV ({error}); fetch it again") from None
+    if (name := _repeated(reader.fieldnames or ())) is not None:
+        raise DataError(f"{path}: has two columns named {name!r}; rename one of them")
     for number, row in enumerate(rows):
         if None in row or None in row.values():  # too many, too few
             raise DataError(f"{path}, row {number}: does not have as many cells as the first line; fetch it again")
@@ -144,24 +181,29 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         try:
             rows = Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # pyarrow's, datasets' and the operating system's errors have no common class
-            raise DataError(f"{path}: is not a readable parquet file ({error}); fetch it again") from error
-        types = {field.name: field.type for field in rows.features.arrow_schema}
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise DataError(f"{path}: is not a readable parquet file ({reason}); fetch it again") from error
         for row in rows:
             # A file made from a CSV file may have the byte-order mark in the name of its first column.
-            yield {name.lstrip("\ufeff"): _as_written(cell, types[name]) for name, cell in row.items()}
+            yield {name.lstrip("\ufeff"): _as_written(cell, rows.features[name]) for name, cell in row.items()}
 
 
-def _as_written(cell: Any, type_: Any) -> Any:
+def _as_written(cell: Any, feature: Any) -> Any:
     """A cell of a parquet file, its numbers of 16 or 32 bits as the shortest decimal that is read as the same number.
 
-    Python's numbers have 64 bits, in which the float32 next to 3.14 is 3.140000104904175.
+    Python's numbers have 64 bits, in which the float32 next to 3.14 is 3.140000104904175. A label is its name.
     """
     import numpy
+    from datasets import ClassLabel
 
-    if isinstance(cell, float) and str(type_) in ("halffloat", "float"):  # arrow's names of them
-        return float(str((numpy.float16 if type_.bit_width == 16 else numpy.float32)(cell)))
-    if isinstance(cell, list) and hasattr(type_, "value_type"):
-        return [_as_written(inner, type_.value_type) for inner in cell]
+    if isinstance(cell, list):
+        return [_as_written(inner, getattr(feature, "feature", None)) for inner in cell]
+    if isinstance(cell, dict) and isinstance(feature, dict):
+        return {name: _as_written(inner, feature[name]) for name, inner in cell.items()}
+    if isinstance(cell, int) and isinstance(feature, ClassLabel):
+        return feature.int2str(cell) if cell >= 0 else None  # -1 is no label
+    if isinstance(cell, float) and getattr(feature, "dtype", None) in ("float16", "float32"):
+        return float(str(getattr(numpy, feature.dtype)(cell)))
     return cell
 
 

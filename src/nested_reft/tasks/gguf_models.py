@@ -16,7 +16,7 @@ from typing import Any
 from nested_reft.config.sources import GgufModel, PackageModel
 from nested_reft.runtime.files import check_space
 from nested_reft.tasks.data_files import fingerprints
-from nested_reft.tasks.gguf_header import Header, read_header
+from nested_reft.tasks.gguf_header import DIGIT_SPLITS, WHOLE_WORDS, Header, read_header
 from nested_reft.tasks.package_files import package_file
 from nested_reft.tasks.records import DataError
 
@@ -57,16 +57,18 @@ def _file(settings: PackageModel | GgufModel) -> Iterator[Path]:
 
 
 def _convert(path: Path, name: str, header: Header, destination: Path) -> None:
-    from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
     # A folder of its own: transformers would take a tokenizer.json or a chat template beside the file for the model's.
     with tempfile.TemporaryDirectory(prefix="nested-reft-") as folder:
         link = Path(folder) / "model.gguf"
         link.symlink_to(path.resolve())
+        first = header.tokenizer == "llama" or header.split in WHOLE_WORDS  # unless the file says otherwise
         try:
             # The class that loads the result: the model type's own has rules of its own.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=link.name, local_files_only=True)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                folder, gguf_file=link.name, local_files_only=True, add_bos_token=first
+            )
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=link.name, local_files_only=True, dtype="float32", output_loading_info=True
             )
@@ -76,10 +78,8 @@ def _convert(path: Path, name: str, header: Header, destination: Path) -> None:
     wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])})
     if wrong:
         raise DataError(f"{name}: {len(wrong)} of its weights are missing or misplaced, the first is {wrong[0]}")
-    if header.splits_digits:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+    _complete_tokenizer(tokenizer.backend_tokenizer, header)
+    _tie(model, header)
     plain = _without_quantization(model)
     plain.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -89,6 +89,42 @@ def _convert(path: Path, name: str, header: Header, destination: Path) -> None:
     check_space(destination, sum(weight.numel() * weight.element_size() for weight in plain.parameters()), "the model")
     plain.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
+
+
+def _complete_tokenizer(tokenizer: Any, header: Header) -> None:
+    """Do what the file says of the tokenizer and transformers does not read."""
+    from tokenizers import pre_tokenizers
+    from transformers import LlamaTokenizer
+
+    if header.split in DIGIT_SPLITS:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    if header.split in WHOLE_WORDS:
+        tokenizer.model.ignore_merges = True
+    if header.tokenizer == "llama" and not header.adds_space:
+        without = LlamaTokenizer(add_prefix_space=False).backend_tokenizer
+        tokenizer.pre_tokenizer, tokenizer.decoder = without.pre_tokenizer, without.decoder
+
+
+def _tie(model: Any, header: Header) -> None:
+    """Make one matrix of embedding and head if the file has it twice, rounded in two ways: the finer of the two.
+
+    Rounding to b bits changes a matrix by about 1.3 / 2^b of its norm. Two matrices that were trained apart differ by
+    more than the norm of either.
+    """
+    import torch
+
+    if header.head_bits is None:
+        return
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        difference = ((embedding - head).norm() / head.norm()).item()
+        if difference > min(3 / 2 ** min(header.embedding_bits, header.head_bits), 0.5):
+            return
+        if header.head_bits > header.embedding_bits:
+            embedding.copy_(head)
+    model.config.tie_word_embeddings = True
 
 
 def _without_quantization(model: Any) -> Any:

@@ -62,6 +62,7 @@ def load_problems(
         "rows_read": read,
         "rows_kept": len(problems),
         "rows_dropped_empty": read - usable,
+        "rows_repeated": len(problems) - len({(problem.question, problem.answer) for problem in problems}),
     }
 
 
@@ -82,7 +83,8 @@ def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple
         if len(problems) == settings.limit:
             continue
         where = f"{_where(settings)}, row {read}"
-        question = " ".join(filter(None, (_text(row, column, where) for column in settings.question)))
+        row = _with_fields(row)
+        question = " ".join(filter(None, (_text(row, column, where, "user") for column in settings.question)))
         column = next((name for name in settings.answer if name in row), settings.answer[0])
         answer = _text(row, column, where)
         if answer and pattern is not None:
@@ -119,8 +121,17 @@ def _pattern(settings: HubProblems, key: Literal["answer_pattern", "solution_wit
         raise DataError(f"{_where(settings)}: {key} {text!r} is not a regular expression: {error}") from None
 
 
-def _text(row: Mapping[str, Any], column: str, where: str) -> str:
-    """A cell as text: 27.0 is "27", a list is joined by ", ", an empty cell is "".
+def _with_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a row, and those within them as `column.field`."""
+    cells = dict(row)
+    for name, cell in row.items():
+        if isinstance(cell, Mapping):
+            cells |= {f"{name}.{field}": inner for field, inner in _with_fields(cell).items()}
+    return cells
+
+
+def _text(row: Mapping[str, Any], column: str, where: str, role: str = "assistant") -> str:
+    """A cell as text: 27.0 is "27", a list is joined by ", ", of chat messages the last of `role`, an empty cell is "".
 
     A number is the shortest decimal that is read as the same number, in the column's own precision.
     """
@@ -129,21 +140,28 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
         raise DataError(f"{where}: has no column {column!r}, {nearest(column, names)}; columns: {', '.join(names)}")
     value = row[column]
     cells = value if isinstance(value, list) else [value]
+    if cells and all(isinstance(cell, dict) and {"role", "content"} <= cell.keys() for cell in cells):
+        cells = [message["content"] for message in cells if message["role"] == role][-1:]
+        if not cells:
+            raise DataError(f"{where}: column {column!r} holds messages, but none of the role '{role}'")
     return ", ".join(filter(None, (_cell(cell, column, where) for cell in cells)))
 
 
 def _cell(value: Any, column: str, where: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, float) and math.isinf(value):
+        raise DataError(f"{where}: column {column!r} holds {value}, or a number too large to be read; write it as text")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Decimal) and value.is_finite():
         return f"{value.normalize():f}"
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
-            return str(value).strip().encode("utf-8").decode("utf-8")
+            text = str(value).strip().encode("utf-8").decode("utf-8")
         except ValueError as error:  # half of a surrogate pair, or an integer of 5,000 digits
             raise DataError(f"{where}: column {column!r} holds a value that cannot be text ({error})") from None
+        return text if any(map(str.isprintable, text)) else ""  # a zero-width space alone is no text
     raise DataError(f"{where}: column {column!r} holds neither text nor a number but {type(value).__name__}")
 
 

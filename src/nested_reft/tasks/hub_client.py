@@ -43,15 +43,33 @@ def _check_there(kind: str, repo: str, revision: str) -> None:
         raise DataError(f"{kind} {repo}: has moved; write `repo: {info.id}`")
 
 
+# What to do by the status with which the hub refuses. Without a token of its own error class, 401 is a bad token.
+_REMEDIES = {
+    401: "the hub refuses your token, which may have expired: run `hf auth login`, or unset HF_TOKEN",
+    403: "your token does not permit it: give it read access at https://huggingface.co/settings/tokens",
+    404: "correct `repo`; if it is private, run `hf auth login`",
+    429: "the hub has had too many requests: wait some minutes; with `hf auth login` it allows more",
+}
+
+
 def hub_error(kind: str, repo: str, revision: str, error: Exception) -> DataError:
     """The error for the user: what was asked for, what went wrong, and the remedy."""
+    # The client falls back on its cache, and keeps as the cause why the hub did not answer.
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    status = getattr(response, "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
         remedy = f"accept its terms at {page} and run `hf auth login`"
-    elif isinstance(error, errors.RepositoryNotFoundError):
-        remedy = "correct `repo`; if it is private, run `hf auth login`"
+    elif isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        remedy = _REMEDIES[404]
     elif isinstance(error, errors.RevisionNotFoundError):
         remedy = "correct `revision`: a branch, a tag or a full commit hash"
+    elif status in _REMEDIES:
+        remedy = _REMEDIES[status]
+    elif status is not None:
+        remedy = f"the hub answers with an error of its own ({status}): try again later"
+    elif isinstance(error, OSError) and error.filename is not None:
+        remedy = "make room there, or permit writing"
     else:
         remedy = f"check the network, or set {MIRROR_VARIABLE} to a folder that holds it, or "
         if constants.HF_HUB_OFFLINE:

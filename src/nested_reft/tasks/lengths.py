@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from nested_reft.engine.lengths import exact_limit, length_dependence, position_limit
+from nested_reft.tasks.agreement import check_policy_agreement, evaluation_view
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.records import DataError
 
@@ -41,18 +42,22 @@ def check_lengths(
 
 
 def check_policy_lengths(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int, key: str) -> None:
-    """`check_lengths` for a loaded model, and DataError if its hidden states depend on the length of a call at all."""
+    """`check_lengths` and `check_policy_agreement` for a loaded model, and DataError if its hidden states depend on the
+    length of a call at all.
+    """
     model = policy.model
     name = model.name_or_path or "model"
     check_lengths(name, model.config, prompts, new_tokens, key)
+    view = evaluation_view(policy)
     longest = max(map(len, prompts), default=0) + new_tokens
     shortest = min(filter(None, prompts), key=len, default=None)
     if shortest is None:
         return
-    change = length_dependence(model, shortest, longest)
+    change = length_dependence(view, shortest, longest)
     if not change <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):
         raise DataError(
             f"{name}: what {type(model).__name__} computes for the same {len(shortest)} tokens changes by "
             f"{change:.1%} if the call has {longest}, so that sampler and trainer would disagree; lower {key}, or use "
             "another model"
         )
+    check_policy_agreement(policy)

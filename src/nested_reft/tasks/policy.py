@@ -71,7 +71,11 @@ def select_device(name: str) -> torch.device:
 
 
 def compute_dtype(model: PreTrainedModel, dtype: str) -> torch.autocast:
-    """Matrix products in `dtype`; the weights stay float32, since bfloat16 weights would lose an update of 1e-6."""
+    """Matrix products in `dtype`; the weights stay float32, since bfloat16 weights would lose an update of 1e-6.
+
+    A cast of a weight is kept until the context ends: end it before an update, and between passes without and with
+    gradients.
+    """
     return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 

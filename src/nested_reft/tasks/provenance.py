@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nested_reft.config.errors import shortened
+from nested_reft.config.sources import SHAPE_KEYS, ModelShape
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 from nested_reft.tasks.hub_lock import add_to_lock, is_locked, read_lock
@@ -24,8 +26,11 @@ def verify(record: dict[str, Any], lock: Path, progress: Progress) -> None:
     progress.log(f"as locked in {lock}" if verified else f"not verified: {lock} has no entry for it")
 
 
-def check_sources(paths: Sequence[Path], lock_path: Path, output: Path) -> None:
-    """Verify the sources of an experiment and write a summary of them. Raises DataError for one that has changed."""
+def check_sources(paths: Sequence[Path], shapes: Mapping[str, ModelShape], lock_path: Path, output: Path) -> None:
+    """Verify the sources of an experiment and write a summary of them.
+
+    Raises DataError for one that has changed, and for a model that is not as its entry in `shapes` says.
+    """
     lock, progress, unlocked, sources = read_lock(lock_path), Progress("check"), [], []
     for path in paths:
         source = _read(path)
@@ -35,6 +40,8 @@ def check_sources(paths: Sequence[Path], lock_path: Path, output: Path) -> None:
                     unlocked.append(f"{source['role']} {source['name']}")
             except DataError as error:  # the lock was changed since this was fetched
                 raise DataError(f"{error}; delete {path} to replace what was fetched before") from None
+        if source["role"] == "model" and source["name"] in shapes:
+            check_shape(source["name"], shapes[source["name"]], path.with_suffix(""))
         rows = f"  {source['rows_kept']} problems" if "rows_kept" in source else ""
         progress.log(f"{source['role']}  {source['name']}  {source['origin']}{_thing(source)}{rows}")
         sources.append({key: source.get(key) for key in SUMMARY})
@@ -43,6 +50,23 @@ def check_sources(paths: Sequence[Path], lock_path: Path, output: Path) -> None:
         progress.log(line)
         print(f"check  {line}", flush=True)
     write_json(output, sources)
+
+
+def check_shape(size: str, shape: ModelShape, folder: Path) -> None:
+    """Raise DataError if the model that was fetched into `folder` has another shape."""
+    from transformers import AutoConfig  # takes seconds, and few experiments state a shape
+
+    try:
+        found = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: has no config.json that transformers reads ({shortened(str(error))})") from None
+    for key, name in SHAPE_KEYS.items():
+        stated, real = getattr(shape, key), getattr(found, name)
+        if stated != real:
+            raise DataError(
+                f"sizes.{size}.shape.{key}: is {json.dumps(stated)}, but {name} of the fetched model is "
+                f"{json.dumps(real)}; correct it, or remove `shape`"
+            )
 
 
 def lock_sources(paths: Sequence[Path], lock_path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.loss import Objective, token_scale
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import completion_logp
+from nested_reft.tasks.policy import compute_dtype
 from nested_reft.training.sharding import full_tensor, is_sharded
 from nested_reft.training.world import World
 
@@ -91,19 +93,29 @@ def groups_with_gradient(advantages: Tensor, objective: Objective, world: World)
     return found
 
 
-def target_logp(model: PreTrainedModel, part: MicroBatch, temperature: float) -> Tensor:
+def target_logp(model: PreTrainedModel, part: MicroBatch, temperature: float, dtype: str) -> Tensor:
     """`completion_logp` (b, T) of a micro-batch, differentiable in the rows that the loss depends on only."""
     rollout, with_gradient = part.rollout, part.with_gradient
     if with_gradient.all():
-        return completion_logp(model, rollout, temperature)
+        return logp_in(dtype, model, rollout, temperature)
     with torch.no_grad():
-        without = completion_logp(model, rollout.groups(~with_gradient), temperature)
+        without = logp_in(dtype, model, rollout.groups(~with_gradient), temperature)
     rows = with_gradient.repeat_interleave(rollout.group_size).to(without.device)
     logp = without.new_zeros(rollout.mask.shape)
     logp[~rows] = without
     if with_gradient.any():
-        logp[rows] = completion_logp(model, rollout.groups(with_gradient), temperature)
+        logp[rows] = logp_in(dtype, model, rollout.groups(with_gradient), temperature)
     return logp
+
+
+def logp_in(dtype: str, model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+    """`completion_logp` with matrix products in `dtype`.
+
+    The context is that of one forward pass: autocast would use the weights that it cast in an earlier one again, from
+    before an update, or without their gradient. A sharded model's products have its own dtype (`sharded_copy`).
+    """
+    with nullcontext() if is_sharded(model) else compute_dtype(model, dtype):
+        return completion_logp(model, rollout, temperature)
 
 
 class Accumulation:
@@ -164,12 +176,12 @@ def clip_gradient(model: PreTrainedModel, max_norm: float, world: World) -> floa
 
 @torch.no_grad()
 def reference_logp(
-    reference: PreTrainedModel | None, parts: list[MicroBatch], temperature: float, world: World
+    reference: PreTrainedModel | None, parts: list[MicroBatch], temperature: float, dtype: str, world: World
 ) -> Tensor | None:
     """log pi of the whole batch (B, T) under the reference; None without one."""
     if reference is None:
         return None
-    return gather_rows([completion_logp(reference, part.rollout, temperature) for part in parts], world)
+    return gather_rows([logp_in(dtype, reference, part.rollout, temperature) for part in parts], world)
 
 
 def gather_rows(parts: list[Tensor], world: World) -> Tensor:

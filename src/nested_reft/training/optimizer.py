@@ -15,6 +15,7 @@ def make_optimizer(
         lr=learning_rate,
         betas=(0.9, 0.99),
         weight_decay=weight_decay,
+        foreach=False,  # on a GPU the default, with temporaries as large as all parameters together
         fused=fused,
     )
 

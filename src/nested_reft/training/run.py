@@ -26,8 +26,9 @@ from nested_reft.engine.logp import enable_activation_checkpointing
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
@@ -93,6 +94,7 @@ def train(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, training.max_new_tokens, "training.max_new_tokens")
+    check_policy_skip(policy, run.skip, training.border)
     measured = "" if influence is None else settings_hash(str(influence.tolist()))
     owner = Owner(settings.key + measured, code)
     found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log, world)
@@ -123,10 +125,9 @@ def train(
         clock = PhaseClock(policy.model.device)
         set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)
         try:
-            with compute_dtype(policy.model, training.dtype):
-                batch, metrics = reft_step(
-                    learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
-                )
+            batch, metrics = reft_step(
+                learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
+            )
         except NotFiniteError as error:
             path = checkpoint_folder / f"not-finite-step{step}.safetensors"
             if world.is_main:
@@ -222,6 +223,7 @@ def make_step_settings(run: Run, training: Training) -> StepSettings:
         sampling=training,
         group_size=training.completions_per_problem,
         max_new_tokens=training.max_new_tokens,
+        dtype=training.dtype,
         updates=training.updates_per_rollout,
         problems_per_micro_batch=training.problems_per_micro_batch,
         max_grad_norm=training.max_grad_norm,

@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
@@ -20,15 +20,18 @@ from nested_reft.training.world import World
 
 
 def sharded_copy(model: PreTrainedModel, dtype: str, world: World) -> PreTrainedModel:
-    """The model sharded over the ranks; `model` itself becomes its replica, in `dtype`.
+    """The model sharded over the ranks, which computes in `dtype`; `model` itself becomes its replica in that type.
 
-    Gradients are sums over the ranks, as without sharding.
+    Gradients are sums over the ranks, as without sharding; they and the shards are float32.
     """
-    sharded = copy.deepcopy(model)
-    model.to(getattr(torch, dtype)).requires_grad_(False)
+    sharded, products = copy.deepcopy(model), getattr(torch, dtype)
+    for parameter in model.parameters():  # not the buffers: rotary frequencies lose positions in bfloat16
+        parameter.data = parameter.data.to(products)
+    model.requires_grad_(False)
     mesh = init_device_mesh(model.device.type, (world.size,))
+    precision = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=torch.float32)
     for module in (*decoder_layers(sharded), sharded):
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, mp_policy=precision)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo supports no other
     return sharded

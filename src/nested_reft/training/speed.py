@@ -18,8 +18,9 @@ from torch import Tensor
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.core.rollout import Rollout
+from nested_reft.tasks.agreement import check_policy_skip
 from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.prompts import encode_prompts
 from nested_reft.tasks.records import Problem
 from nested_reft.tasks.rewards import rollout_rewards
@@ -55,6 +56,7 @@ def measure_steps(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, training.max_prompt_tokens
     )
     check_policy_lengths(policy, prompts, training.max_new_tokens, "step_speed.new_tokens")
+    check_policy_skip(policy, settings.skip, training.border)
     refresh_engine(learner)
 
     def step(skip: int, pair: int) -> tuple[tuple[int, ...], dict[str, float]]:
@@ -67,10 +69,9 @@ def measure_steps(
             return (torch.arange(graded.numel()) % 2).view_as(graded).to(graded)
 
         clock = PhaseClock(policy.model.device)
-        with compute_dtype(policy.model, training.dtype):
-            done, _ = reft_step(
-                learner, replace(nested, skip_percent=skip), pair, [prompts[i] for i in indices], reward, clock.lap
-            )
+        done, _ = reft_step(
+            learner, replace(nested, skip_percent=skip), pair, [prompts[i] for i in indices], reward, clock.lap
+        )
         refresh_engine(learner)
         clock.lap("update")
         return done.skipped, clock.slowest(world)

@@ -21,7 +21,7 @@ from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.influence import influence_of
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.policy import Policy
+from nested_reft.tasks.policy import Policy, compute_dtype
 from nested_reft.tasks.rollouts import RolloutEngine
 from nested_reft.training.accumulation import (
     Accumulation,
@@ -67,6 +67,7 @@ class StepSettings:
     sampling: Sampling
     group_size: int  # G, completions per problem
     max_new_tokens: int  # T_max
+    dtype: str  # of matrix products: float32 or bfloat16
     updates: int  # optimizer steps per rollout
     problems_per_micro_batch: int | None
     max_grad_norm: float
@@ -88,19 +89,33 @@ def reft_step(
     policy, objective, world = learner.policy, learner.objective, learner.world
     prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)
     share = world.share(len(prompts))  # the problems whose completions this process samples
-    # 1. Draw the layers that this batch's rollouts leave out.
-    skipped = choose_skipped_layers(
-        settings.strategy, len(decoder_layers(policy.model)), settings.skip_percent, settings.border, at_most=at_most,
-        batch_seed=derive_seed("layers", settings.seed, step), run_seed=derive_seed("layers", settings.seed),
-        influence=influence_of(settings.strategy, policy.model, prompt_ids, prompt_mask, learner.influence),
-    )  # fmt: skip
-    # 2. The behaviour policy b: the target without them, as a view of it or in vLLM's workers.
-    # 3. Rollout: b writes G completions per problem; log b of each token is kept as it was sampled.
-    rollout = learner.engine.sample(
-        skipped, prompt_ids[share], prompt_mask[share], settings.sampling, group_size=settings.group_size,
-        max_new_tokens=settings.max_new_tokens, seed=derive_seed("rollout", settings.seed, step),
-        part=(share.start, len(prompts)),
-    )  # fmt: skip
+    # Autocast keeps its casts of the weights until its context ends, so none may span an update.
+    with compute_dtype(policy.model, settings.dtype):
+        # 1. Draw the layers that this batch's rollouts leave out: once, for all processes.
+        skipped = world.from_main(
+            lambda: choose_skipped_layers(
+                settings.strategy,
+                len(decoder_layers(policy.model)),
+                settings.skip_percent,
+                settings.border,
+                at_most=at_most,
+                batch_seed=derive_seed("layers", settings.seed, step),
+                run_seed=derive_seed("layers", settings.seed),
+                influence=influence_of(settings.strategy, policy.model, prompt_ids, prompt_mask, learner.influence),
+            )
+        )
+        # 2. The behaviour policy b: the target without them, as a view of it or in vLLM's workers.
+        # 3. Rollout: b writes G completions per problem; log b of each token is kept as it was sampled.
+        rollout = learner.engine.sample(
+            skipped,
+            prompt_ids[share],
+            prompt_mask[share],
+            settings.sampling,
+            group_size=settings.group_size,
+            max_new_tokens=settings.max_new_tokens,
+            seed=derive_seed("rollout", settings.seed, step),
+            part=(share.start, len(prompts)),
+        )
     lap("rollout")
     # 4. Verifiable rewards (P, G).
     rewards = reward(rollout, share)
@@ -111,13 +126,13 @@ def reft_step(
                                   scale_by_std=objective.advantage_std)  # fmt: skip
     parts = micro_batches(batch.rollout, advantages, objective, settings.max_new_tokens,
                           settings.problems_per_micro_batch, world)  # fmt: skip
-    logp_reference = reference_logp(learner.reference, parts, settings.sampling.temperature, world)
+    logp_reference = reference_logp(learner.reference, parts, settings.sampling.temperature, settings.dtype, world)
     sums = Accumulation(batch, settings.updates, world)
     for _ in range(settings.updates):
         learner.optimizer.zero_grad(set_to_none=True)
         for part in parts:
             # 6. log pi of the same tokens under the whole target, (b, T).
-            logp = target_logp(learner.target, part, settings.sampling.temperature)
+            logp = target_logp(learner.target, part, settings.sampling.temperature, settings.dtype)
             sums.check(logp, part)
             # 7. The corrected loss; the gradients of the micro-batches add up to the batch's.
             loss, metrics = policy_loss(

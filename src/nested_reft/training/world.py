@@ -8,7 +8,7 @@ is that of a single process, up to rounding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,14 @@ class World:
         for found in (own, *errors):
             if found is not None:
                 raise found
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What the main rank makes, on all of them. Its error is that of all."""
+        made: list[T] = []
+        with self.together():
+            if self.is_main:
+                made = [make()]
+        return self.all_gather(made)[0][0]
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on any rank."""
