@@ -31,12 +31,12 @@ from nested_reft.config.experiment import Config, load_config
 from nested_reft.config.sources import GeneratedProblems, PackageModel, Pretraining, ScratchModel
 from nested_reft.config.strict import settings_hash
 from nested_reft.config.training import Training
+from nested_reft.data.problems import generate_problems
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.policy import Policy, load_policy, save_policy
+from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.runtime.manifest import processor_name
 from nested_reft.runtime.timing import now
-from nested_reft.tasks.policy import Policy, load_policy, save_policy
-from nested_reft.tasks.problems import generate_problems
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import Problem
 from nested_reft.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
@@ -234,7 +234,7 @@ def smollm2_batch(options: argparse.Namespace) -> tuple[Config, Policy, Tensor, 
 
     The problems are those of the default experiment, as a data set would have to be fetched.
     """
-    from nested_reft.tasks.gguf_models import load_gguf
+    from nested_reft.data.gguf_models import load_gguf
 
     config, folder = load_config(ROOT / "config/smollm2.yaml"), options.cache / SMOLLM2
     if not (folder / "config.json").exists():

@@ -38,8 +38,8 @@ from nested_reft.core.loss import Objective
 from nested_reft.evaluation.throughput import ideal_speedup
 from nested_reft.planning.memory import Gpus, plan_memory
 from nested_reft.planning.shapes import Shape
+from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.manifest import processor_name
-from nested_reft.tasks.policy import Policy
 from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
 from nested_reft.training.step import reft_step
 

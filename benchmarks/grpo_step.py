@@ -43,10 +43,10 @@ from common import (
 from nested_reft.config.experiment import Config
 from nested_reft.config.run import BASELINE_CORRECTION, Run
 from nested_reft.config.training import Training
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts, render_prompt
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rewards import rollout_rewards
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts, render_prompt
+from nested_reft.rollouts.rewards import rollout_rewards
 from nested_reft.training.batches import batch_indices
 from nested_reft.training.optimizer import set_learning_rate
 from nested_reft.training.run import make_learner, make_objective, make_step_settings

@@ -56,8 +56,8 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
 from nested_reft.planning.shapes import Shape
+from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.timing import now
-from nested_reft.tasks.policy import Policy
 from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
 from nested_reft.training.step import reft_step
 

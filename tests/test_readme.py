@@ -40,16 +40,38 @@ def test_the_library_lines_give_a_gradient() -> None:
     assert 0 < names["metrics"]["weight_mean"] <= 1  # of retrace
 
 
+def kept(run: str) -> list[dict[str, str]]:
+    """The claims of a reference run."""
+    with (ROOT / f"docs/reference/{run}/tables/claims.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def rows() -> dict[str, list[str]]:
+    """The cells of each row of the README's table of claims."""
+    lines = [line.split(" | ") for line in README.replace("−", "-").splitlines() if re.match(r"\| C\d", line)]
+    return {row[0].strip("| "): row for row in lines}
+
+
+def shown(text: str) -> tuple[list[str], list[str]]:
+    """The numbers of a measured value, and what it says in place of one."""
+    return re.findall(r"[-+]?\d+\.\d+", text), re.findall("not run|not resolved", text)
+
+
 @pytest.mark.parametrize(("run", "column"), [("laptop", 3), ("smollm2", 5)])
 def test_the_table_of_claims_is_that_of_the_reference_run(run: str, column: int) -> None:
-    """Each row: the claim's verdict, and the estimate with the interval of its worst case."""
-    with (ROOT / f"docs/reference/{run}/tables/claims.csv").open(encoding="utf-8") as file:
-        expected = {
-            row["id"]: (row["verdict"], re.findall(r"[-+]?\d+\.\d+", row["measured"].partition("): ")[2])[:3])
-            for row in csv.DictReader(file)
-        }
-    rows = [line.split(" | ") for line in README.replace("−", "-").splitlines() if re.match(r"\| C\d", line)]
-    found = {
-        row[0].strip("| "): (row[column].strip("| "), re.findall(r"[-+]?\d+\.\d+", row[column - 1])) for row in rows
+    """Each row: the claim's verdict, and the estimate with the interval of its worst case, or that it has none."""
+    found = {name: (row[column].strip("| "), *shown(row[column - 1])) for name, row in rows().items()}
+    assert found == {
+        row["id"]: (row["verdict"], *shown(row["measured"].partition("): ")[2].partition("; ")[0] or row["measured"]))
+        for row in kept(run)
     }
-    assert found == expected
+
+
+@pytest.mark.parametrize("run", ["laptop", "smollm2"])
+def test_the_claims_are_in_the_words_of_the_registry(run: str) -> None:
+    """With their thresholds; of claims that are judged for each correction, the first row has the words."""
+    words = {name: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row[1]).replace("`", "'") for name, row in rows().items()}
+    claims = {row["id"]: row["claim"] for row in kept(run)}
+    for name, claim in claims.items():
+        first = next(other for other in claims if other[:2] == name[:2])
+        assert words[name] == (claim if name == first else f"the same with '{name.partition('-')[2]}'")

@@ -42,7 +42,9 @@ def toy() -> Iterator[Correction]:
 @pytest.fixture
 def last() -> Iterator[Selection]:
     """The last eligible layers, at most eight, registered for one test."""
-    entry = Selection("last", lambda c: c.eligible[-c.count :], "the last k", "this test", reach=lambda n: min(n, 8))
+    entry = Selection(
+        "last", lambda c: c.eligible[-c.count :], "the last k", "this test", max_count=lambda n: min(n, 8)
+    )
     layer_selection.register(entry)
     yield entry
     del SELECTIONS["last"]

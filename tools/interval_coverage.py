@@ -120,8 +120,9 @@ def _on_problems(accuracy: float, spread: float, difficulty: Array, correlation:
 
 
 def _held(found: list[Interval], truths: Array) -> tuple[float, float]:
+    # Values that are all equal have no interval, and so none that holds the truth.
     held = [one.low <= truth <= one.high for one, truth in zip(found, truths, strict=True)]
-    return float(np.mean(held)), float(np.median([one.high - one.low for one in found]))
+    return float(np.mean(held)), float(np.nanmedian([one.high - one.low for one in found]))
 
 
 def main() -> None:

@@ -21,6 +21,10 @@ from nested_reft.runtime.lines import write_line
 from nested_reft.runtime.out_of_memory import explain_memory, memory_errors
 from nested_reft.runtime.warm import run_warm
 
+# The sub-commands that import torch and transformers, and those that import what figures need: `run_warm` is for these.
+COMPUTING = ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "on-policy-gradients", "gradients",
+             "influence", "nestability")  # fmt: skip
+REPORTING = ("collect", "tables", "claims", "figure", "page")
 # No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -105,8 +109,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    computing = ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "influence", "nestability")
-    for name in (*computing, "on-policy-gradients", "gradients"):
+    for name in COMPUTING:
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 
@@ -121,10 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")
-    if (code := run_warm(arguments)) is not None:
-        return code
-    use_writable_caches()
     try:
+        forked = options.command in (*COMPUTING, *REPORTING)
+        if forked and (code := run_warm(f"{__name__}:main", arguments)) is not None:
+            return code
+        use_writable_caches()
         import_module(f"nested_reft.commands.{options.command.replace('-', '_')}").run(options)
     except UserError as error:
         return _fail(options.command, str(error), error.exit_code)

@@ -30,7 +30,7 @@ def test_the_names_of_the_strategies() -> None:
     assert tuple(SELECTIONS) == (
         "uniform", "contiguous", "alternate", "static", "influence", "least_half", "least", "adaptive"
     )  # fmt: skip
-    reads = {name: entry.measure for name, entry in SELECTIONS.items() if entry.measure}
+    reads = {name: entry.influence_kind for name, entry in SELECTIONS.items() if entry.influence_kind}
     assert reads == {"influence": "block", "least_half": "ablation", "least": "ablation"}
 
 
@@ -100,18 +100,18 @@ def test_the_count_is_right_and_the_border_respected(
 @pytest.mark.parametrize("strategy", SELECTIONS)
 def test_a_bound_leaves_out_fewer_layers_and_never_more(strategy: str) -> None:
     options = {"influence": lambda: torch.arange(12.0)}
-    counts = [len(chosen(strategy, 12, 34, 1, at_most=bound, **options)) for bound in (1, 2, 3, 4, 5, 100)]
+    counts = [len(chosen(strategy, 12, 34, 1, max_skipped=bound, **options)) for bound in (1, 2, 3, 4, 5, 100)]
     assert counts == [1, 2, 3, 4, 4, 4]
     assert len(chosen(strategy, 12, 34, 1, **options)) == 4
-    assert chosen(strategy, 12, 0, 1, at_most=3) == ()
-    with pytest.raises(ValueError, match="at_most must be 1 or more, got 0"):
-        chosen(strategy, 12, 34, 1, at_most=0, **options)
+    assert chosen(strategy, 12, 0, 1, max_skipped=3) == ()
+    with pytest.raises(ValueError, match="max_skipped must be 1 or more, got 0"):
+        chosen(strategy, 12, 34, 1, max_skipped=0, **options)
 
 
 def test_adaptive_is_uniform_with_as_many_layers() -> None:
     assert [name for name, entry in SELECTIONS.items() if entry.adapts] == ["adaptive"]
     for seed in range(20):
-        two = chosen("adaptive", 12, 34, 1, batch_seed=seed, at_most=2)
+        two = chosen("adaptive", 12, 34, 1, batch_seed=seed, max_skipped=2)
         assert two == chosen("uniform", 12, 17, 1, batch_seed=seed)
         assert set(two) < set(chosen("uniform", 12, 34, 1, batch_seed=seed)), "the same draw, cut short"
 
@@ -180,7 +180,7 @@ def test_nothing_is_left_out_and_nothing_asked_where_the_count_is_zero(strategy:
     assert chosen(strategy, 8, 0, 4, influence=None) == ()
 
 
-@pytest.mark.parametrize("strategy", [name for name, entry in SELECTIONS.items() if not entry.measure])
+@pytest.mark.parametrize("strategy", [name for name, entry in SELECTIONS.items() if not entry.influence_kind])
 def test_the_other_strategies_do_not_ask_for_the_influence(strategy: str) -> None:
     assert len(chosen(strategy, 8, 25, 1, influence=refuse)) == 2
 
@@ -233,7 +233,7 @@ def test_an_unknown_strategy_is_named_with_the_possible_ones() -> None:
         (torch.tensor([-torch.inf] + [0.0] * 7), "value is not finite"),
     ],
 )
-@pytest.mark.parametrize("strategy", [name for name, entry in SELECTIONS.items() if entry.measure])
+@pytest.mark.parametrize("strategy", [name for name, entry in SELECTIONS.items() if entry.influence_kind])
 def test_an_influence_that_does_not_fit_is_named(strategy: str, influence: Tensor | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message.format(strategy, SELECTIONS[strategy].measure)):
+    with pytest.raises(ValueError, match=message.format(strategy, SELECTIONS[strategy].influence_kind)):
         chosen(strategy, 8, 25, 1, influence=None if influence is None else lambda: influence)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.core.layers import decoder_layers
 from nested_reft.engine import influence
-from nested_reft.engine.influence import ablation_influence, influence_of
+from nested_reft.engine.layer_influence import ablation_influence, influence_of
 
 
 def by_loops(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> list[float]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers
-from nested_reft.engine.influence import layer_influence
+from nested_reft.engine.layer_influence import layer_influence
 from nested_reft.engine.tensors import position_ids
 
 

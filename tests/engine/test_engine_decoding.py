@@ -16,7 +16,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine import sampling
 from nested_reft.engine.decoder import ModelDecoder, make_decoder
 from nested_reft.engine.grouped_decoder import GroupedDecoder
-from nested_reft.engine.llama import unsupported
+from nested_reft.engine.llama import why_unsupported
 from nested_reft.engine.logp import completion_logp
 from nested_reft.engine.sampling import BLOCK, _choose, sample_completions
 
@@ -188,14 +188,14 @@ def test_a_model_that_the_fast_way_would_get_wrong_goes_its_own(
 ) -> None:
     model = tiny_model()
     change(model)
-    assert unsupported(model) == reason
+    assert why_unsupported(model) == reason
     assert isinstance(make_decoder(model), ModelDecoder)
 
 
 def test_windows_and_experts_go_their_own_way() -> None:
-    assert unsupported(tiny_model("qwen3")) == "it has layers without full attention"
-    assert unsupported(tiny_model("gemma2")) == "it has modules of type Gemma2DecoderLayer, Gemma2RMSNorm"
-    assert "Qwen3MoeDecoderLayer" in str(unsupported(tiny_model("qwen3_moe")))
+    assert why_unsupported(tiny_model("qwen3")) == "it has layers without full attention"
+    assert why_unsupported(tiny_model("gemma2")) == "it has modules of type Gemma2DecoderLayer, Gemma2RMSNorm"
+    assert "Qwen3MoeDecoderLayer" in str(why_unsupported(tiny_model("qwen3_moe")))
 
 
 @pytest.mark.parametrize("vocab", [7, BLOCK, BLOCK + 1, 5 * BLOCK + 17])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.core.loss import Objective
+from nested_reft.data.records import DataError
 from nested_reft.evaluation.gradients import (
     UNBIASED,
     choose_coordinates,
@@ -23,9 +24,8 @@ from nested_reft.evaluation.gradients import (
     measure_gradients,
     measure_on_policy,
 )
-from nested_reft.tasks import rewards
-from nested_reft.tasks.records import DataError
-from nested_reft.tasks.rollouts import sample_rollout
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.samplers import sample_rollout
 
 CORRECTIONS: dict[str, dict[str, float]] = {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}, "is_sequence": {}}
 

@@ -15,13 +15,13 @@ from tiny_training import tiny_settings
 from nested_reft.cli import main
 from nested_reft.config.gradients import OnPolicySettings
 from nested_reft.config.influence import InfluenceSettings
-from nested_reft.engine.influence import ablation_influence
-from nested_reft.evaluation.influence import measure_influence
-from nested_reft.tasks import rewards
-from nested_reft.tasks.influence import load_influence
-from nested_reft.tasks.policy import save_policy
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import DataError, write_problems
+from nested_reft.data.records import DataError, write_problems
+from nested_reft.engine.layer_influence import ablation_influence
+from nested_reft.evaluation.ablation import measure_influence
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import save_policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.stored_influence import load_influence
 
 GRADIENTS = {
     "size": "tiny", "skip": 34, "prompt": PROMPT.model_dump(), "sampling": {}, "border": 1, "max_prompt_tokens": 64,

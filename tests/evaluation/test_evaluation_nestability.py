@@ -12,10 +12,10 @@ from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problem
 
 from nested_reft.cli import main
 from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.data.records import DataError, write_problems
 from nested_reft.evaluation.nestability import measure_nestability
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import save_policy
-from nested_reft.tasks.records import DataError, write_problems
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import save_policy
 
 INFLUENCE = torch.tensor([9.0, 3.0, 1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation import throughput as module
 from nested_reft.evaluation.throughput import decode_costs, ideal_speedup, measure_throughput
-from nested_reft.tasks import rollouts as sampler
+from nested_reft.rollouts import samplers as sampler
 
 # Attention of the tiny model (width 16, 2 heads of 8, 1 key-value head): q and o are 16 x 16, k and v 16 x 8;
 # the feed-forward has three matrices of 16 x 32. Biases and norms are vectors and not counted.

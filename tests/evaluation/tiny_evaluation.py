@@ -8,9 +8,9 @@ import torch
 
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import GeneratedProblems, ScratchModel
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.problems import generate_problems
-from nested_reft.tasks.records import Problem
+from nested_reft.data.problems import generate_problems
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training.pretrain import build_model, build_tokenizer
 
 torch.set_num_threads(1)

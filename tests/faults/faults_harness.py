@@ -25,9 +25,9 @@ from tqdm.auto import tqdm
 
 from nested_reft.cli import main
 from nested_reft.config.training import TrainSettings
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import save_policy
-from nested_reft.tasks.records import write_problems
+from nested_reft.data.records import write_problems
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import save_policy
 
 HANG_SECONDS = 900  # only a process that waits for ever takes as long, on any machine
 

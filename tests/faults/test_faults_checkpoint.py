@@ -11,7 +11,7 @@ import pytest
 from faults_harness import Run, assert_same_outcome, killing
 from tiny_training import tiny_policy
 
-from nested_reft.tasks.policy import save_policy
+from nested_reft.rollouts.policy import save_policy
 from nested_reft.training import run as training_run
 
 

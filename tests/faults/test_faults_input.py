@@ -17,9 +17,9 @@ from nested_reft.config.experiment import Config, load_config, parse_config
 from nested_reft.config.run_table import all_runs
 from nested_reft.config.sources import HubProblems
 from nested_reft.config.strict import ConfigError
-from nested_reft.tasks.hub import load_problems
-from nested_reft.tasks.hub_lock import add_to_lock, is_locked, read_lock
-from nested_reft.tasks.records import DataError, Problem, read_problems, write_problems
+from nested_reft.data.hub import load_problems
+from nested_reft.data.lock import add_to_lock, is_locked, read_lock
+from nested_reft.data.records import DataError, Problem, read_problems, write_problems
 
 CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 MUTATIONS = 1500  # of each configuration

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from nested_reft.commands import train
 from nested_reft.engine import sampling
+from nested_reft.rollouts import policy
 from nested_reft.runtime import files
-from nested_reft.tasks import policy
 from nested_reft.training import accumulation, checkpoint, step
 from nested_reft.training import run as training_run
 

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from nested_reft.config.sampling import Sampling
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.loss import Objective, policy_loss
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import load_policy
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rollouts import sample_rollout
+from nested_reft.data.records import Problem
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import load_policy
+from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.training import step
 
 

@@ -11,7 +11,7 @@ import pytest
 from faults_harness import Run, assert_same_outcome, at_call
 
 from nested_reft.commands import train
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training import run as training_run
 
 STOPPED = 75

@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 from tiny_trl import LAYERS, PROMPTS, NestedConfig, config, integration, tokenizer, trainer_of
 
 from nested_reft.core.layer_selection import SELECTIONS
-from nested_reft.engine.influence import ablation_influence, layer_influence
+from nested_reft.engine.layer_influence import ablation_influence, layer_influence
 
 NAMES = [name for name, selection in SELECTIONS.items() if not selection.adapts]
 

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from nested_reft.config.training import Training
 from nested_reft.planning.memory import Gpus, plan_memory
 from nested_reft.planning.shapes import Shape
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training.run import make_objective, make_step_settings, refresh_engine, start_learner
 from nested_reft.training.step import reft_step
 from nested_reft.training.world import init_distributed

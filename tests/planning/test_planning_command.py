@@ -14,11 +14,11 @@ from workflow_harness import ROOT, Pipeline, read_config
 from nested_reft.cli import main
 from nested_reft.config.experiment import load_config
 from nested_reft.config.sources import GeneratedProblems, HubProblems
+from nested_reft.data.lock import HubLock, read_lock
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.disk import plan_disk
 from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, problem_count
 from nested_reft.planning.shapes import model_shape
-from nested_reft.tasks.hub_lock import HubLock, read_lock
 
 ASSUMED = Assumptions(Machine(1e12, 1e11, 1e-4), prompt_tokens=20, length=1.0, mixed=1.0, startup=10.0)
 

@@ -23,8 +23,8 @@ from nested_reft.engine.logp import completion_logp
 from nested_reft.planning.disk import Disk
 from nested_reft.planning.memory import Gpus, layer_activations, plan_memory, vllm_fits
 from nested_reft.planning.shapes import Shape
-from nested_reft.tasks.policy import save_policy
-from nested_reft.training.checkpoint import Owner, TrainingState, save_checkpoint
+from nested_reft.rollouts.policy import save_policy
+from nested_reft.training.checkpoint import CheckpointKey, TrainingState, save_checkpoint
 from nested_reft.training.world import SINGLE_PROCESS
 
 PROMPTS, PROMPT, GROUP, NEW = 2, 12, 4, 24
@@ -156,7 +156,7 @@ def test_the_disk_is_what_is_written(tmp_path: Path) -> None:
     optimizer.step()
     for step in (1, 2, 3):
         state = TrainingState(step, 0.0, [])
-        save_checkpoint(tmp_path / "run", Owner("key", ""), policy.model, optimizer, state, SINGLE_PROCESS)
+        save_checkpoint(tmp_path / "run", CheckpointKey("key", ""), policy.model, optimizer, state, SINGLE_PROCESS)
     sizes = [path.stat().st_size for path in (tmp_path / "run").glob("*.safetensors")]
     assert sizes == pytest.approx([disk.checkpoint] * 2, rel=0.03)  # a third while it is written
     assert disk.checkpoints == 3 * disk.checkpoint

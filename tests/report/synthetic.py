@@ -16,6 +16,9 @@ from nested_reft.core.layer_selection import num_skipped
 from nested_reft.report.collect.records import StepRecord
 
 DIMENSIONS = 200  # of the made-up gradients
+# Pairs differ by this share from one to the next, and the baseline's seeds by one answer, all around their mean: values
+# that are all equal have no interval.
+PAIR_SPREAD = 1e-7
 # How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 MANIFEST = {
@@ -114,7 +117,8 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
     for run in all_runs(config):
         mean = effects.pretrained + effects.learned - effects.cost * run.skip / 100 + rng.normal(0, effects.noise)
         mean -= effects.strategy_cost.get(run.strategy, 0.0) if run.skip else 0.0
-        _write_evaluations(root, config, rng, mean, run.path, run.model_dump(), effects.noise)
+        more = config.seeds.index(run.seed) - (len(config.seeds) - 1) // 2 if not run.skip else 0
+        _write_evaluations(root, config, rng, mean, run.path, run.model_dump(), effects.noise, more)
         steps = [step(config, run.skip, n, effects, rng) for n in range(1, config.training.steps + 1)]
         power = STRATEGY_POWER.get(run.strategy, 1.5)
         lines = [
@@ -218,12 +222,12 @@ def write(path: Path, text: str) -> None:
 
 
 def _write_evaluations(root: Path, config: Config, rng: np.random.Generator, mean: float, folder: str,
-                       key: dict[str, Any], noise: float = 0.0) -> None:  # fmt: skip
+                       key: dict[str, Any], noise: float = 0.0, more: int = 0) -> None:  # fmt: skip
     problems, samples = 50, config.evaluation.samples_per_problem
     for number, benchmark in enumerate(config.benchmarks):
         accuracy = float(np.clip(mean - 0.08 * number + rng.normal(0, noise), 0, 1))
-        # Exactly round(accuracy * answers) are right, so that with no noise every seed scores the same.
-        right = np.arange(problems * samples) < round(accuracy * problems * samples)
+        # Exactly round(accuracy * answers) are right, and `more`: with no noise nothing else varies.
+        right = np.arange(problems * samples) < round(accuracy * problems * samples) + more
         items = [
             {"id": f"{benchmark}-{i}", "greedy": i < round(accuracy * problems), "sampled": answers.tolist()}
             for i, answers in enumerate(right.reshape(problems, samples))
@@ -244,8 +248,9 @@ def _write_throughput(
     skipped = num_skipped(layers, skip)
     share = skipped / layers
     pairs = []
-    for _ in range(config.throughput.pairs):
+    for number in range(config.throughput.pairs):
         ratio = (1 + effects.rollout_gain * share) * np.exp(rng.normal(0, 0.3 * effects.noise))
+        ratio *= 1 + PAIR_SPREAD * (number - config.throughput.pairs // 2)
         pairs.append({"baseline_tokens_per_s": 9000.0, "nested_tokens_per_s": 9000.0 * ratio,
                       "skipped_layers": list(range(1, 1 + skipped))})  # fmt: skip
     record = {"size": size, "skip": skip, "num_layers": layers, "num_skipped": skipped,
@@ -259,8 +264,9 @@ def _write_step_speed(
     skipped = num_skipped(config.sizes[size].layers, skip)
     gain = 1 + effects.step_gain * skipped / config.sizes[size].layers
     pairs = []
-    for _ in range(config.step_speed.pairs):
+    for number in range(config.step_speed.pairs):
         seconds = 1.6 / gain * np.exp(rng.normal(0, 0.3 * effects.noise))
+        seconds *= 1 + PAIR_SPREAD * (number - config.step_speed.pairs // 2)
         pairs.append({
             "baseline": {"rollout": 0.5, "reward": 0.1, "update": 1.0},
             "nested": {"rollout": seconds - 1.1, "reward": 0.1, "update": 1.0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,14 @@ def claim(root: Path, config: Config = CONFIG) -> dict[str, dict[str, object]]:
     return {str(row["id"]): row for row in read_table(root, "claims").to_dict("records")}
 
 
+def slowed(path: Path, by: float) -> None:
+    """Multiply the nested speed of every pair."""
+    record = json.loads(path.read_text())
+    for pair in record["pairs"]:
+        pair["nested_tokens_per_s"] *= by
+    path.write_text(json.dumps(record))
+
+
 def test_everything_supported(tmp_path: Path) -> None:
     claims = report(tmp_path)
     assert {name: row["verdict"] for name, row in claims.items()} == {
@@ -41,14 +50,15 @@ def test_everything_supported(tmp_path: Path) -> None:
         "C4-base": "supported", "C4-is_sequence": "supported", "C5-base": "supported", "C5-unit": "supported",
         "C5-retrace": "supported", "C6": "supported",
     }  # fmt: skip
-    assert {row["paper"] for row in claims.values()} == {"not available to us"}
+    assert {row["paper"] for name, row in claims.items() if name != "C6"} == {"not available to us"}
+    assert claims["C6"]["paper"] == "no claim of the paper"
     assert claims["C1"]["figure"] == "figures/throughput.png"
     assert claims["C1"]["command"] == "snakemake --cores all results/laptop/figures/throughput.png"
     # Skip 10 of 10 layers: speed-up 1 + 0.8 * 0.1, the same in every pair.
     assert claims["C1"]["low"] == pytest.approx(1.08)
     assert "worst (small, skip 10 %): 1.08×" in str(claims["C1"]["measured"])
-    # Learned 0.25, of which the answers of 50 problems x 4 samples show exactly 0.25.
-    assert claims["C6"]["low"] == pytest.approx(0.25)
+    # Learned 0.25, by one answer of 50 problems x 4 samples more or less in two of three seeds: Student's t.
+    assert claims["C6"]["low"] == pytest.approx(0.25 - 4.302653 * 0.005 / 3**0.5, abs=1e-3)
     # Step gain 0.2 at skip 10 of 10 layers.
     assert claims["C2"]["low"] == pytest.approx(1.02)
     header = (tmp_path / "tables" / "claims.csv").read_text().splitlines()[0]
@@ -63,23 +73,22 @@ def test_everything_refuted(tmp_path: Path) -> None:
     claims = report(tmp_path, effects=effects)
     assert {row["verdict"] for row in claims.values()} == {"refuted"}
     # At skip 20 the loss is 0.4, all the baseline has above 0.05.
-    assert "worst (small, stories, skip 20 %): -40.0 [-40.0, -40.0]" in str(claims["C5-unit"]["measured"])
+    assert "worst (small, stories, skip 20 %): -40.0 [-41.2, -38.8]" in str(claims["C5-unit"]["measured"])
     assert str(claims["C5-unit"]["measured"]).startswith("0 of 2 pass, 2 fail; ")
     assert str(claims["C5-unit"]["measured"]).endswith("; 2 beyond the margin; 2 below 0, 0 above 0")
 
 
 def test_parity_at_the_smaller_skip_only_is_partly(tmp_path: Path) -> None:
-    claims = report(tmp_path, effects=Effects(cost=0.4))  # loses 0.04 at skip 10, 0.08 at skip 20; margin 0.05
+    claims = report(tmp_path, effects=Effects(cost=0.35))  # loses 0.035 at skip 10, 0.07 at skip 20; margin 0.05
     assert claims["C5-base"]["verdict"] == "partly"
     assert str(claims["C5-base"]["measured"]).startswith("1 of 2 pass")
-    assert claims["C5-base"]["low"] == pytest.approx(-0.08)
+    assert claims["C5-base"]["low"] == pytest.approx(-0.07 - 4.302653 * 0.005 / 3**0.5, abs=1e-3)
 
 
 def test_faster_at_one_size_only_is_partly(tmp_path: Path) -> None:
     config = make_config(sizes=2, benchmarks=1, skips=(10, 20), corrections=("base",), steps=2)
     write_results(tmp_path, config)
-    slow = tmp_path / "throughput/large/skip10.json"
-    slow.write_text(slow.read_text().replace("9720.0", "8000.0"))
+    slowed(tmp_path / "throughput/large/skip10.json", 8 / 9.72)
     claims = claim(tmp_path, config)
     assert claims["C1"]["verdict"] == "partly"
     assert "worst (large, skip 10 %): 0.89×" in str(claims["C1"]["measured"])
@@ -87,8 +96,7 @@ def test_faster_at_one_size_only_is_partly(tmp_path: Path) -> None:
 
 def test_faster_everywhere_but_not_rising_is_partly(tmp_path: Path) -> None:
     write_results(tmp_path, CONFIG)
-    path = tmp_path / "throughput/small/skip20.json"
-    path.write_text(path.read_text().replace("10440.0", "9500.0"))
+    slowed(tmp_path / "throughput/small/skip20.json", 9.5 / 10.44)
     row = claim(tmp_path)["C1"]
     assert row["verdict"] == "partly"
     assert str(row["measured"]).startswith("2 of 2 pass")
@@ -145,12 +153,12 @@ def test_command_names_the_config_file(tmp_path: Path) -> None:
 
 
 def test_gradients_are_judged_by_correction(tmp_path: Path) -> None:
-    claims = report(tmp_path, effects=Effects(bias={"base": 0.5}, variance={"is_sequence": 5.0}))
+    claims = report(tmp_path, effects=Effects(bias={"base": 0.5}, variance={"base": 5.0}))
     verdicts = {name: row["verdict"] for name, row in claims.items() if name[:2] in ("C3", "C4")}
     assert verdicts == {
-        "C3-base": "refuted", "C3-is_sequence": "supported", "C4-base": "supported", "C4-is_sequence": "refuted"
+        "C3-base": "refuted", "C3-is_sequence": "supported", "C4-base": "refuted", "C4-is_sequence": "supported"
     }  # fmt: skip
-    bias, variance = claims["C3-base"], claims["C4-is_sequence"]
+    bias, variance = claims["C3-base"], claims["C4-base"]
     assert str(bias["measured"]).startswith("0 of 2 pass, 2 fail; ")
     assert str(claims["C3-is_sequence"]["measured"]).startswith("2 of 2 pass; ")
     assert str(variance["measured"]).startswith("0 of 2 pass, 2 fail; ")
@@ -178,10 +186,18 @@ def test_too_few_batches_are_neither_unbiased_nor_biased(tmp_path: Path) -> None
     config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1, batches=4)
     row = report(tmp_path, config, Effects(gradient_noise=1.0))["C3-base"]
     assert row["verdict"] == "inconclusive"
-    assert str(row["measured"]).startswith("0 of 1 pass, 1 undecided; ")
+    assert re.fullmatch(
+        r"0 of 1 pass, 1 not resolved; worst \(small, skip 10 %\): not resolved \[0.0 %, [\d.]+ %\], "
+        r"on-policy noise ([\d.]+) %",
+        str(row["measured"]),
+    )
+    (cell,) = read_table(tmp_path, "cells").query("id == 'C3-base'").to_dict("records")
+    noise = read_table(tmp_path, "gradients")["noise_floor"].iloc[0]
+    assert noise > config.gradients.bias_margin
+    assert (cell["verdict"], cell["reason"]) == ("undecided", f"not resolved: on-policy noise {100 * noise:.1f} %")
 
 
-def test_gradients_lost_in_their_noise_are_not_judged(tmp_path: Path) -> None:
+def test_gradients_lost_in_their_noise_are_not_resolved(tmp_path: Path) -> None:
     write_results(tmp_path, CONFIG)
     lost = (np.eye(16) - 1 / 16).tolist()  # inner products of vectors whose mean is zero
     for skip in (10, 20):
@@ -189,7 +205,8 @@ def test_gradients_lost_in_their_noise_are_not_judged(tmp_path: Path) -> None:
         record = json.loads(path.read_text()) | dict.fromkeys(("on_policy", "repeat", "on_policy_repeat"), lost)
         path.write_text(json.dumps(record))
     row = claim(tmp_path)["C3-base"]
-    assert (row["verdict"], row["measured"]) == ("not run", "not resolved")
+    assert row["verdict"] == "inconclusive"
+    assert row["measured"] == "0 of 2 pass, 2 not resolved; worst (small, skip 10 %): not resolved"
     assert math.isnan(float(str(row["low"])))
 
 
@@ -209,17 +226,20 @@ def test_summary_counts_what_passes_of_an_inconclusive_claim(tmp_path: Path) -> 
     claim(tmp_path)
     lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
     assert lines[1].split()[:2] == ["C1", "inconclusive"]
-    assert lines[1].endswith("share of layers skipped (1 of 2 cells pass)")
-    assert lines[3].endswith("unbiased, with base (1 of 2 cells pass), is_sequence (1 of 2 cells pass)")
+    assert lines[1].endswith("share of layers skipped (1 of 2 pass)")
+    assert lines[3].endswith(
+        "within 10 % of the on-policy gradient, with base (1 of 2 pass), is_sequence (1 of 2 pass)"
+    )
 
 
 def test_summary_has_a_line_a_claim(tmp_path: Path) -> None:
     report(tmp_path, effects=Effects(bias={"base": 0.5}))
     lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
-    assert [line.split()[:2] for line in lines[1:-2]] == [
-        ["C1", "supported"], ["C2", "supported"], ["C3", "mixed"], ["C4", "supported"], ["C5", "supported"],
-        ["C6", "supported"],
+    assert [re.split(r" {2,}", line)[1:3] for line in lines[1:-2]] == [
+        ["C1", "supported"], ["C2", "supported"], ["C3", "1 refuted, 1 supported"], ["C4", "supported"],
+        ["C5", "supported"], ["C6", "supported"],
     ]  # fmt: skip
-    assert lines[3].endswith("The gradient estimates are unbiased (refuted: base; supported: is_sequence)")
-    assert lines[5].endswith("Nested-ReFT is on par with baseline ReFT, with base, unit, retrace")
+    assert lines[3].endswith(" – refuted: base (0 of 2 pass, 2 fail); supported: is_sequence")
+    assert lines[5].endswith("sampled accuracy, mean over benchmarks, with base, unit, retrace")
+    assert "Assay check, no claim of the paper" in lines[6]
     assert lines[-2] == f"Figures: {tmp_path / 'figures'}"

@@ -30,7 +30,7 @@ def claims(**verdicts: str) -> pd.DataFrame:
 def cells(*rows: tuple[str, int, float, float, float]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["id", "skip", "estimate", "low", "high"])
     numbers = {"skip": int, "estimate": float, "low": float, "high": float}
-    return table.astype(numbers).assign(size="small", dataset="")
+    return table.astype(numbers).assign(size="small", dataset="", n=3)
 
 
 def run(root: Path, effects: Effects) -> Path:
@@ -80,6 +80,15 @@ def test_a_value_without_interval_is_counted_and_not_judged() -> None:
     known = claims(C3="not run")
     found = compare(known, known, cells(("C3", 10, 0.1, nan, nan)), cells(("C3", 10, 9.9, 9.8, 10.0)))
     assert (found.differs, found.compared, found.without) == (False, 0, 1)
+
+
+def test_a_value_without_estimate_was_measured_all_the_same() -> None:
+    nan = float("nan")
+    known, old = claims(C3="inconclusive"), cells(("C3", 10, 0.1, 0.05, 0.2))
+    assert not compare(known, known, old, cells(("C3", 10, nan, 0.0, 0.3))).differs
+    found = compare(known, known, old, cells(("C3", 10, nan, 0.0, 0.04)))
+    assert found.values == ("C3 (small, skip 10 %): 0.1 [0.05, 0.2], here not resolved [0, 0.04]",)
+    assert not compare(known, known, old, cells(("C3", 10, nan, nan, nan))).missing
 
 
 def test_the_command_agrees_with_the_same_run_and_another_seed_of_the_noise(

@@ -155,19 +155,42 @@ def markers(axis) -> dict[str, list[tuple[float, bool]]]:
 
 def test_gradients_draw_bias_variance_and_the_noise(tmp_path: Path) -> None:
     config = make_config(sizes=1, skips=(10, 20), gradients=("unit", "is_sequence"), steps=1)
-    write_results(tmp_path, config, Effects(bias={"unit": 0.5}, variance={"is_sequence": 5.0}))
+    write_results(tmp_path, config, Effects(bias={"unit": 0.5}, variance={"unit": 5.0}))
     collect(tmp_path, config)
     table = read_table(tmp_path, "gradients")
     above, below = gradients(table, config).axes
     biases, variances = markers(above), markers(below)
-    for name, unbiased, controlled in (("unit", False, True), ("is_sequence", True, False)):
+    # A negative square has no estimate: the marker is at the upper bound.
+    table["shown"] = table["bias_debiased"].fillna(table["bias_high"])
+    for name, good in (("unit", False), ("is_sequence", True)):
         of_name = table[table["correction"] == name]
-        assert biases[look_of(name).color] == [(value, unbiased) for value in of_name["bias_debiased"]]
-        assert variances[look_of(name).color] == [(value, controlled) for value in of_name["variance_ratio"]]
-    assert [value for value, _ in biases[NOISE.color]] == list(table.groupby("skip")["control"].first())
+        assert biases[look_of(name).color] == [(value, good) for value in of_name["shown"]]
+        assert variances[look_of(name).color] == [(value, good) for value in of_name["variance_ratio"]]
+    control = table.drop_duplicates("skip")
+    assert [value for value, _ in biases[NOISE.color]] == list(control["control"].fillna(control["control_high"]))
+    assert levels(above) == pytest.approx(list(control["noise_floor"]))
     assert above.get_yscale() == "linear"
     assert below.get_yscale() == "log"
     assert [list(line.get_ydata()) for line in below.lines[:2]] == [[1, 1], [2, 2]]
+
+
+def levels(axis) -> list[float]:
+    """Heights of the horizontal lines of a panel that are a skip's."""
+    return [y for lines in axis.collections for (x, y), (_, end) in lines.get_segments() if y == end and x < 2]
+
+
+def test_what_is_not_resolved_is_pale_and_has_no_estimate(tmp_path: Path) -> None:
+    config = make_config(sizes=1, skips=(10,), gradients=("unit", "is_sequence"), steps=1, batches=6)
+    write_results(tmp_path, config, Effects(bias={"unit": 9.0}, gradient_noise=1.0))
+    collect(tmp_path, config)
+    table = read_table(tmp_path, "gradients").set_index("correction")
+    assert table.loc["is_sequence", "noise_floor"] > config.gradients.bias_margin
+    above = gradients(table.reset_index(), config).axes[0]
+    drawn = {line.get_color(): line for line in above.lines if line.get_marker() not in ("None", "", None)}
+    lost, found = drawn[look_of("is_sequence").color], drawn[look_of("unit").color]
+    assert (lost.get_ydata()[0], lost.get_markerfacecolor()) == (table.loc["is_sequence", "bias_high"], "white")
+    assert lost.get_alpha() < 1
+    assert (found.get_ydata()[0], found.get_alpha()) == (table.loc["unit", "bias_debiased"], 1)
 
 
 def test_large_biases_stay_readable_beside_small_ones(tmp_path: Path) -> None:

@@ -186,4 +186,5 @@ def test_tables_escape_their_cells_and_colour_verdicts(tmp_path: Path) -> None:
     assert '<th scope="col">a&lt;b</th>' in text
     assert "<td>&lt;i&gt;1&lt;/i&gt;</td>" in text
     assert '<td class="mark not-run">not run</td>' in text
+    assert all(f".{verdict} {{" in text for verdict in ("supported", "refuted", "partly", "not-run"))
     assert "see low &amp; &lt;x&gt;" in text

@@ -24,8 +24,13 @@ def test_the_biases_and_variances_of_the_theory_page() -> None:
     table = pd.read_csv(DOCS / "reference/laptop/tables/gradients.csv")
     biases = table[["bias_debiased", "bias_low", "bias_high"]].to_numpy().tolist()
     quoted = [tuple(map(int, found)) for found in re.findall(r"(\d+) % \[(\d+), (\d+)\]", text)]
-    assert len(quoted) == 8
+    assert len(quoted) == 6
     assert set(quoted) <= {_percent(row) for row in biases}
+    (bounds,) = re.findall(r"`is_sequence` no bias is resolved: it is at most (\d+) % and (\d+) %", text)
+    of_sequence = table[(table["correction"] == "is_sequence") & (table["skip"] == table["skip"].max())]
+    assert tuple(map(int, bounds)) == _percent(list(of_sequence["bias_high"]))
+    (noises,) = re.findall(r"estimates alone is (\d+) % of the norm for the small model and (\d+) % for", text)
+    assert tuple(map(int, noises)) == _percent(list(table.drop_duplicates("size")["noise_floor"]))
     ratios = table.groupby("correction")["variance_ratio"].agg(["min", "max"])
     variances = re.findall(r"`(\w+)` (?:has )?(\d\.\d+) to (\d\.\d+)", text)
     assert len(variances) == 4

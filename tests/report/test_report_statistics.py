@@ -9,14 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nested_reft.report.statistics.gradients import Grams, relative_bias, variance_ratio
 from nested_reft.report.statistics.intervals import (
+    Interval,
     accuracy_interval,
     against_zero,
+    crossed_difference,
     equivalence,
     interquartile_mean,
     median_ratio,
     paired_difference,
     paired_ratio,
+    score_interval,
     t_interval,
 )
 
@@ -117,7 +121,35 @@ def test_beyond_the_margin_and_below_zero_are_two_questions(low: float, high: fl
     assert against_zero(low, high) == side
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(-1, 1))
+@pytest.mark.parametrize(
+    "interval",
+    [
+        t_interval(np.full(3, 0.5)),
+        paired_difference(np.array([0.7, 0.75]), np.array([0.2, 0.25])),
+        paired_difference(np.zeros(3), np.zeros(3)),
+        crossed_difference(np.zeros((3, 5))),
+        paired_ratio(np.array([2.0, 1.0]), np.array([4.0, 2.0])),
+        median_ratio(np.array([2.0, 1.0, 3.0]), np.array([4.0, 2.0, 6.0])),
+        median_ratio(np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 9.0]), np.full(8, 4.0)),
+        variance_ratio(Grams(*[np.eye(4)] * 5)),
+        relative_bias(Grams(*[np.eye(4) + 1] * 5)),
+        Interval(0.1, 0.1, 0.1, 3, 0.95, "from a table"),
+    ],
+)
+def test_values_that_are_all_equal_have_no_interval_and_decide_nothing(interval: Interval) -> None:
+    """A quantity of which nothing is known but one value would otherwise be decided for certain."""
+    assert interval.n > 1
+    assert not interval.exists
+    assert math.isnan(interval.low)
+    assert equivalence(interval.low, interval.high, 10.0) == "no interval"
+
+
+def test_accuracies_that_are_all_equal_still_vary_over_problems() -> None:
+    assert accuracy_interval(np.zeros(3), 50).exists
+    assert score_interval(0.0, 50).exists
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8, unique_by=lambda value: round(value, 3)), st.floats(-1, 1))
 def test_t_interval_moves_with_its_values(values: list[float], shift: float) -> None:
     interval, moved = t_interval(np.array(values)), t_interval(np.array(values) + shift)
     assert interval.low <= interval.estimate <= interval.high

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.cli import main
+from nested_reft.data.records import write_problems
 from nested_reft.engine import sampling
 from nested_reft.evaluation import gradients
-from nested_reft.tasks import policy as policies
-from nested_reft.tasks.policy import save_policy
-from nested_reft.tasks.records import write_problems
+from nested_reft.rollouts import policy as policies
+from nested_reft.rollouts.policy import save_policy
 from nested_reft.training import step
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB. Of it 5 MiB is free."

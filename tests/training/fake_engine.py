@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.sampling import sample_completions
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.rollouts import RolloutEngine, rollout_engine
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.samplers import Sampler, rollout_engine
 
 VERSION = "0.0.fake"
 
@@ -103,6 +103,6 @@ def install(patch: pytest.MonkeyPatch, device: str = "cpu", llm: Any = FakeLLM) 
     patch.setitem(sys.modules, "vllm.platforms", platforms)
 
 
-def making(folder: Path, vllm: Vllm | None = None, most_tokens: int = 99) -> Callable[[Policy], RolloutEngine]:
+def making(folder: Path, vllm: Vllm | None = None, most_tokens: int = 99) -> Callable[[Policy], Sampler]:
     """What makes vLLM's engine for the policy that was saved in `folder`."""
     return rollout_engine(vllm or Vllm(), folder, "float32", most_tokens)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from tiny_training import grade_by_checksum
 
 from nested_reft.cli import main
-from nested_reft.tasks import rewards
+from nested_reft.rollouts import rewards
 from nested_reft.training import run
 
 rewards.grade = grade_by_checksum

@@ -11,7 +11,7 @@ from tiny_training import DTYPES, grade_by_checksum, rollout_of, tiny_policy, ti
 from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
-from nested_reft.tasks import rewards
+from nested_reft.rollouts import rewards
 from nested_reft.training.adapter import AdapterError, add_adapter
 from nested_reft.training.optimizer import make_optimizer
 from nested_reft.training.run import train

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nested_reft.config.strict import ConfigError, parse
 from nested_reft.config.training import TrainSettings
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training.adaptive import adapted_count
 from nested_reft.training.checkpoint import TrainingState
 from nested_reft.training.run import train

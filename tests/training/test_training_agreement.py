@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.records import DataError
+from nested_reft.data.records import DataError
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training.run import train
 
 TINY = tiny_policy()
@@ -33,7 +33,7 @@ def policy_of(model: PreTrainedModel) -> Policy:
 
 
 def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, policy: Policy, **settings: Any) -> list[dict[str, Any]]:
-    monkeypatch.setattr("nested_reft.tasks.rewards.grade", grade_by_checksum)
+    monkeypatch.setattr("nested_reft.rollouts.rewards.grade", grade_by_checksum)
     wanted = tiny_settings(**{"steps": 3, "learning_rate": 0.01} | settings)
     return train(wanted, policy, tiny_problems(), folder, lambda row, left: None, lambda text: None).metrics
 

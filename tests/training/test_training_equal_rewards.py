@@ -14,7 +14,7 @@ from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import NORMALISATIONS, Objective, policy_loss
 from nested_reft.core.rollout import Rollout
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training import accumulation
 from nested_reft.training.accumulation import groups_with_gradient
 from nested_reft.training.world import SINGLE_PROCESS, World

@@ -12,11 +12,11 @@ from tiny_training import grade_by_checksum, rollout_of, step_on, tiny_policy, t
 from torch import Tensor
 
 from nested_reft.core.layers import nested_view
-from nested_reft.engine.influence import ablation_influence, layer_influence
+from nested_reft.engine.layer_influence import ablation_influence, layer_influence
 from nested_reft.engine.logp import completion_logp
 from nested_reft.engine.sampling import sample_completions
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training.checkpoint import TrainingState
 from nested_reft.training.run import train
 from nested_reft.training.stopping import StoppedError

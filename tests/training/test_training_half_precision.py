@@ -13,7 +13,7 @@ from torch import Tensor
 from nested_reft.config.training import Lora
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import completion_logp
-from nested_reft.tasks.policy import Policy, compute_dtype
+from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.training import accumulation, step
 from nested_reft.training.adapter import add_adapter
 

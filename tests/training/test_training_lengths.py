@@ -15,14 +15,14 @@ from nested_reft.config.experiment import load_config
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.config.jobs import evaluate_settings, gradient_settings, throughput_settings
 from nested_reft.config.throughput import ThroughputSettings
+from nested_reft.data.records import DataError
 from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.evaluation.gradients import measure_gradients, measure_on_policy
 from nested_reft.evaluation.throughput import measure_throughput
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import DataError
-from nested_reft.tasks.rollouts import TorchEngine
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.training.run import train
 
 CONFIG = load_config(Path(__file__).parents[2] / "config/smoke.yaml")
@@ -39,7 +39,7 @@ def training(policy: Policy, folder: Path, new_tokens: int) -> None:
 def evaluation(policy: Policy, folder: Path, new_tokens: int) -> None:
     settings: EvaluateSettings = evaluate_settings(CONFIG, "tiny", None, ("heldout",))
     changed = settings.evaluation.model_copy(update={"max_new_tokens": new_tokens, "samples_per_problem": 1})
-    evaluate(settings.model_copy(update={"evaluation": changed}), TorchEngine(policy), "heldout", tiny_problems())
+    evaluate(settings.model_copy(update={"evaluation": changed}), TorchSampler(policy), "heldout", tiny_problems())
 
 
 def throughput(policy: Policy, folder: Path, new_tokens: int) -> None:

@@ -12,8 +12,8 @@ from tiny_training import tiny_policy
 
 from nested_reft.config.sampling import Prompt
 from nested_reft.core.rollout import Rollout
-from nested_reft.tasks.policy import load_policy, save_policy
-from nested_reft.tasks.records import DataError
+from nested_reft.data.records import DataError
+from nested_reft.rollouts.policy import load_policy, save_policy
 
 CPU = torch.device("cpu")
 AGAIN = "delete the folder to make it again"

@@ -9,9 +9,9 @@ import torch
 from tiny_training import MODEL, PRETRAINING, PROMPT, tiny_policy
 
 from nested_reft.config.sources import Pretraining
-from nested_reft.tasks.policy import Policy, load_policy, save_policy, select_device
-from nested_reft.tasks.problems import vocabulary
-from nested_reft.tasks.records import DataError
+from nested_reft.data.problems import vocabulary
+from nested_reft.data.records import DataError
+from nested_reft.rollouts.policy import Policy, load_policy, save_policy, select_device
 from nested_reft.training.pretrain import END, PAD, _collate, build_model, build_tokenizer, pretrain
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from tiny_training import DTYPES, TIMINGS, grade_by_checksum, rollout_of, tiny_p
 from torch import Tensor
 
 from nested_reft.config.training import Alarms, TrainSettings
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import Policy
 from nested_reft.training import step
 from nested_reft.training.batches import batch_indices
 from nested_reft.training.checkpoint import TrainingState, remove_checkpoints

@@ -10,8 +10,8 @@ from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 
 from nested_reft.config.throughput import StepSpeed, StepSpeedSettings
 from nested_reft.core.rollout import Rollout
-from nested_reft.tasks import rollouts as engines
-from nested_reft.tasks.records import DataError
+from nested_reft.data.records import DataError
+from nested_reft.rollouts import samplers as engines
 from nested_reft.training import speed as module
 from nested_reft.training import step as algorithm
 from nested_reft.training.speed import measure_steps

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_training import TIMINGS, grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
 
-from nested_reft.tasks import rewards
+from nested_reft.rollouts import rewards
 from nested_reft.training.run import train
 
 LEARNING_RATE = 0.003

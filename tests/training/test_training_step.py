@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import NORMALISATIONS
 from nested_reft.core.rollout import Rollout
-from nested_reft.engine.llama import unsupported
+from nested_reft.engine.llama import why_unsupported
 from nested_reft.engine.logp import enable_activation_checkpointing
-from nested_reft.tasks.policy import Policy
+from nested_reft.rollouts.policy import Policy
 
 REWARDS = torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]])
 
@@ -172,7 +172,7 @@ def test_activation_checkpointing_gives_the_same_gradient(way: str, monkeypatch:
     gradient(policy, rollout, "base", rewards=rewards)
     once = len(calls)
     enable_activation_checkpointing(policy.model)
-    assert unsupported(policy.model) is None
+    assert why_unsupported(policy.model) is None
     again, actual, _ = gradient(policy, rollout, "base", rewards=rewards)
     assert len(calls) == 3 * once > 0
     assert again == pytest.approx(loss, abs=1e-7)

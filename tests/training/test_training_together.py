@@ -16,11 +16,11 @@ from torch import nn
 
 from nested_reft.runtime.files import StorageError
 from nested_reft.training import checkpoint
-from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.checkpoint import CheckpointKey, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.world import World, WorldError
 
 T = TypeVar("T")
-OWNER = Owner("key", "code")
+OWNER = CheckpointKey("key", "code")
 RANK = threading.local()
 
 
@@ -122,7 +122,7 @@ def test_ranks_that_see_different_checkpoints_stop(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_unforeseen_error_keeps_its_type_where_it_came_from(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(world: World) -> None:
-        with world.together():
+        with world.raise_on_all_ranks():
             1 / (world.rank - rank)
 
     outcomes = on_both(monkeypatch, work)
@@ -133,7 +133,7 @@ def test_an_unforeseen_error_keeps_its_type_where_it_came_from(rank: int, monkey
 
 def test_without_an_error_all_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(world: World) -> int:
-        with world.together():
+        with world.raise_on_all_ranks():
             value = 3 + world.rank
         return value
 

@@ -15,9 +15,9 @@ from tiny_training import PROMPT, grade_by_checksum, tiny_policy, tiny_problems,
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.evaluation.evaluate import evaluate
-from nested_reft.tasks import rewards
-from nested_reft.tasks.policy import Policy, save_policy
-from nested_reft.tasks.rollouts import RolloutEngine, TorchEngine
+from nested_reft.rollouts import rewards
+from nested_reft.rollouts.policy import Policy, save_policy
+from nested_reft.rollouts.samplers import Sampler, TorchSampler
 from nested_reft.training.run import train
 from nested_reft.training.stopping import StoppedError
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(
-    tmp_path: Path, make: Callable[[Policy], RolloutEngine], name: str, stop_after: int = 99, **settings: Any
+    tmp_path: Path, make: Callable[[Policy], Sampler], name: str, stop_after: int = 99, **settings: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     policy, seen = tiny_policy(), []
     state = train(
@@ -53,7 +53,7 @@ def test_each_step_has_the_layers_drawn_for_it_and_the_weights_of_the_update_bef
 ) -> None:
     fake_engine.install(monkeypatch)
     _, metrics = run(tmp_path, making(folder, Vllm(sleep=sleep)), "run", learning_rate=0.03)
-    _, of_torch = run(tmp_path, TorchEngine, "torch", learning_rate=0.03)
+    _, of_torch = run(tmp_path, TorchSampler, "torch", learning_rate=0.03)
     drawn = [tuple(row["skipped_layers"]) for row in metrics]
     assert drawn == [tuple(row["skipped_layers"]) for row in of_torch]
     assert len(set(drawn)) > 1
@@ -102,7 +102,7 @@ def test_an_evaluation_gives_vllm_a_whole_benchmark_at_once(folder: Path, monkey
     )  # fmt: skip
     engine, problems = making(folder)(tiny_policy()), tiny_problems()
     record = evaluate(settings, engine, "one", problems)
-    of_torch = evaluate(settings, TorchEngine(engine.policy), "one", problems)
+    of_torch = evaluate(settings, TorchSampler(engine.policy), "one", problems)
     assert fake_engine.made[0].calls[1:] == [("nest", ()), ("generate", 10)] * 2
     assert [item["greedy"] for item in record["items"]] == [item["greedy"] for item in of_torch["items"]]
     assert [(item["id"], len(item["sampled"])) for item in record["items"]] == [(p.id, 2) for p in problems]

@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from nested_reft.config.warmup import WarmupSettings, WarmupTraining
 from nested_reft.core.layers import nested_view
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.problems import generate_problems
-from nested_reft.tasks.records import DataError, Problem
-from nested_reft.training.checkpoint import Owner, TrainingState
+from nested_reft.data.problems import generate_problems
+from nested_reft.data.records import DataError, Problem
+from nested_reft.rollouts.policy import Policy
+from nested_reft.training.checkpoint import CheckpointKey, TrainingState
 from nested_reft.training.stopping import StoppedError
 from nested_reft.training.warmup import (
     WarmupError,
@@ -26,7 +26,7 @@ from nested_reft.training.warmup import (
     warm_up,
 )
 
-OWNER = Owner("settings", "code")
+OWNER = CheckpointKey("settings", "code")
 
 
 def settings(max_new_tokens: int = 20, dtype: str = "float32", **changes: Any) -> WarmupSettings:

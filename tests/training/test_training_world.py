@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import tiny_policy, tiny_problems, tiny_settings
 
-from nested_reft.tasks.policy import save_policy
-from nested_reft.tasks.records import write_problems
+from nested_reft.data.records import write_problems
+from nested_reft.rollouts.policy import save_policy
 from nested_reft.training.world import SINGLE_PROCESS, World, WorldError, check_agreement
 
 STEPS, PROBLEMS = 5, 4

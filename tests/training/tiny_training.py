@@ -15,10 +15,10 @@ from nested_reft.config.sources import GeneratedProblems, Pretraining, ScratchMo
 from nested_reft.config.training import TrainSettings
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.problems import generate_problems
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rollouts import TorchEngine
+from nested_reft.data.problems import generate_problems
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.training.pretrain import build_model, build_tokenizer
 from nested_reft.training.run import make_objective, make_step_settings
 from nested_reft.training.step import Learner, reft_step
@@ -85,7 +85,7 @@ def rollout_of(
     prompts = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
     settings = tiny_settings(skip=skip, seed=seed, strategy=strategy, **training)
     learner = Learner(
-        TorchEngine(policy), policy.model, torch.optim.SGD(policy.model.parameters(), lr=0.0), Objective("unit")
+        TorchSampler(policy), policy.model, torch.optim.SGD(policy.model.parameters(), lr=0.0), Objective("unit")
     )
     step_settings = make_step_settings(settings.run, settings.training)
     batch, _ = reft_step(learner, step_settings, step, prompts, lambda rollout, share: torch.zeros(4, 4))

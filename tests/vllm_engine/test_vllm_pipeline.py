@@ -21,11 +21,11 @@ from nested_reft.config.run import Run
 from nested_reft.config.run_table import all_runs
 from nested_reft.config.sampling import Sampling
 from nested_reft.core.layers import nested_view
+from nested_reft.data.records import read_problems
 from nested_reft.engine.logp import completion_logp
-from nested_reft.tasks.policy import Policy, load_policy
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import read_problems
-from nested_reft.tasks.rollouts import RolloutEngine, TorchEngine, rollout_engine
+from nested_reft.rollouts.policy import Policy, load_policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.samplers import Sampler, TorchSampler, rollout_engine
 
 pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed: make test-vllm")
 
@@ -153,7 +153,7 @@ def policy(pipeline: Pipeline) -> Policy:
 
 
 @pytest.fixture(scope="module")
-def engine(pipeline: Pipeline, policy: Policy) -> RolloutEngine:
+def engine(pipeline: Pipeline, policy: Policy) -> Sampler:
     return rollout_engine(Vllm(), pipeline.results("vllm") / "models/tiny", "float32", 128)(policy)
 
 
@@ -165,7 +165,7 @@ def batch(pipeline: Pipeline, policy: Policy) -> tuple[torch.Tensor, torch.Tenso
 
 
 def test_behaviour_log_probabilities_are_the_nested_view_s_before_and_after_an_update(
-    engine: RolloutEngine, policy: Policy, batch: tuple[torch.Tensor, torch.Tensor]
+    engine: Sampler, policy: Policy, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     sampling = Sampling(temperature=0.9)
     for step, skipped in enumerate([(2, 4), (), (3,)]):
@@ -187,19 +187,19 @@ def test_behaviour_log_probabilities_are_the_nested_view_s_before_and_after_an_u
 
 
 def test_greedy_completions_are_those_of_torch_for_every_problem(
-    engine: RolloutEngine, policy: Policy, batch: tuple[torch.Tensor, torch.Tensor]
+    engine: Sampler, policy: Policy, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     engine.refresh()
     greedy = [
         made.sample((), *batch, None, group_size=1, max_new_tokens=12, seed=list(range(len(batch[0]))))
-        for made in (engine, TorchEngine(policy))
+        for made in (engine, TorchSampler(policy))
     ]
     assert torch.equal(greedy[0].tokens, greedy[1].tokens)
     assert torch.equal(greedy[0].mask, greedy[1].mask)
 
 
 def test_a_seed_gives_the_same_completions_again_whatever_is_sampled_with_them(
-    engine: RolloutEngine, batch: tuple[torch.Tensor, torch.Tensor]
+    engine: Sampler, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     """Rounding follows the batch, but no draw here is so close that it turns over."""
     engine.refresh()

@@ -155,7 +155,7 @@ def test_editing_the_settings_of_evaluation_trains_nothing(twin: Pipeline) -> No
 
 
 def test_editing_how_problems_are_generated_makes_everything_again(twin: Pipeline) -> None:
-    twin.edit("tasks/problems.py")
+    twin.edit("data/problems.py")
     jobs = plan(twin).jobs
     assert jobs.pop("check") == 1
     everything = {"data": 3, "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "step_speed": 1}
@@ -163,7 +163,7 @@ def test_editing_how_problems_are_generated_makes_everything_again(twin: Pipelin
     assert jobs == everything | REPORTED_ANEW
 
 
-@pytest.mark.parametrize("source", ["tasks/hub.py", "tasks/hub_models.py", "commands/fetch_data.py"])
+@pytest.mark.parametrize("source", ["data/hub.py", "data/hub_models.py", "commands/fetch_data.py"])
 def test_editing_what_fetches_makes_nothing_again_that_was_made_here(twin: Pipeline, source: str) -> None:
     twin.edit(source)
     assert plan(twin).jobs == {}

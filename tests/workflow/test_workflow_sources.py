@@ -96,12 +96,12 @@ def test_training_depends_on_the_method_and_what_runs_it() -> None:
     files = {path.relative_to(PACKAGE).as_posix() for path in source_files("nested_reft.commands.train")}
     assert {"core/loss.py", "engine/llama.py", "training/step.py", "tasks/grading_worker.py", "runtime/seeding.py",
             "cli.py", "__init__.py", "core/__init__.py"} <= files  # fmt: skip
-    assert not {"core/__main__.py", "training/pretrain.py", "evaluation/exact.py", "tasks/hub.py"} & files
+    assert not {"core/__main__.py", "training/pretrain.py", "evaluation/exact.py", "data/hub.py"} & files
 
 
 def test_what_torch_samples_does_not_depend_on_vllm_s_code() -> None:
     """The rules name that module for `rollout_engine: vllm`; its job imports it by name."""
-    code = {"tasks/vllm_rollouts.py", "integrations/vllm.py", "integrations/vllm_worker.py"}
+    code = {"rollouts/vllm_sampler.py", "integrations/vllm.py", "integrations/vllm_worker.py"}
     for command in ("nested_reft.commands.train", "nested_reft.commands.evaluate"):
         for vllm, expected in ((None, set()), (Vllm(), code)):
             files = {path.relative_to(PACKAGE).as_posix() for path in source_files(command, *engine_modules(vllm))}

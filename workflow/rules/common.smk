@@ -25,7 +25,7 @@ from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.layer_selection import SELECTIONS
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
-from nested_reft.tasks.hub_lock import no_lock
+from nested_reft.data.lock import no_lock
 from nested_reft.report.registry import (
     CLAIMS,
     FIGURE_KINDS,
@@ -224,7 +224,7 @@ def stage_folder(wildcards):
 def influence_of(strategies, size, stage=STAGE):
     """The ablation influence of a model's layers, if one of these ways to choose layers reads it; other jobs do not wait
     for it."""
-    reads = any(SELECTIONS[name].measure == "ablation" for name in strategies)
+    reads = any(SELECTIONS[name].influence_kind == "ablation" for name in strategies)
     return [f"{RESULTS}/influence/{stage}/{size}.json"] if reads else []
 
 

@@ -5,7 +5,7 @@ import os
 import shlex
 from pathlib import Path
 
-from nested_reft.tasks.hub_lock import find_lock
+from nested_reft.data.lock import find_lock
 from snakemake.common import SNAKEFILE_CHOICES
 
 DEFAULT_CONFIG = "config/config.yaml"

@@ -40,8 +40,8 @@ def check_gpu():
     """Stop now, not after hours of other jobs, if jobs will need this machine's GPU and there is none."""
     here = workflow.local_exec and not workflow.touch
     if here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
-        from nested_reft.tasks.policy import select_device
-        from nested_reft.tasks.records import DataError
+        from nested_reft.rollouts.policy import select_device
+        from nested_reft.data.records import DataError
 
         try:
             select_device(CONFIG.device)
@@ -60,7 +60,7 @@ def check_engine():
     if any(
         kind in job.name for job in jobs for kind in ("train", "evaluate", "step_speed")
     ):
-        from nested_reft.tasks.vllm_rollouts import EngineError, require_vllm
+        from nested_reft.rollouts.vllm_sampler import EngineError, require_vllm
 
         try:
             require_vllm()

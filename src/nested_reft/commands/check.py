@@ -6,7 +6,7 @@ import argparse
 
 from nested_reft.config.sources import CheckSettings
 from nested_reft.config.strict import parse
-from nested_reft.tasks.provenance import check_sources
+from nested_reft.data.provenance import check_sources
 
 
 def run(options: argparse.Namespace) -> None:

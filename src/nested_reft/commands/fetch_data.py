@@ -6,13 +6,13 @@ import argparse
 
 from nested_reft.config.sources import DataSettings, HubProblems
 from nested_reft.config.strict import ConfigError, parse
+from nested_reft.data.hub import load_problems
+from nested_reft.data.lock import locked_commit, read_lock
+from nested_reft.data.mirror import mirror_from_environment
+from nested_reft.data.provenance import verify
+from nested_reft.data.records import write_problems
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.hub import load_problems
-from nested_reft.tasks.hub_lock import locked_commit, read_lock
-from nested_reft.tasks.mirror import mirror_from_environment
-from nested_reft.tasks.provenance import verify
-from nested_reft.tasks.records import write_problems
 
 
 def run(options: argparse.Namespace) -> None:

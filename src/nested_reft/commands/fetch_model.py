@@ -8,10 +8,10 @@ from typing import Any
 
 from nested_reft.config.sources import FetchedModel, HubModel, ModelSettings
 from nested_reft.config.strict import ConfigError, parse
+from nested_reft.data.lock import locked_commit, read_lock
+from nested_reft.data.provenance import verify
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.hub_lock import locked_commit, read_lock
-from nested_reft.tasks.provenance import verify
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,11 +28,11 @@ def run(options: argparse.Namespace) -> None:
 def _fetch(model: FetchedModel, options: argparse.Namespace) -> dict[str, Any]:
     # Imported here: one needs the hub's client, and the other transformers.
     if isinstance(model, HubModel):
-        from nested_reft.tasks.hub_models import fetch_model
-        from nested_reft.tasks.mirror import mirror_from_environment
+        from nested_reft.data.hub_models import fetch_model
+        from nested_reft.data.mirror import mirror_from_environment
 
         commit = locked_commit(read_lock(options.lock), model)
         return fetch_model(model, mirror_from_environment(), options.output, commit)
-    from nested_reft.tasks.gguf_models import load_gguf
+    from nested_reft.data.gguf_models import load_gguf
 
     return load_gguf(model, options.output)

@@ -6,10 +6,10 @@ import argparse
 
 from nested_reft.config.sources import DataSettings, GeneratedProblems
 from nested_reft.config.strict import ConfigError, parse
+from nested_reft.data.problems import generate_problems
+from nested_reft.data.records import write_problems
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.problems import generate_problems
-from nested_reft.tasks.records import write_problems
 
 
 def run(options: argparse.Namespace) -> None:

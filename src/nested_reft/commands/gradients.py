@@ -9,12 +9,12 @@ import torch
 from nested_reft.config.gradients import GradientSettings
 from nested_reft.config.strict import parse
 from nested_reft.core.layers import decoder_layers
+from nested_reft.data.records import read_problems
 from nested_reft.evaluation.gradients import load_on_policy, measure_gradients
+from nested_reft.rollouts.policy import load_policy, select_device
+from nested_reft.rollouts.stored_influence import load_influence
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.influence import load_influence
-from nested_reft.tasks.policy import load_policy, select_device
-from nested_reft.tasks.records import read_problems
 
 
 def run(options: argparse.Namespace) -> None:

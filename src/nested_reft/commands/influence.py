@@ -8,11 +8,11 @@ import torch
 
 from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.strict import parse
-from nested_reft.evaluation.influence import measure_influence
+from nested_reft.data.records import read_problems
+from nested_reft.evaluation.ablation import measure_influence
+from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.policy import load_policy, select_device
-from nested_reft.tasks.records import read_problems
 
 
 def run(options: argparse.Namespace) -> None:

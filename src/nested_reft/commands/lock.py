@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.tasks.provenance import lock_sources
+from nested_reft.data.provenance import lock_sources
 
 
 def run(options: argparse.Namespace) -> None:

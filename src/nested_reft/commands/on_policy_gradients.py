@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 
 from nested_reft.config.gradients import OnPolicySettings
 from nested_reft.config.strict import parse
+from nested_reft.data.records import read_problems
 from nested_reft.evaluation.gradients import measure_on_policy
+from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.runtime.files import check_space
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.policy import load_policy, select_device
-from nested_reft.tasks.records import read_problems
 
 
 def run(options: argparse.Namespace) -> None:

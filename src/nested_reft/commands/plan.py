@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from nested_reft.config.experiment import Config, load_config, vllm_of, with_device
+from nested_reft.data.lock import HubLock, find_lock, read_lock
 from nested_reft.planning.costs import Machine
 from nested_reft.planning.disk import plan_disk
 from nested_reft.planning.memory import Gpus, Way, plan_memory
@@ -23,7 +24,6 @@ from nested_reft.planning.pages import (
 from nested_reft.planning.plan import Assumptions, plan_jobs
 from nested_reft.planning.shapes import model_shape
 from nested_reft.runtime.gpus import visible_gpus
-from nested_reft.tasks.hub_lock import HubLock, find_lock, read_lock
 
 LOCK = Path("config/hub.lock")
 # Which ways get a row: one GPU has no shards, and on several nothing else is as small.

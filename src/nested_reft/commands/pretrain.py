@@ -10,10 +10,10 @@ import torch
 
 from nested_reft.config.sources import ModelSettings, ScratchModel
 from nested_reft.config.strict import ConfigError, parse, settings_hash
+from nested_reft.rollouts.policy import save_policy, select_device
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
-from nested_reft.tasks.policy import save_policy, select_device
 from nested_reft.training.pretrain import pretrain
 
 

@@ -9,11 +9,11 @@ import torch
 
 from nested_reft.config.strict import parse
 from nested_reft.config.throughput import StepSpeedSettings
+from nested_reft.data.records import read_problems
+from nested_reft.rollouts.policy import load_policy, select_device
+from nested_reft.rollouts.samplers import rollout_engine
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.policy import load_policy, select_device
-from nested_reft.tasks.records import read_problems
-from nested_reft.tasks.rollouts import rollout_engine
 from nested_reft.training.speed import measure_steps
 from nested_reft.training.world import init_distributed
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
         progress.log(f"{nested:.3f} s, full model {full:.3f} s: {full / nested:.3f}")
 
     with init_distributed(settings.device) as world:
-        with world.together():
+        with world.raise_on_all_ranks():
             problems = read_problems(options.problems)
             # As in training: only frozen weights can have the dtype of the matrix products.
             dtype = training.dtype if training.lora else "float32"

@@ -13,14 +13,14 @@ from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings
 from nested_reft.core.layers import decoder_layers
+from nested_reft.data.records import read_problems
+from nested_reft.rollouts.policy import load_policy, save_policy, select_device
+from nested_reft.rollouts.samplers import engine_name, rollout_engine
+from nested_reft.rollouts.stored_influence import load_influence
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
-from nested_reft.tasks.influence import load_influence
-from nested_reft.tasks.policy import load_policy, save_policy, select_device
-from nested_reft.tasks.records import read_problems
-from nested_reft.tasks.rollouts import engine_name, rollout_engine
 from nested_reft.training.checkpoint import remove_checkpoints, run_lock
 from nested_reft.training.metrics import step_alarms, write_metrics
 from nested_reft.training.run import train
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
     with init_distributed(settings.device) as world, ExitStack() as stack:
         with stop_on_signals() as request:
-            with world.together():
+            with world.raise_on_all_ranks():
                 if world.is_main:
                     stack.enter_context(run_lock(folder))
                 problems = read_problems(options.problems)

@@ -10,14 +10,14 @@ import torch
 
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.warmup import WarmupSettings
+from nested_reft.data.records import DataError, read_problems
+from nested_reft.rollouts.policy import load_policy, save_policy, select_device
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
 from nested_reft.tasks.grading import grade
-from nested_reft.tasks.policy import load_policy, save_policy, select_device
-from nested_reft.tasks.records import DataError, read_problems
-from nested_reft.training.checkpoint import Owner, remove_checkpoints, run_lock
+from nested_reft.training.checkpoint import CheckpointKey, remove_checkpoints, run_lock
 from nested_reft.training.stopping import stop_on_signals
 from nested_reft.training.warmup import encode_solutions, warm_up
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
                 f"{len(examples)} of {len(problems)} solutions have at most {settings.max_new_tokens} tokens; "
                 f"{right} end with the right answer"
             )
-            owner = Owner(key, source_digest("nested_reft.commands.warmup"))
+            owner = CheckpointKey(key, source_digest("nested_reft.commands.warmup"))
             done = warm_up(settings, policy, examples, folder, owner, report, progress.log, lambda: bool(request))
         shutil.rmtree(options.output, ignore_errors=True)
         save_policy(policy, options.output)

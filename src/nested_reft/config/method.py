@@ -148,7 +148,7 @@ def check_layers(
         )
     in_runs = choice.strategies[:1] if skip != choice.skip else choice.strategies
     for key, strategy in [("layer_choice", name) for name in in_runs] + [("nestability", name) for name in measured]:
-        if count > (most := SELECTIONS[strategy].reach(eligible)):
+        if count > (most := SELECTIONS[strategy].max_count(eligible)):
             raise ValueError(
                 f"{key}: {skip} % of the {layers} layers of '{size}' is {count}, but '{strategy}' can leave "
                 f"out only {most} of the {eligible} that border {border} leaves; lower the skip or the border"

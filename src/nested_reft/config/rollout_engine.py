@@ -9,7 +9,7 @@ from pydantic import Field
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.strict import Strict
 
-VLLM_MODULE = "nested_reft.tasks.vllm_rollouts"
+VLLM_MODULE = "nested_reft.rollouts.vllm_sampler"
 
 
 class Vllm(Strict):

@@ -16,7 +16,7 @@ from nested_reft.config.strict import Positive, Strict
 
 
 class GeneratedProblems(Strict):
-    """Word problems made by `tasks.problems`; which numbers are allowed depends on the role (train or test).
+    """Word problems made by `data.problems`; which numbers are allowed depends on the role (train or test).
 
     In a pair (from, to) the first must not be above the second. If the ranges hold too few distinct problems, the job
     that makes them fails.

@@ -44,7 +44,7 @@ def count_and_eligible(num_layers: int, skip_percent: int, border: int) -> tuple
 
 
 def draw_skipped_layers(
-    num_layers: int, skip_percent: int, border: int, generator: torch.Generator | None
+    num_layers: int, skip_percent: int, border: int = 1, generator: torch.Generator | None = None
 ) -> tuple[int, ...]:
     """Draw the layers to leave out, uniformly without replacement from the eligible ones, as we read the paper.
 
@@ -84,10 +84,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """One entry of the registry. `reach`: how many of so many eligible layers it can leave out at most.
+    """One entry of the registry. `max_count`: how many of so many eligible layers it can leave out at most.
 
-    measure: the influence that it reads, if any. `block`: how much a layer changes the residual stream of the batch's
-    prompts; `ablation`: the KL of leaving it out, measured once before the run. `engine/influence.py` has both.
+    influence_kind: the influence that it reads, if any. `block`: how much a layer changes the residual stream of the
+    batch's prompts; `ablation`: the KL of leaving it out, measured once before the run. `engine/layer_influence.py` has
+    both.
     adapts: whether the caller bounds k for each batch (`training/adaptive.py`).
     """
 
@@ -95,8 +96,8 @@ class Selection:
     choose: Callable[[Choice], Iterable[int]]
     layers: str
     source: str
-    reach: Callable[[int], int] = lambda eligible: eligible
-    measure: Literal["block", "ablation"] | None = None
+    max_count: Callable[[int], int] = lambda eligible: eligible
+    influence_kind: Literal["block", "ablation"] | None = None
     adapts: bool = False
 
 
@@ -113,7 +114,7 @@ def register(selection: Selection) -> Selection:
 
 def choose_skipped_layers(
     strategy: str, num_layers: int, skip_percent: int, border: int, *, batch_seed: int, run_seed: int,
-    influence: Callable[[], Tensor] | None = None, at_most: int | None = None,
+    influence: Callable[[], Tensor] | None = None, max_skipped: int | None = None,
 ) -> tuple[int, ...]:  # fmt: skip
     """The layers that a batch's rollouts leave out: k ascending indices; () if k is 0.
 
@@ -124,12 +125,14 @@ def choose_skipped_layers(
         border: so many layers at either end are never left out.
         batch_seed: the batch's own seed, for selections that draw for each batch.
         run_seed: the run's seed, for selections that draw once.
-        influence: returns a value per layer, (L,), of the selection's `measure`; called only if it has one and k > 0.
-        at_most: leave out no more than so many layers, 1 or more; None: k.
+        influence: returns a value per layer, (L,), of the selection's `influence_kind`; called only if it has one
+            and k > 0.
+        max_skipped: leave out no more than so many layers, 1 or more; None: k.
 
     Raises:
         ValueError: the strategy is unknown, `draw_skipped_layers` would refuse the numbers, the strategy cannot leave
-            out so many layers, `at_most` is below 1, or the influence is missing, has another shape, or is not finite.
+            out so many layers, `max_skipped` is below 1, or the influence is missing,
+            has another shape, or is not finite.
     """
     if strategy not in SELECTIONS:
         raise ValueError(f"unknown strategy {strategy!r}; possible: {', '.join(SELECTIONS)}")
@@ -137,17 +140,17 @@ def choose_skipped_layers(
     if count == 0:
         return ()
     selection = SELECTIONS[strategy]
-    if count > (most := selection.reach(len(eligible))):
+    if count > (most := selection.max_count(len(eligible))):
         raise ValueError(
             f"skip_percent {skip_percent} leaves out {count} of {num_layers} layers, but strategy '{strategy}' can "
             f"leave out only {most} of the {len(eligible)} within border {border}"
         )
-    if at_most is not None:
-        if at_most < 1:
-            raise ValueError(f"at_most must be 1 or more, got {at_most}")
-        count = min(count, at_most)
-    if selection.measure and influence is None:
-        raise ValueError(f"strategy '{strategy}' needs the argument influence: {selection.measure} influence")
+    if max_skipped is not None:
+        if max_skipped < 1:
+            raise ValueError(f"max_skipped must be 1 or more, got {max_skipped}")
+        count = min(count, max_skipped)
+    if selection.influence_kind and influence is None:
+        raise ValueError(f"strategy '{strategy}' needs the argument influence: {selection.influence_kind} influence")
     choice = Choice(num_layers, count, eligible, batch_seed, run_seed, influence)
     return tuple(sorted(selection.choose(choice)))
 
@@ -190,17 +193,17 @@ for _entry in (
               "a run of k, its start drawn for each batch", "Gromov et al. 2024 (a block)"),
     Selection("alternate", lambda c: _spaced(c, 2),
               "every second layer, k in all, the start drawn for each batch", "Fan et al. 2020 (every other)",
-              reach=_half),
+              max_count=_half),
     Selection("static", lambda c: _drawn(c, c.run_seed),
               "drawn as in `uniform`, once for the whole run", "ablation of the draw per batch"),
     Selection("influence", lambda c: _least(c, c.count), "the k of least block influence; ties: the lowest index",
-              "Men et al. 2024, ShortGPT", measure="block"),
+              "Men et al. 2024, ShortGPT", influence_kind="block"),
     Selection("least_half", lambda c: _drawn(c, c.batch_seed, _least(c, _half(len(c.eligible)))),
               "drawn for each batch from the half (rounded up) of least ablation influence", "ours",
-              reach=_half, measure="ablation"),
+              max_count=_half, influence_kind="ablation"),
     Selection("least", lambda c: _least(c, c.count),
               "the k of least ablation influence, for the whole run; ties: the lowest index", "ours",
-              measure="ablation"),
+              influence_kind="ablation"),
     Selection("adaptive", lambda c: _drawn(c, c.batch_seed),
               "drawn as in `uniform`, but as many, up to k, as keep the effective sample size above a target", "ours",
               adapts=True),

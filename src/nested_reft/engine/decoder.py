@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from nested_reft.engine.grouped_decoder import GroupedDecoder
-from nested_reft.engine.llama import unsupported
+from nested_reft.engine.llama import why_unsupported
 from nested_reft.engine.tensors import position_ids
 
 
@@ -33,7 +33,7 @@ class Decoder(Protocol):
 
 def make_decoder(model: PreTrainedModel) -> Decoder:
     """The fastest decoder that computes what `model` computes."""
-    return ModelDecoder(model) if unsupported(model) else GroupedDecoder(model)
+    return ModelDecoder(model) if why_unsupported(model) else GroupedDecoder(model)
 
 
 class ModelDecoder:

@@ -30,7 +30,7 @@ class _Layout:
     """The cache's L lines and what is in them.
 
     prompt_mask: (L, S); width: W; active: (R,) the slots of the rows, ascending, of L * W; None if all are active;
-    length: the indices of a line; mask: `grouped_mask` of what each slot sees of them.
+    length: the indices of a line; mask: `additive_mask` of what each slot sees of them.
     """
 
     prompt_mask: Tensor
@@ -68,7 +68,7 @@ class GroupedDecoder:
         # One line per prompt, which is read as if each of its tokens had a slot; padding is a slot without a row.
         causal = mask.new_ones(prompt_length, prompt_length).tril() & mask.unsqueeze(1)
         real = None if mask.all() else mask.flatten().nonzero().squeeze(-1)
-        self._layout = _Layout(mask, prompt_length, real, prompt_length, self._model.grouped_mask(causal))
+        self._layout = _Layout(mask, prompt_length, real, prompt_length, self._model.additive_mask(causal))
         # Of every position, once: a step then looks up those of its rows.
         self._rotations = self._model.rotations(torch.arange(prompt_length + max_new_tokens, device=device))
         hidden = self._forward(prompt_ids[mask], position_ids(mask)[mask], 0)
@@ -125,7 +125,7 @@ class GroupedDecoder:
             width,
             None if len(active) == num_lines * width else active,
             visible.shape[-1],
-            self._model.grouped_mask(visible),
+            self._model.additive_mask(visible),
         )
         for number, caches in enumerate(self._caches):
             keys, values = self._new_cache(caches[0]), self._new_cache(caches[1])

@@ -29,7 +29,7 @@ Norm: TypeAlias = tuple[Tensor, float]  # weight and epsilon
 AttentionFn: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
-def unsupported(model: PreTrainedModel) -> str | None:
+def why_unsupported(model: PreTrainedModel) -> str | None:
     """Why `PackedModel` would not compute what `model` computes; None if it does."""
     config = model.config
     unknown = {type(layer).__name__ for layer in decoder_layers(model)} - LAYERS
@@ -57,7 +57,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
 class _Layer:
     """A layer's weights: matrices (in, out), and norms."""
 
-    qkv: Tensor  # the three projections as one matrix, the only copy that is made; queries and keys are `_paired`
+    qkv: Tensor  # the three projections as one matrix, the only copy; queries and keys are interleaved
     qkv_bias: Tensor | None
     out: Tensor
     gate: Tensor
@@ -131,7 +131,7 @@ class PackedModel:
         logits: Tensor = self._head(hidden)
         return logits
 
-    def grouped_mask(self, visible: Tensor) -> Tensor:
+    def additive_mask(self, visible: Tensor) -> Tensor:
         """The mask that `attention` takes, from visible (rows, length, keys): true where a token sees a key."""
         group = self._heads // self._kv_heads
         hidden = ~visible.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2).unsqueeze(1)
@@ -143,7 +143,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
     """Attention of query (rows, length, heads, width) to key and value (rows, keys, key-value heads, width).
 
     Heads that share keys and values are not repeated; they are further queries, as in `mask`, which
-    `PackedModel.grouped_mask` made. Returns (rows, length, heads * width).
+    `PackedModel.additive_mask` made. Returns (rows, length, heads * width).
     """
     rows, length, heads, width = query.shape
     shared = key.shape[2]
@@ -160,11 +160,13 @@ def _weights(layer: Any, dtype: torch.dtype) -> _Layer:
     norms = (_norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm))
     width, head_norms = attention.head_dim, None
     if hasattr(attention, "q_norm"):
-        query, key = ((_paired(w, width), e) for w, e in (_norm_of(attention.q_norm), _norm_of(attention.k_norm)))
+        query, key = (
+            (_interleave_halves(w, width), e) for w, e in (_norm_of(attention.q_norm), _norm_of(attention.k_norm))
+        )
         head_norms = (query, key)
 
     def joined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return torch.cat((_paired(query, width), _paired(key, width), value)).to(dtype)
+        return torch.cat((_interleave_halves(query, width), _interleave_halves(key, width), value)).to(dtype)
 
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     qkv = joined(*(part.weight for part in projections)).t()
@@ -188,7 +190,7 @@ def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
     return hidden + factor @ matrix
 
 
-def _paired(rows: Tensor, width: int) -> Tensor:
+def _interleave_halves(rows: Tensor, width: int) -> Tensor:
     """The rows of each head (heads * width, ...), i and i + width / 2 side by side: a rotary embedding turns them
     together. Queries and keys are reordered alike, so their products do not change.
     """
@@ -196,6 +198,6 @@ def _paired(rows: Tensor, width: int) -> Tensor:
 
 
 def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:
-    """The rotary embedding of `_paired` heads (N, H, width) by rotation (N, 1, width / 2), as one complex product."""
+    """The rotary embedding of interleaved heads (N, H, width) by rotation (N, 1, width / 2), as one complex product."""
     pairs = torch.view_as_complex(heads.to(rotation.real.dtype).view(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(heads.dtype)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from nested_reft.core.layers import decoder_layers
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.lengths import check_call_length
-from nested_reft.engine.llama import PackedModel, attention, unsupported
+from nested_reft.engine.llama import PackedModel, attention, why_unsupported
 from nested_reft.engine.tensors import position_ids, upcast
 
 
@@ -33,7 +33,7 @@ def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float
         LengthError: a prompt and its completion are more than `engine.lengths.exact_limit` of the model.
     """
     check_call_length(model, lambda: _longest(rollout))
-    logits = _model_logits if unsupported(model) else _packed_logits
+    logits = _model_logits if why_unsupported(model) else _packed_logits
     first, rest = logits(model, rollout)
     later = _later(rollout)
     support = (None, None) if rollout.support is None else (rollout.support[:, 0], rollout.support[:, 1:][later])
@@ -114,8 +114,8 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
     causal = torch.ones(2 * (prompt_length,), dtype=torch.bool, device=ids.device).tril() & prompt_mask.unsqueeze(1)
     own = torch.ones(2 * (length,), dtype=torch.bool, device=ids.device).tril().expand(len(later), -1, -1)
     seen_prompt = prompt_mask.repeat_interleave(group_size, dim=0).unsqueeze(1).expand(-1, length, -1)
-    prompts_see = packed.grouped_mask(causal)
-    completions_see = packed.grouped_mask(torch.cat((seen_prompt, own), dim=-1))
+    prompts_see = packed.additive_mask(causal)
+    completions_see = packed.additive_mask(torch.cat((seen_prompt, own), dim=-1))
 
     prompt_slots, later_slots = (mask.flatten().nonzero().squeeze(-1) for mask in (prompt_mask, later))
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from nested_reft.config.evaluation import EvaluateSettings, Evaluation
 from nested_reft.config.sampling import Sampling
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.prompts import encode_prompts, render_prompt
+from nested_reft.rollouts.samplers import Sampler
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.tasks.grading import grade
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.prompts import encode_prompts, render_prompt
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rollouts import RolloutEngine
 
 EXAMPLES = 3  # problems whose first completions are kept as text, for people to read
 
 
 def evaluate(
-    settings: EvaluateSettings, engine: RolloutEngine, benchmark: str, problems: Sequence[Problem]
+    settings: EvaluateSettings, engine: Sampler, benchmark: str, problems: Sequence[Problem]
 ) -> dict[str, Any]:
     """The evaluation record of the engine's policy: one item per problem, in the benchmark's order, with each
     completion's grade.
@@ -77,7 +77,7 @@ def evaluate(
 
 
 def _responses(
-    engine: RolloutEngine,
+    engine: Sampler,
     prompts: Sequence[list[int]],
     evaluation: Evaluation,
     sampling: Sampling | None,

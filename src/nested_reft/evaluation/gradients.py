@@ -29,16 +29,16 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
-from nested_reft.engine.influence import influence_of
+from nested_reft.data.records import DataError, Problem
+from nested_reft.engine.layer_influence import influence_of
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
+from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy, compute_dtype
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.rewards import rollout_rewards
+from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.agreement import check_policy_skip
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy, compute_dtype
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import DataError, Problem
-from nested_reft.tasks.rewards import rollout_rewards
-from nested_reft.tasks.rollouts import sample_rollout
 
 UNBIASED: dict[str, Any] = {
     "normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False,

@@ -17,16 +17,16 @@ from nested_reft.config.nestability import NestabilitySettings
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
-from nested_reft.engine.influence import influence_of
+from nested_reft.data.records import Problem
+from nested_reft.engine.layer_influence import influence_of
 from nested_reft.engine.logp import completion_logp
+from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy, compute_dtype
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.rewards import rollout_rewards
+from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.agreement import check_policy_skip
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy, compute_dtype
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rewards import rollout_rewards
-from nested_reft.tasks.rollouts import sample_rollout
 
 MEASURED = ("kl_k1", "kl_k3", "ess", "ess_sequence")
 

@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
-from nested_reft.tasks.agreement import check_policy_skip
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rollouts import sample_rollout
 
 
 def decode_costs(model: PreTrainedModel, context: float) -> tuple[float, float]:

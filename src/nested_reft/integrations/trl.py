@@ -40,7 +40,7 @@ from nested_reft.core.corrections import correction_named, importance_weights, l
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layer_selection import SELECTIONS, choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
-from nested_reft.engine.influence import ablation_influence, influence_of
+from nested_reft.engine.layer_influence import ablation_influence, influence_of
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.integrations.trl_config import NestedConfig, refuse_settings
 from nested_reft.integrations.trl_model import CheckedAtStart, refuse_model
@@ -125,7 +125,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         step, (last_step, last) = self.state.global_step, self._last_draw
         self._last_draw = step, last + 1 if step == last_step else 0  # several if a step has several generation batches
         strategy, model = self.nested.strategy, self.target_model()
-        measure = SELECTIONS[strategy].measure
+        measure = SELECTIONS[strategy].influence_kind
         influence = None
         if measure and self.nested.skip_percent:
             # The prompts of all processes, each once: what is measured must not depend on how they are shared out.

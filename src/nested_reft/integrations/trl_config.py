@@ -53,7 +53,7 @@ class NestedConfig:
                 f"strategy '{self.strategy}' is not available in TRL; use 'uniform', and lower skip_percent until "
                 "nested/ess in the logs is high enough"
             )
-        if self.influence is not None and SELECTIONS[self.strategy].measure != "ablation":
+        if self.influence is not None and SELECTIONS[self.strategy].influence_kind != "ablation":
             raise ValueError(f"influence does nothing with strategy '{self.strategy}', which does not read it")
 
 

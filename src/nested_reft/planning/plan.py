@@ -20,10 +20,10 @@ from nested_reft.config.resources import JobKind
 from nested_reft.config.run_table import all_runs
 from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubProblems
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
+from nested_reft.data.lock import HubLock
 from nested_reft.planning.costs import VALUE_BYTES, Batch, Costs, Machine, Work
 from nested_reft.planning.shapes import Shape
 from nested_reft.report.registry import FIGURES, PAGES
-from nested_reft.tasks.hub_lock import HubLock
 
 OTHER_JOBS = 5  # check, exact, collect, presentation_tables, claims
 
@@ -70,7 +70,7 @@ def influence_models(config: Config) -> set[str]:
     """The models whose ablation influence is measured, by stage: of runs and gradients, and of the nestability."""
 
     def read(names: Iterable[str]) -> bool:
-        return any(SELECTIONS[name].measure == "ablation" for name in names)
+        return any(SELECTIONS[name].influence_kind == "ablation" for name in names)
 
     start = {stages(config)[-1]} if read(config.layer_choice.strategies) else set[str]()
     measured = config.nestability is not None and read(config.nestability.strategies)

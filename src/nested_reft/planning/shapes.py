@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from nested_reft.config.experiment import Config
 from nested_reft.config.sources import SHAPE_KEYS, FetchedModel, ScratchModel
 from nested_reft.core.layers import decoder_layers
+from nested_reft.data.provenance import check_shape
 from nested_reft.evaluation.throughput import decode_costs
-from nested_reft.tasks.provenance import check_shape
 from nested_reft.training.pretrain import build_model, build_tokenizer
 
 

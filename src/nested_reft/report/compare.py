@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from nested_reft.report.collect.records import ManifestRecord, ReportError, read_record
+from nested_reft.report.formatting import NOT_RESOLVED
 from nested_reft.report.tidy import read_table
 
 KEY = ["id", "size", "dataset", "skip"]
@@ -83,8 +84,8 @@ def compare(
     known = reference_claims.set_index("id")["verdict"].to_dict()
     missing = [f"{name}: no such claim" for name in known if name not in here]
     both = reference_cells.merge(cells, on=KEY, how="left", suffixes=("_old", ""), indicator=True)
-    # If the reference has a value, there must be one here.
-    lost = both["estimate_old"].notna() & both["estimate"].isna()
+    # What the reference has measured must be here, though noise may have left no estimate.
+    lost = both["n_old"].notna() & both["n"].isna()
     missing += [f"{_where(row)}: not run" for row in both[lost].to_dict("records") if row["id"] in here]
     judged = both[["low_old", "high_old", "low", "high"]].notna().all(axis=1)
     apart = judged & ((both["high"] < both["low_old"]) | (both["high_old"] < both["low"]))
@@ -104,7 +105,7 @@ def _table(folder: Path, name: str) -> pd.DataFrame:
     if not path.exists():
         raise ReportError(f"{path}: does not exist; run the experiment (`make results`) or keep one (`make reference`)")
     table = read_table(folder, name)
-    wanted = ["id", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high"]
+    wanted = ["id", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high", "n"]
     if absent := [column for column in wanted if column not in table]:
         raise ReportError.damaged(path, f"has no column {absent[0]!r}")
     return table
@@ -127,7 +128,8 @@ def _where(row: Mapping[Any, Any]) -> str:
 
 
 def _value(row: Mapping[Any, Any], which: str) -> str:
-    return "{:.4g} [{:.4g}, {:.4g}]".format(*(row[f"{name}{which}"] for name in ("estimate", "low", "high")))
+    estimate, low, high = (row[f"{name}{which}"] for name in ("estimate", "low", "high"))
+    return f"{NOT_RESOLVED if pd.isna(estimate) else f'{estimate:.4g}'} [{low:.4g}, {high:.4g}]"
 
 
 def _list(heading: str, lines: Sequence[str]) -> str:

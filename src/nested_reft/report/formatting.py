@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
+from nested_reft.report.statistics.gradients import Bias, bias_verdict
 from nested_reft.report.statistics.intervals import Interval
 
 NOT_RUN = "not run"
@@ -17,10 +19,17 @@ def with_interval(interval: Interval | None, show: Callable[[float], str]) -> st
     """ "1.20 [1.10, 1.30]", with `show` for each number; says so if nothing was run or the noise hides it."""
     if interval is None:
         return NOT_RUN
-    if math.isnan(interval.estimate):
-        return NOT_RESOLVED
-    bounds = f" [{show(interval.low)}, {show(interval.high)}]" if interval.exists else ""
-    return f"{show(interval.estimate)}{bounds}"
+    estimate = NOT_RESOLVED if math.isnan(interval.estimate) else show(interval.estimate)
+    return f"{estimate} [{show(interval.low)}, {show(interval.high)}]" if interval.exists else estimate
+
+
+def relative_bias(bias: Bias | None, margin: float, show: Callable[[float], str]) -> str:
+    """The same of a relative bias, without an estimate if the noise leaves none, or does not let it be judged."""
+    if bias and bias_verdict(bias, margin) == NOT_RESOLVED:
+        return with_interval(replace(bias, estimate=math.nan), show)
+    if bias and math.isnan(bias.estimate):
+        return f"≤ {show(bias.high)}"
+    return with_interval(bias, show)
 
 
 def ratio(interval: Interval | None) -> str:

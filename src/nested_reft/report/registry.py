@@ -141,9 +141,12 @@ FIGURES: dict[str, Entry] = {
         "Bias and variance of the corrected gradient estimates against the share of layers skipped. Above: norm of the "
         "difference between expected gradients, over the on-policy one's, with the noise taken out; grey: a second "
         "on-policy estimate, which has no bias, sampled with its own random numbers (the corrected ones share those of "
-        "the first on-policy estimate, which makes them less noisy); shaded: what counts as unbiased. Below: "
+        "the first on-policy estimate, which makes them less noisy); grey dots: how far the two are apart with the "
+        "noise in; shaded: what counts as unbiased. Below: "
         "variance of a batch's estimate over the on-policy one's; dashed: the limit. Bars: 95 % jackknife interval "
-        "over batches. Filled: the whole interval lies within the margin or limit; hollow: it does not.",
+        "over batches. Filled: the whole interval lies within the margin or limit; hollow: it does not. A marker at "
+        "the upper end of its bar: there is no estimate. Pale and dotted: it is not resolved either, as the interval "
+        "does not decide and the noise is above the margin.",
     ),
     "strategies": Entry(
         "figures.strategies:strategies",

@@ -11,7 +11,7 @@ _TEXT = {"run", "size", "dataset", "strategy", "correction", "benchmark", "metri
 _TEXT |= {"skipped", "params", "baseline", "normalisation"}
 _TEXT |= {"problem", "prompt", "gold", "kind", "response"}
 _TEXT |= {"commit", "settings_hash", "python", "packages", "platform", "processor", "gpus"}
-_TEXT |= {"id", "claim", "paper", "measured", "verdict", "figure", "command"}
+_TEXT |= {"id", "claim", "paper", "measured", "counts", "verdict", "reason", "figure", "command"}
 
 
 def write_table(root: Path, name: str, table: pd.DataFrame) -> None:

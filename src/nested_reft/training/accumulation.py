@@ -19,7 +19,7 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.loss import Objective, token_scale
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.logp import completion_logp
-from nested_reft.tasks.policy import compute_dtype
+from nested_reft.rollouts.policy import compute_dtype
 from nested_reft.training.sharding import full_tensor, is_sharded
 from nested_reft.training.world import World
 

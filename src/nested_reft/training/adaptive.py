@@ -51,7 +51,7 @@ def adapted_count(history: Sequence[tuple[int, float]], most: int, target: float
     return min(max(count, 1), most)
 
 
-def layers_at_most(
+def max_skipped_layers(
     run: Run, adapt: Adaptation | None, num_layers: int, metrics: Sequence[Mapping[str, Any]]
 ) -> int | None:
     """The bound on the next step's skipped layers, from the rows of metrics so far; None if the run does not adapt."""

@@ -45,7 +45,7 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class Owner:
+class CheckpointKey:
     """Whose checkpoints these are: the hash of the run's settings, and the digest of the code that trains."""
 
     settings: str
@@ -78,7 +78,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def save_checkpoint(
     folder: Path,
-    owner: Owner,
+    owner: CheckpointKey,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: TrainingState,
@@ -90,21 +90,21 @@ def save_checkpoint(
     """
     tensors = _trained_tensors(model) | _optimizer_tensors(model, optimizer)
     size = sum(value.numel() * value.element_size() for value in tensors.values())
-    with world.together(), _storage_errors(folder, progress.step, size):
+    with world.raise_on_all_ranks(), _storage_errors(folder, progress.step, size):
         if world.is_main:
             check_space(folder, size, f"the checkpoint of step {progress.step}")
     for name, value in tensors.items():
         full = full_tensor(value)  # a collective if the model is sharded
         if world.is_main:
             tensors[name] = full.cpu().contiguous()
-    with world.together(), _storage_errors(folder, progress.step, size):
+    with world.raise_on_all_ranks(), _storage_errors(folder, progress.step, size):
         if world.is_main:
             _write(folder, owner, tensors, progress)
 
 
 def load_checkpoint(
     folder: Path,
-    owner: Owner,
+    owner: CheckpointKey,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     log: Callable[[str], None],
@@ -118,7 +118,7 @@ def load_checkpoint(
     paths = _checkpoints(folder)
     check_agreement(world.all_gather(_step(paths[0]) if paths else 0), folder)
     for name in world.all_gather([path.name for path in paths])[0]:
-        with world.together():
+        with world.raise_on_all_ranks():
             read, reason = _try_to_read(folder / name, owner, model)
         reasons = [found for found in world.all_gather(reason) if found]
         if read is None or reasons:
@@ -149,7 +149,7 @@ def _storage_errors(folder: Path, step: int, size: int) -> Iterator[None]:
         ) from None
 
 
-def _write(folder: Path, owner: Owner, tensors: dict[str, Tensor], progress: TrainingState) -> None:
+def _write(folder: Path, owner: CheckpointKey, tensors: dict[str, Tensor], progress: TrainingState) -> None:
     path = _path(folder, progress.step)
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -169,7 +169,7 @@ def _write(folder: Path, owner: Owner, tensors: dict[str, Tensor], progress: Tra
 
 
 def _try_to_read(
-    path: Path, owner: Owner, model: nn.Module
+    path: Path, owner: CheckpointKey, model: nn.Module
 ) -> tuple[tuple[TrainingState, dict[str, Tensor]] | None, str | None]:
     """What a checkpoint holds, or why it is not used."""
     try:
@@ -178,7 +178,7 @@ def _try_to_read(
         return None, str(reason)
 
 
-def _read(path: Path, owner: Owner, model: nn.Module) -> tuple[TrainingState, dict[str, Tensor]]:
+def _read(path: Path, owner: CheckpointKey, model: nn.Module) -> tuple[TrainingState, dict[str, Tensor]]:
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         version, step, digest = (seal[name] for name in ("version", "step", "sha256"))

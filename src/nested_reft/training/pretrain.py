@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import Pretraining, ScratchModel
 from nested_reft.core.layers import nested_view
+from nested_reft.data.problems import solved_examples, vocabulary
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.problems import solved_examples, vocabulary
-from nested_reft.tasks.prompts import encode_prompts
 
 PAD, END = "<pad>", "<end>"
 BUCKET = 50  # batches that are sorted by length together: less padding; the order of all others stays random

@@ -22,22 +22,22 @@ from nested_reft.core.corrections import correction_named
 from nested_reft.core.layers import decoder_layers
 from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
+from nested_reft.data.records import Problem
 from nested_reft.engine.logp import enable_activation_checkpointing
+from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.rewards import rollout_rewards
+from nested_reft.rollouts.samplers import Sampler, TorchSampler
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
-from nested_reft.tasks.agreement import check_policy_skip
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rewards import rollout_rewards
-from nested_reft.tasks.rollouts import RolloutEngine, TorchEngine
 from nested_reft.training.accumulation import NotFiniteError
 from nested_reft.training.adapter import add_adapter
-from nested_reft.training.adaptive import layers_at_most
+from nested_reft.training.adaptive import max_skipped_layers
 from nested_reft.training.batches import batch_indices
-from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.checkpoint import CheckpointKey, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.metrics import save_batch, step_alarms, step_row
 from nested_reft.training.optimizer import make_optimizer, set_learning_rate
 from nested_reft.training.sharding import copy_weights, sharded_copy
@@ -64,7 +64,7 @@ def train(
     world: World = SINGLE_PROCESS,
     code: str = "",
     influence: Tensor | None = None,
-    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
+    make_engine: Callable[[Policy], Sampler] = TorchSampler,
 ) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one, and return the run's metrics.
 
@@ -96,7 +96,7 @@ def train(
     check_policy_lengths(policy, prompts, training.max_new_tokens, "training.max_new_tokens")
     check_policy_skip(policy, run.skip, training.border)
     measured = "" if influence is None else settings_hash(str(influence.tolist()))
-    owner = Owner(settings.key + measured, code)
+    owner = CheckpointKey(settings.key + measured, code)
     found = load_checkpoint(checkpoint_folder, owner, learner.target, learner.optimizer, log, world)
     progress = found or TrainingState(0, 0.0, [])
     refresh_engine(learner)
@@ -117,16 +117,16 @@ def train(
         batch_problems = [problems[i] for i in indices]
 
         def reward(rollout: Rollout, share: slice, batch_problems: Sequence[Problem] = batch_problems) -> Tensor:
-            with world.together():
+            with world.raise_on_all_ranks():
                 rewards = rollout_rewards(policy, rollout, batch_problems[share])
             return rewards
 
-        at_most = layers_at_most(run, settings.adapt, num_layers, progress.metrics)
+        max_skipped = max_skipped_layers(run, settings.adapt, num_layers, progress.metrics)
         clock = PhaseClock(policy.model.device)
         set_learning_rate(learner.optimizer, training.learning_rate, training.warmup_steps, step)
         try:
             batch, metrics = reft_step(
-                learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, at_most
+                learner, step_settings, step, [prompts[i] for i in indices], reward, clock.lap, max_skipped
             )
         except NotFiniteError as error:
             path = checkpoint_folder / f"not-finite-step{step}.safetensors"
@@ -160,7 +160,7 @@ def start_learner(
     seed: int,
     world: World = SINGLE_PROCESS,
     influence: Tensor | None = None,
-    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
+    make_engine: Callable[[Policy], Sampler] = TorchSampler,
 ) -> tuple[Learner, PeftModel | None]:
     """What a run begins with: the learner, with a copy of the policy as reference if the objective has a KL term, and
     the adapter that was put into the policy's model, if the settings ask for one.
@@ -178,7 +178,7 @@ def make_learner(
     reference: PreTrainedModel | None = None,
     world: World = SINGLE_PROCESS,
     influence: Tensor | None = None,
-    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
+    make_engine: Callable[[Policy], Sampler] = TorchSampler,
 ) -> Learner:
     """What is trained: the policy's model, or a sharded copy, of which the policy's model becomes a replica.
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.core.rollout import Rollout
-from nested_reft.tasks.agreement import check_policy_skip
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import Problem
-from nested_reft.tasks.rewards import rollout_rewards
-from nested_reft.tasks.rollouts import RolloutEngine, TorchEngine
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.rollouts.rewards import rollout_rewards
+from nested_reft.rollouts.samplers import Sampler, TorchSampler
 from nested_reft.training.batches import batch_indices
 from nested_reft.training.run import PhaseClock, make_objective, make_step_settings, refresh_engine, start_learner
 from nested_reft.training.step import reft_step
@@ -37,7 +37,7 @@ def measure_steps(
     problems: Sequence[Problem],
     report: Callable[[dict[str, Any]], None] = lambda pair: None,
     world: World = SINGLE_PROCESS,
-    make_engine: Callable[[Policy], RolloutEngine] = TorchEngine,
+    make_engine: Callable[[Policy], Sampler] = TorchSampler,
 ) -> dict[str, Any]:
     """The record of one size and skip: seconds of each phase of a step, on both sides of every pair.
 
@@ -64,7 +64,7 @@ def measure_steps(
         batch = [problems[i] for i in indices]
 
         def reward(rollout: Rollout, share: slice) -> Tensor:
-            with world.together():
+            with world.raise_on_all_ranks():
                 graded = rollout_rewards(endless, rollout, batch[share])
             return (torch.arange(graded.numel()) % 2).view_as(graded).to(graded)
 

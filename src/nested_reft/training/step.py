@@ -19,10 +19,10 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers
 from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.core.rollout import Rollout
-from nested_reft.engine.influence import influence_of
+from nested_reft.engine.layer_influence import influence_of
+from nested_reft.rollouts.policy import Policy, compute_dtype
+from nested_reft.rollouts.samplers import Sampler
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.policy import Policy, compute_dtype
-from nested_reft.tasks.rollouts import RolloutEngine
 from nested_reft.training.accumulation import (
     Accumulation,
     Batch,
@@ -43,7 +43,7 @@ class Learner:
     strategy reads it.
     """
 
-    engine: RolloutEngine
+    engine: Sampler
     target: PreTrainedModel
     optimizer: torch.optim.Optimizer
     objective: Objective
@@ -80,11 +80,12 @@ def reft_step(
     step: int,
     prompts: Sequence[list[int]],
     reward: Callable[[Rollout, slice], Tensor],
-    lap: Callable[[str], None] = lambda phase: None,
-    at_most: int | None = None,
+    on_phase_end: Callable[[str], None] = lambda phase: None,
+    max_skipped: int | None = None,
 ) -> tuple[Batch, dict[str, float]]:
     """Step `step` (from 1) on the tokens of P prompts: its batch and metrics. `reward` grades the rollout of a slice of
-    them, `lap` hears of the ends of rollout and reward, `at_most` bounds k. NotFiniteError: an update is not finite.
+    them, `on_phase_end` hears of the ends of rollout and reward, `max_skipped` bounds k. NotFiniteError: an update is
+    not finite.
     """
     policy, objective, world = learner.policy, learner.objective, learner.world
     prompt_ids, prompt_mask = policy.batch(prompts)  # (P, S)
@@ -98,7 +99,7 @@ def reft_step(
                 len(decoder_layers(policy.model)),
                 settings.skip_percent,
                 settings.border,
-                at_most=at_most,
+                max_skipped=max_skipped,
                 batch_seed=derive_seed("layers", settings.seed, step),
                 run_seed=derive_seed("layers", settings.seed),
                 influence=influence_of(settings.strategy, policy.model, prompt_ids, prompt_mask, learner.influence),
@@ -116,10 +117,10 @@ def reft_step(
             seed=derive_seed("rollout", settings.seed, step),
             part=(share.start, len(prompts)),
         )
-    lap("rollout")
+    on_phase_end("rollout")
     # 4. Verifiable rewards (P, G).
     rewards = reward(rollout, share)
-    lap("reward")
+    on_phase_end("reward")
     batch = Batch(skipped, *gather_batch(rollout, rewards, policy.pad_id, world))
     # 5. Advantages within each group (P, G).
     advantages = group_advantages(batch.rewards, baseline=objective.advantage_baseline,

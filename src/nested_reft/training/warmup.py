@@ -19,15 +19,15 @@ from torch import Tensor
 from nested_reft.config.warmup import WarmupSettings, WarmupTraining
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.core.rollout import Rollout
+from nested_reft.data.records import DataError, Problem
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy, compute_dtype
+from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.lengths import check_policy_lengths
-from nested_reft.tasks.policy import Policy, compute_dtype
-from nested_reft.tasks.prompts import encode_prompts
-from nested_reft.tasks.records import DataError, Problem
 from nested_reft.training.batches import batch_indices
-from nested_reft.training.checkpoint import Owner, TrainingState, load_checkpoint, save_checkpoint
+from nested_reft.training.checkpoint import CheckpointKey, TrainingState, load_checkpoint, save_checkpoint
 from nested_reft.training.optimizer import make_optimizer, warmup_factor
 from nested_reft.training.stopping import StoppedError
 from nested_reft.training.world import SINGLE_PROCESS
@@ -46,7 +46,7 @@ def warm_up(
     policy: Policy,
     examples: Sequence[Example],
     checkpoint_folder: Path,
-    owner: Owner,
+    owner: CheckpointKey,
     report: Callable[[dict[str, Any], float], None],
     log: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,

@@ -59,7 +59,7 @@ class World:
         return values
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_on_all_ranks(self) -> Iterator[None]:
         """A block that all ranks enter and that has no collective: if it raises on one rank, it raises on all.
 
         Otherwise the others would wait for this rank in the next collective. A rank that raised keeps its own error;
@@ -79,7 +79,7 @@ class World:
     def from_main(self, make: Callable[[], T]) -> T:
         """What the main rank makes, on all of them. Its error is that of all."""
         made: list[T] = []
-        with self.together():
+        with self.raise_on_all_ranks():
             if self.is_main:
                 made = [make()]
         return self.all_gather(made)[0][0]

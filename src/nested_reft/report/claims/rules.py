@@ -2,6 +2,7 @@
 
 A cell passes if its whole 95 % interval satisfies the claim, fails if its whole interval contradicts it, and is
 undecided otherwise. Each bound is thus tested at 2.5 %, one-sided. What was not shown is never reported as refuted.
+The thresholds are in the registry of the claims.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from nested_reft.report.statistics.intervals import Interval, equivalence
 CellVerdict = Literal["passes", "fails", "undecided"]
 Verdict = Literal["supported", "refuted", "partly", "inconclusive", "not run"]
 Rule: TypeAlias = Callable[[Interval], CellVerdict]
-
-MINIMUM_GAIN = 0.10
 
 
 def verdict(cells: Sequence[CellVerdict | None]) -> Verdict:
@@ -35,9 +34,9 @@ def verdict(cells: Sequence[CellVerdict | None]) -> Verdict:
     return "partly" if "passes" in cells else "refuted"
 
 
-def is_faster(speedup: Interval) -> CellVerdict:
-    """C1, C2: passes if the whole interval of the ratio is above 1, fails if none of it is."""
-    return _cell(speedup.low > 1, speedup.high <= 1)
+def is_above(speedup: Interval, limit: float) -> CellVerdict:
+    """C1, C2: passes if the whole interval of the ratio is above `limit`, fails if none of it is."""
+    return _cell(speedup.low > limit, speedup.high <= limit)
 
 
 def is_at_most(found: Interval, limit: float) -> CellVerdict:
@@ -51,12 +50,9 @@ def is_on_par(difference: Interval, margin: float) -> CellVerdict:
     return _cell(found == "equivalent", found == "beyond the margin")
 
 
-def has_learned(gain: Interval) -> CellVerdict:
-    """C6: passes if the gain is at least `MINIMUM_GAIN` and its whole interval above 0.
-
-    Fails if the whole interval is below `MINIMUM_GAIN`.
-    """
-    return _cell(gain.estimate >= MINIMUM_GAIN and gain.low > 0, gain.high < MINIMUM_GAIN)
+def is_at_least(gain: Interval, limit: float) -> CellVerdict:
+    """C6: passes if the whole interval is at or above `limit`, fails if all of it is below."""
+    return _cell(gain.low >= limit, gain.high < limit)
 
 
 def rises(speedups: Mapping[tuple[str, int], Interval | None], config: Config) -> CellVerdict:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-# Claims with one row per correction are one line here.
-BY_CORRECTION = {
-    "C3": "The gradient estimates are unbiased",
-    "C4": "The variance of the gradient estimates is controlled",
-    "C5": "Nested-ReFT is on par with baseline ReFT",
-}
+from nested_reft.report.claims.registry import of_correction
+
+# Verdicts that say all there is to say of a claim's cells.
+PLAIN = ("supported", "not run")
 
 
 def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim: id, verdict ("mixed" if corrections differ) and claim.
+    """One row per claim: id, verdict and claim; if corrections differ, the verdicts with their numbers of corrections.
 
-    The claim names its corrections by verdict, and of what is inconclusive the number of cells that pass.
+    The claim names its corrections by verdict, and says how many cells pass, fail and are undecided.
     """
-    groups: dict[str, list[tuple[str, str, str]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in claims.to_dict("records"):
-        claim, _, correction = row["id"].partition("-")
-        count = f" ({row['passing']} of {row['cells']} cells pass)" if row["verdict"] == "inconclusive" else ""
-        groups.setdefault(claim, []).append((correction + count, row["verdict"], row["claim"] + count))
+        groups.setdefault(row["id"].partition("-")[0], []).append({str(key): value for key, value in row.items()})
     return pd.DataFrame(
         [_row(claim, rows) for claim, rows in groups.items()], columns=["id", "verdict", "claim"], dtype=str
     )
@@ -31,25 +29,33 @@ def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
 
 def summary(claims: pd.DataFrame, root: Path) -> str:
     """The verdicts, and where the figures and tables are."""
+    table = verdicts(claims)
+    width = table["verdict"].str.len().max()
     return "\n".join(
         [
             "The paper's claims, as measured here:",
-            *(f"  {row.id}  {row.verdict:<12}  {row.claim}" for row in verdicts(claims).itertuples()),
+            *(f"  {row.id}  {row.verdict:<{width}}  {row.claim}" for row in table.itertuples()),
             f"Figures: {root / 'figures'}",
             f"Tables:  {root / 'tables'} (start with claims.md)",
         ]
     )
 
 
-def _row(claim: str, rows: list[tuple[str, str, str]]) -> tuple[str, str, str]:
-    found = list(dict.fromkeys(verdict for _, verdict, _ in rows))
-    if claim not in BY_CORRECTION:
-        text = rows[0][2]
-    elif len(found) == 1:
-        text = f"{BY_CORRECTION[claim]}, with {', '.join(correction for correction, _, _ in rows)}"
-    else:
-        by_verdict = (
-            f"{verdict}: {', '.join(correction for correction, of, _ in rows if of == verdict)}" for verdict in found
-        )
-        text = f"{BY_CORRECTION[claim]} ({'; '.join(by_verdict)})"
-    return claim, found[0] if len(found) == 1 else "mixed", text
+def _row(claim: str, rows: list[dict[str, Any]]) -> tuple[str, str, str]:
+    found = Counter(row["verdict"] for row in rows)
+    verdict = ", ".join(f"{count} {name}" for name, count in found.items()) if len(found) > 1 else rows[0]["verdict"]
+    corrections = [row["id"].partition("-")[2] for row in rows]
+    if not corrections[0]:
+        return claim, verdict, rows[0]["claim"] + _counts(rows[0])
+    text = rows[0]["claim"].removesuffix(of_correction("", corrections[0]))
+    named: dict[str, list[str]] = {name: [] for name in found}
+    for row, correction in zip(rows, corrections, strict=True):
+        named[row["verdict"]].append(correction + _counts(row))
+    lists = {name: ", ".join(of) for name, of in named.items()}
+    if len(lists) == 1:
+        return claim, verdict, f"{text}, with {lists[verdict]}"
+    return claim, verdict, f"{text} – {'; '.join(f'{name}: {of}' for name, of in lists.items())}"
+
+
+def _counts(row: dict[str, Any]) -> str:
+    return "" if row["verdict"] in PLAIN else f" ({row['counts']})"

@@ -10,16 +10,14 @@ import pandas as pd
 
 from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import Claim, claim_rows
-from nested_reft.report.claims.rules import MINIMUM_GAIN
 from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.pages.page import Page, write_latex, write_markdown, write_table_html
 from nested_reft.report.tidy import read_table, write_table
 
-PAPER = "not available to us"
 # For a program; the pages have these numbers in `measured`.
-NUMBERS = ["low", "high", "cells", "passing", "failing"]
+NUMBERS = ["low", "high", "cells", "passing", "failing", "counts"]
 COLUMNS = ["id", "claim", "paper", "measured", *NUMBERS, "verdict", "figure", "command"]
-CELLS = ["id", "size", "dataset", "skip", "estimate", "low", "high", "n", "verdict"]
+CELLS = ["id", "size", "dataset", "skip", "estimate", "low", "high", "n", "verdict", "reason"]
 
 
 def write_claims(root: Path, config: Config, target_folder: str | None = None, options: str = "") -> None:
@@ -31,76 +29,69 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     runs, step_speed, throughput, gradients = (
         read_table(root, name) for name in ("runs", "step_speed", "throughput", "gradients")
     )
-    write_judged(root, claim_rows(runs, step_speed, throughput, gradients, config), config, target_folder, options)
-
-
-def write_judged(
-    root: Path, claims: Sequence[Claim], config: Config, target_folder: str | None = None, options: str = ""
-) -> None:
-    """The same, of claims that are judged already."""
+    claims = claim_rows(runs, step_speed, throughput, gradients, config)
     folder = target_folder or f"results/{config.experiment}"
     rows = []
     for claim in claims:
-        figure = f"figures/{claim.figure}.png" if claim.figure else ""
+        figure = f"figures/{claim.statement.figure}.png"
         # The target comes first: Snakemake's --configfile takes every word that follows it.
-        command = f"snakemake --cores all {shlex.quote(f'{folder}/{figure}')} {options}".rstrip() if figure else ""
-        counts = {
-            "cells": len(claim.cells), "passing": claim.judged.count("passes"), "failing": claim.judged.count("fails")
-        }  # fmt: skip
-        rows.append({**vars(claim), **counts, "paper": PAPER, "figure": figure, "command": command})
+        command = f"snakemake --cores all {shlex.quote(f'{folder}/{figure}')} {options}".rstrip()
+        judged = [cell.verdict for cell in claim.cells.values()]
+        counts = {"cells": len(judged), "passing": judged.count("passes"), "failing": judged.count("fails")}
+        rows.append({**vars(claim), **counts, "paper": claim.statement.paper, "figure": figure, "command": command})
     table = pd.DataFrame(rows, columns=COLUMNS)
     write_table(root, "claims", table)
     write_table(root, "verdicts", verdicts(table))
     write_table(root, "cells", cells_table(claims))
     texts = table.drop(columns=NUMBERS).fillna("").astype(str)
     # On paper there is nothing to follow or to copy.
-    write_latex(root, "claims", claims_page(texts.drop(columns=["figure", "command"]), config))
+    write_latex(root, "claims", claims_page(texts.drop(columns=["figure", "command"])))
     names = texts.assign(figure=[Path(figure).stem for figure in texts["figure"]])
-    write_table_html(root / "tables/claims.html", claims_page(names.drop(columns="command"), config))
-    texts["figure"] = [f"[{Path(f).stem}](../{f})" if f else "" for f in texts["figure"]]
-    texts["command"] = [f"`{command}`" if command else "" for command in texts["command"]]
-    write_markdown(root, "claims", claims_page(texts, config))
+    write_table_html(root / "tables/claims.html", claims_page(names.drop(columns="command")))
+    texts["figure"] = [f"[{Path(f).stem}](../{f})" for f in texts["figure"]]
+    texts["command"] = [f"`{command}`" for command in texts["command"]]
+    write_markdown(root, "claims", claims_page(texts))
 
 
 def cells_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row per cell of a claim: what was measured, and whether it passes, fails or is undecided.
+    """One row per cell of a claim: what was measured, whether it passes, fails or is undecided, and why undecided.
 
-    Empty if it was not run; without a verdict if it has no interval.
+    Empty if it was not run; without a verdict if it has one seed. No reason: the interval includes the threshold.
     """
     rows = []
     for claim in claims:
-        for (cell, found), judged in zip(claim.cells.items(), claim.judged, strict=True):
-            size, *names = [part for part in cell if isinstance(part, str)]
-            skip = next((part for part in cell if isinstance(part, int)), None)
+        for where, cell in claim.cells.items():
+            size, *names = [part for part in where if isinstance(part, str)]
+            skip = next((part for part in where if isinstance(part, int)), None)
             row: dict[str, object] = {
                 "id": claim.id,
                 "size": size,
                 "dataset": names[0] if names else "",
                 "skip": skip,
-                "verdict": judged or "",
+                "verdict": cell.verdict or "",
+                "reason": cell.reason,
             }
-            if found:
+            if found := cell.found:
                 row |= {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
             rows.append(row)
     return pd.DataFrame(rows, columns=CELLS)
 
 
-def claims_page(table: pd.DataFrame, config: Config) -> Page:
+def claims_page(table: pd.DataFrame) -> Page:
     """The claims table with the rules of its verdicts."""
-    margin = f"{100 * config.evaluation.parity_margin:g}"
     notes = (
         "A cell (a size, with data set and skip if the claim has them) passes if its whole 95 % interval satisfies the "
         "claim, fails if its whole interval contradicts it, and is undecided otherwise. Supported: every cell passes. "
         "Refuted: some fail and none passes. Partly: some pass and some fail. Inconclusive: none fails, and not all "
-        "pass. Not run: no cell could be judged; one seed gives no interval. The claims hold of an interval above 1 "
-        "(C1, C2; in C1 the medians must also rise with the skip, and fall for certain if an interval is wholly below "
-        f"that of the skip before), of a relative bias within {100 * config.gradients.bias_margin:g} % (C3), of a "
-        f"variance ratio of at most {config.gradients.variance_limit:g} (C4), and of a difference within "
-        f"± {margin} points (C5). C6 passes if the gain is at least {100 * MINIMUM_GAIN:g} points and its interval "
-        f"above 0, and fails if its whole interval is below {100 * MINIMUM_GAIN:g} points. C5 is a test of "
-        "equivalence, two one-sided tests at 2.5 % each. Whether a difference is beyond the margin and whether it is "
-        "below or above 0 are two questions; both counts are of whole intervals. "
-        "Brackets: the 95 % interval of the worst cell, the one with the lowest estimate (C3, C4: the highest); C5 "
-        "and C6 in percentage points."
+        "pass. Not run: no cell could be judged; one seed gives no interval. Not resolved: undecided, and the noise "
+        "(how far two on-policy gradient estimates are apart, which have no bias) is above the claim's margin, or "
+        "hides the gradient itself. Without spread: undecided, as all values are equal, so that there is no interval. "
+        "In C1 the medians must also rise with the skip, and fall for certain if an interval is wholly below that of "
+        "the skip before. C5 is a test of equivalence, two one-sided tests at 2.5 % each. Whether a difference is "
+        "beyond the margin and whether it is below or above 0 are two questions; both counts are of whole intervals. "
+        "C6 is no claim of the paper but a condition of this experiment: if the baseline gains little, there is little "
+        "that nested runs could lose. Brackets: the 95 % interval of the worst cell, on which the verdict hangs: one "
+        "that fails if any does, otherwise one that is undecided if any is; of several, the one whose interval is "
+        "furthest against the claim. C5 and C6 in percentage points."
     )
     return Page("Claims", (("", table),), notes)

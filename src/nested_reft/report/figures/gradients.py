@@ -31,6 +31,9 @@ from nested_reft.report.statistics.comparisons import gradient_biases, gradient_
 from nested_reft.report.statistics.gradients import bias_verdict, is_controlled
 from nested_reft.report.statistics.intervals import Interval
 
+TWO_SETS = NOISE._replace(marker="", linestyle=(0, (1, 1.5)))  # how far two on-policy estimates are apart
+PALE = 0.5  # opacity of what is not resolved
+
 
 def gradients(table: pd.DataFrame, config: Config) -> Figure:
     """Relative bias (above) and variance ratio (below) with intervals against skip: one column per size."""
@@ -56,33 +59,39 @@ def gradients(table: pd.DataFrame, config: Config) -> Figure:
                 above.text(place, 0.5, NOT_RUN, **_upright(above))
                 below.text(place, 0.5, NOT_RUN, **_upright(below))
                 continue
-            _draw(above, place + offsets[0], control, NOISE, filled=True)
+            above.hlines(control.noise, place - 0.45, place + 0.45, color=NOISE.color, ls=TWO_SETS.linestyle, lw=0.9)
+            _draw(above, place + offsets[0], control, NOISE, True, not math.isnan(control.estimate))
             for name, offset in zip(names, offsets[1:], strict=True):
                 x, bias, variance = place + offset, biases[size, name, skip], variances[size, name, skip]
-                unbiased = bias is not None and bias_verdict(bias, margin) == "unbiased"
-                _draw(above, x, bias, look_of(name), unbiased)
+                judged = bias_verdict(bias, margin) if bias else NOT_RUN
+                _draw(above, x, bias, look_of(name), judged == "unbiased", judged != NOT_RESOLVED)
                 _draw(below, x, variance, look_of(name), variance is not None and is_controlled(variance, limit))
     first = axes[0, 0]
     first.set_xticks(range(len(skips)), [str(skip) for skip in skips])
     first.set_xlim(-0.6, max(len(skips), 1) - 0.4)
     bounds = [found for found in (*biases.values(), *controls.values()) if found]
-    _share_scale(first, margin, [value for found in bounds for value in (found.estimate, found.high)])
+    _share_scale(first, margin, [value for found in bounds for value in (found.estimate, found.high, found.noise)])
     first.set_ylabel("relative bias")
     axes[1, 0].set_ylabel("variance, over on-policy")
     ratio_scale(axes[1, 0])
-    entries = [("on-policy again", NOISE), *((name, marker_only(look_of(name))) for name in names)]
+    entries = [("on-policy again", NOISE), ("noise alone", TWO_SETS)]
+    entries += [(name, marker_only(look_of(name))) for name in names]
     legend(figure, entries)
     figure.supxlabel("layers skipped in the rollout (%)", fontsize=8)
     return figure
 
 
-def _draw(axis: Axes, x: float, found: Interval | None, look: Look, filled: bool) -> None:
-    if found is None or math.isnan(found.estimate):
+def _draw(axis: Axes, x: float, found: Interval | None, look: Look, filled: bool, resolved: bool = True) -> None:
+    """A bar and a marker; a value without an estimate, or that is not resolved, has the marker at its upper bound."""
+    estimate = found.estimate if found and resolved else math.nan
+    if found is None or (math.isnan(estimate) and not found.exists):
         axis.text(x, 0.5, NOT_RUN if found is None else NOT_RESOLVED, **_upright(axis))
         return
+    strength = 1.0 if resolved else PALE
     if found.exists:
-        axis.vlines(x, found.low, found.high, color=look.color, lw=1.1)
-    axis.plot(x, found.estimate, marker=look.marker, color=look.color, mfc=look.color if filled else "white", ls="")
+        axis.vlines(x, found.low, found.high, color=look.color, lw=1.1, ls="-" if resolved else ":", alpha=strength)
+    y, face = found.high if math.isnan(estimate) else estimate, look.color if filled else "white"
+    axis.plot(x, y, marker=look.marker, color=look.color, mfc=face, ls="", alpha=strength)
 
 
 def _upright(axis: Axes) -> dict[str, Any]:

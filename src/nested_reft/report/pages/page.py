@@ -28,7 +28,7 @@ _TEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}
-    | {"±": r"$\pm$", "×": r"$\times$", "‖": r"$\|$", "π": r"$\pi$", "−": "$-$"}
+    | {"±": r"$\pm$", "≤": r"$\leq$", "×": r"$\times$", "‖": r"$\|$", "π": r"$\pi$", "−": "$-$"}
 )
 _FLOAT = r"""\begin{table}
 \centering

@@ -6,8 +6,8 @@ for a cell that has not been run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from nested_reft.config.experiment import Config, nested_cells, nested_skips, st
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.config.run_table import strategy_table
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
+from nested_reft.report.statistics.gradients import Bias
 from nested_reft.report.statistics.intervals import (
     LEVEL,
     Array,
@@ -32,6 +33,7 @@ Speedups: TypeAlias = dict[tuple[str, int], Interval | None]
 Differences: TypeAlias = dict[tuple[str, str, str, int], Interval | None]
 Gains: TypeAlias = dict[tuple[str, str], Interval | None]
 GradientEffects: TypeAlias = dict[tuple[str, str, int], Interval | None]
+Biases: TypeAlias = dict[tuple[str, str, int], Bias | None]
 StrategyEffects: TypeAlias = dict[tuple[str, str, str], Interval | None]
 
 T = TypeVar("T")
@@ -107,24 +109,24 @@ def gains(runs: pd.DataFrame, config: Config, metric: str) -> Gains:
     return found
 
 
-def gradient_biases(gradients: pd.DataFrame, config: Config) -> GradientEffects:
+def gradient_biases(gradients: pd.DataFrame, config: Config) -> Biases:
     """Relative bias of a corrected gradient estimate, without the noise (`gradients.csv`)."""
-    return _gradients(gradients, config, "bias_debiased", "bias_low", "bias_high")
+    return _gradients(gradients, config, lambda row: _bias(row, "bias_debiased", "bias"))
 
 
 def gradient_variances(gradients: pd.DataFrame, config: Config) -> GradientEffects:
     """Variance of a corrected gradient estimate over that of the on-policy one (`gradients.csv`)."""
-    return _gradients(gradients, config, "variance_ratio", "variance_low", "variance_high")
+    return _gradients(gradients, config, lambda row: _jackknifed(row, "variance_ratio", "variance"))
 
 
-def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Interval | None]:
-    """Relative bias of a second on-policy estimate, which has none: the noise, per size and skip (`gradients.csv`)."""
-    found = {
-        (row["size"], row["skip"]): Interval(
-            row["control"], row["control_low"], row["control_high"], row["n"], LEVEL, JACKKNIFE
-        )
-        for row in gradients.to_dict("records")
-    }
+def gradient_cosines(gradients: pd.DataFrame, config: Config) -> GradientEffects:
+    """Cosine between a corrected gradient estimate and the on-policy one, without the noise (`gradients.csv`)."""
+    return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
+
+
+def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Bias | None]:
+    """Relative bias of a second on-policy estimate, which has none, per size and skip (`gradients.csv`)."""
+    found = {(row["size"], row["skip"]): _bias(row, "control", "control") for row in gradients.to_dict("records")}
     return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in nested_skips(config)}
 
 
@@ -181,13 +183,18 @@ def _speedups(measured: pd.DataFrame, config: Config, skips: Sequence[int]) -> S
     return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in skips}
 
 
-def _gradients(gradients: pd.DataFrame, config: Config, estimate: str, low: str, high: str) -> GradientEffects:
-    found = {
-        (row["size"], row["correction"], row["skip"]): Interval(
-            row[estimate], row[low], row[high], row["n"], LEVEL, JACKKNIFE
-        )
-        for row in gradients.to_dict("records")
-    }
+def _jackknifed(row: Mapping[Hashable, Any], estimate: str, bounds: str) -> Interval:
+    return Interval(row[estimate], row[f"{bounds}_low"], row[f"{bounds}_high"], row["n"], LEVEL, JACKKNIFE)
+
+
+def _bias(row: Mapping[Hashable, Any], estimate: str, bounds: str) -> Bias:
+    return Bias(**vars(_jackknifed(row, estimate, bounds)), noise=row["noise_floor"])
+
+
+def _gradients(
+    gradients: pd.DataFrame, config: Config, of_row: Callable[[Mapping[Hashable, Any]], T]
+) -> dict[tuple[str, str, int], T | None]:
+    found = {(row["size"], row["correction"], row["skip"]): of_row(row) for row in gradients.to_dict("records")}
     return {
         (size, correction, skip): found.get((size, correction, skip))
         for size in config.sizes

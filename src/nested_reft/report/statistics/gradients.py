@@ -22,9 +22,16 @@ from scipy import stats
 
 from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, equivalence
 
-BiasVerdict = Literal["unbiased", "biased", "inconclusive", "no interval"]
+BiasVerdict = Literal["unbiased", "biased", "inconclusive", "not resolved"]
 
 METHOD = "jackknife over batches"
+
+
+@dataclass(frozen=True)
+class Bias(Interval):
+    """A relative bias, and `noise`: how far the plain means of two on-policy sets are apart, which have no bias."""
+
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,14 @@ def relative_bias(grams: Grams) -> Interval:
     """||E o - E a|| / ||E a|| without the noise: the root of unbiased squared bias over unbiased squared norm.
 
     The squared norm is that of a and r pooled, of which there are twice as many. The root of the estimate and of its
-    bounds is taken last; that of a negative square is 0. A bound below 0 holds no possible bias, so that nothing is
-    lost by 0 in its place. NaN if the squared norm is not positive: the gradient itself
-    is lost in the noise.
+    bounds is taken last. A negative square has no root: the estimate is NaN. A bound below 0 holds no possible bias, so
+    that nothing is lost by 0 in its place. All are NaN if the squared norm is not positive: the gradient itself is lost
+    in the noise.
     """
     squared = _jackknife(_over(_across(_differences(grams)), _across(_pooled(grams))))
-    low, estimate, high = np.sqrt(np.maximum([squared.low, squared.estimate, squared.high], 0))
-    return replace(squared, estimate=float(estimate), low=float(low), high=float(high))
+    low, high = np.sqrt(np.maximum([squared.low, squared.high], 0))
+    estimate = math.sqrt(squared.estimate) if squared.estimate >= 0 else math.nan
+    return replace(squared, estimate=estimate, low=float(low), high=float(high))
 
 
 def cosine(grams: Grams) -> Interval:
@@ -87,10 +95,17 @@ def variance_ratio(grams: Grams) -> Interval:
     return replace(log, estimate=math.exp(log.estimate), low=math.exp(log.low), high=math.exp(log.high))
 
 
-def bias_verdict(bias: Interval, margin: float) -> BiasVerdict:
-    """Unbiased: the whole interval of the relative bias is within `margin`. Biased: all of it is above."""
+def bias_verdict(bias: Bias, margin: float) -> BiasVerdict:
+    """Unbiased: the whole interval of the relative bias is within `margin`. Biased: all of it is above.
+
+    Not resolved: neither, and the noise is above `margin` too, or hides the gradient itself. Inconclusive: neither.
+    """
     found = equivalence(bias.low, bias.high, margin)
-    return "unbiased" if found == "equivalent" else "biased" if found == "beyond the margin" else found
+    if found == "equivalent":
+        return "unbiased"
+    if found == "beyond the margin":
+        return "biased"
+    return "inconclusive" if bias.exists and bias.noise <= margin else "not resolved"
 
 
 def is_controlled(variance: Interval, limit: float) -> bool:

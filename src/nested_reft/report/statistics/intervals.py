@@ -1,8 +1,8 @@
 """Statistics of the report: one pure function each, arrays in, an `Interval` out.
 
 Every interval says what it is (`method`), over how many independent units (`n`) and at which level. With fewer than
-two units there is no interval: `low` and `high` are NaN. The bootstrap is seeded, so a table made again is the same
-table.
+two units, or with units that are all equal, there is no interval: `low` and `high` are NaN. The bootstrap is seeded, so
+a table made again is the same table.
 
 The interval of a bounded quantity stays within its bounds. It is not cut off there, which would leave the other end as
 wrong as before: it is computed on a scale that has no bounds (`Scale`), or from a test that knows them (Wilson's).
@@ -31,7 +31,7 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none."""
+    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none, or have no spread."""
 
     estimate: float
     low: float
@@ -39,6 +39,13 @@ class Interval:
     n: int
     level: float
     method: str
+
+    def __post_init__(self) -> None:
+        # Units that are all equal (as accuracies of 0 are; but for rounding) do not show how far others would be: that
+        # decides nothing.
+        if math.isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-12):
+            object.__setattr__(self, "low", math.nan)
+            object.__setattr__(self, "high", math.nan)
 
     @property
     def exists(self) -> bool:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pandas as pd
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RESOLVED, NOT_RUN, ratio, with_interval
+from nested_reft.report.formatting import (
+    NO_NESTED_RUNS,
+    NOT_RESOLVED,
+    NOT_RUN,
+    ratio,
+    relative_bias,
+)
 from nested_reft.report.pages.page import Page
-from nested_reft.report.statistics.comparisons import gradient_biases, gradient_variances
+from nested_reft.report.statistics.comparisons import gradient_biases, gradient_cosines, gradient_variances
 from nested_reft.report.statistics.gradients import bias_verdict
 
 ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
@@ -22,23 +28,24 @@ COLUMNS = [
 def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame:
     """Bias and variance of the corrected gradient estimates, one row per size, skip and correction."""
     biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
+    cosines, margin = gradient_cosines(gradients, config), config.gradients.bias_margin
     measured = {(row["size"], row["correction"], row["skip"]): row for row in gradients.to_dict("records")}
     rows = []
     for (size, correction, skip), bias in biases.items():
         row = {"size": size, "skip %": str(skip), "correction": correction}
-        row["relative bias (%)"] = with_interval(bias, _percent)
+        row["relative bias (%)"] = relative_bias(bias, margin, _percent)
         if bias is None:
             row |= dict.fromkeys(("with noise (%)", "noise alone (%)", "cosine", "variance ratio"), NOT_RUN)
             row |= {"batches": "0", "verdict": NOT_RUN}
         else:
-            found = measured[size, correction, skip]
+            found, cosine = measured[size, correction, skip], cosines[size, correction, skip]
             row |= {
                 "with noise (%)": _percent(found["bias"]),
-                "noise alone (%)": _percent(found["noise_floor"]),
-                "cosine": f"{found['cosine']:.2f}" if pd.notna(found["cosine"]) else NOT_RESOLVED,
+                "noise alone (%)": _percent(bias.noise),
+                "cosine": ratio(cosine) if cosine and cosine.exists else NOT_RESOLVED,
                 "variance ratio": ratio(variances[size, correction, skip]),
                 "batches": str(bias.n),
-                "verdict": bias_verdict(bias, config.gradients.bias_margin),
+                "verdict": bias_verdict(bias, margin),
             }
         rows.append(row)
     order = {size: place for place, size in enumerate(config.sizes)}
@@ -59,12 +66,15 @@ def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
         "layers; the on-policy estimates are of the same problems. All have a leave-one-out baseline, no division by "
         "the standard deviation and the same factor for every token, so that nothing but the correction differs. "
         "Relative bias: norm of the difference between the expected gradients, over the norm of the on-policy one, "
-        "with the noise taken out (U-statistics; a negative square is 0). With noise: the same from plain means. Noise "
+        "with the noise taken out (U-statistics). If that leaves a negative square there is no estimate, only an upper "
+        "bound (≤). With noise: the same from plain means. Noise "
         "alone: from plain means of two on-policy sets, which have no bias. Cosine: between the expected gradients. "
         "Variance ratio: trace of the covariance of a batch's estimate over the on-policy one's. Brackets: 95 % "
         "jackknife interval over batches. Unbiased: the "
         f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above. "
-        "Inconclusive: neither, which more batches could settle. Not resolved: the noise hides the gradient itself."
+        "Not resolved: neither, and the noise alone is above that margin, or hides the gradient itself; the interval "
+        "is given without an estimate. Inconclusive: neither, though the noise is within the margin. More batches "
+        "could settle both."
     )
     return Page(title, (("", table),), notes)
 

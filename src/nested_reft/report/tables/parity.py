@@ -49,7 +49,8 @@ def equivalence_page(table: pd.DataFrame, config: Config) -> Page:
         "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
         "seeds (artanh scale, which never leaves ± 100 points); the problems do not vary. Equivalent: the interval "
         "lies within ± margin, which is two one-sided tests at 2.5 % each. Beyond the margin: it lies wholly beyond, "
-        "on one side. Inconclusive: neither, which more seeds could settle. Against 0: on which side of 0 the whole "
+        "on one side. Inconclusive: neither, which more seeds could settle. No interval: one seed, or seeds that all "
+        "agree, which decide nothing. Against 0: on which side of 0 the whole "
         "interval lies, if on one; a difference can be below 0 and yet within the margin, or not known to be beyond it."
     )
     return Page(title, (("", table),), notes)

@@ -1,0 +1,37 @@
+"""Ablation influence of each layer of one model, before any reinforcement.
+
+The text is the prompts of training problems alone: it is the same for every policy and needs no rollout. The next
+token is compared at every token of a prompt, not only at its last, from which a rollout starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nested_reft.config.influence import InfluenceSettings
+from nested_reft.data.records import Problem
+from nested_reft.engine.layer_influence import ablation_influence
+from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.policy import Policy, compute_dtype
+from nested_reft.rollouts.prompts import encode_prompts
+
+
+def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
+    """The record of one model: `influence` in nats per token by layer, and the prompts and tokens that it is a mean of.
+
+    Raises DataError if a prompt is too long, alone or with a completion.
+    """
+    questions = [problem.question for problem in problems[: settings.problems]]
+    prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
+    check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
+    ids, mask = policy.batch(prompts)
+    with compute_dtype(policy.model, settings.dtype):
+        influence = ablation_influence(policy.model, ids, mask)
+    return {
+        "size": settings.size,
+        "stage": settings.stage,
+        "problems": len(prompts),
+        "tokens": int(mask.sum()),
+        "influence": influence.tolist(),
+    }

@@ -1,0 +1,1 @@
+"""A policy on disk, its prompts, and what samples it."""

@@ -1,0 +1,20 @@
+"""The verifiable reward: 1 for the right answer, 0 otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nested_reft.core.rollout import Rollout
+from nested_reft.data.records import Problem
+from nested_reft.rollouts.policy import Policy
+from nested_reft.tasks.grading import grade
+
+
+def rollout_rewards(policy: Policy, rollout: Rollout, problems: Sequence[Problem]) -> Tensor:
+    """The reward of each completion of a rollout on `problems`: (P, G) on the CPU."""
+    group = rollout.group_size
+    rewards = [float(grade(text, problems[row // group].answer)) for row, text in enumerate(policy.responses(rollout))]
+    return torch.tensor(rewards).view(len(problems), group)
