@@ -241,7 +241,7 @@ def test_wrong_number_of_layers(tmp_path: Path) -> None:
         ({"leave_out": "blk.1.ffn_up"}, ["weights are missing", "layers.1.mlp.up_proj.weight"]),
         (
             {"leave_out": "output_norm", "extra": {"output_norm.weight": np.ones(32, np.float64)}},
-            ["output_norm.weight has the type F64", "pip install --upgrade 'nested-reft[gguf]'"],
+            ["output_norm.weight has the type F64", "pip install --upgrade gguf"],
         ),
     ],
 )

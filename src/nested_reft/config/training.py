@@ -78,7 +78,8 @@ class Training(Sampling):
     problems_per_micro_batch: Positive | None = None
     """Problems per backward pass; lower it to save memory; null: all of a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
+    """Type of matrix products, of weights in evaluation and throughput, and of frozen ones (`lora`); other weights
+    are float32."""
     gradient_checkpointing: bool = False
     """Activation checkpointing: the backward pass recomputes each layer; less memory, a third more work."""
     lora: Lora | None = None
