@@ -16,8 +16,8 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from nested_reft.config.training import Training
+from nested_reft.grading.grader import grade
 from nested_reft.runtime.timing import now
-from nested_reft.tasks.grading import grade
 from nested_reft.tasks.policy import Policy
 from nested_reft.tasks.records import Problem
 from nested_reft.training.optimizer import make_optimizer, warmup_factor

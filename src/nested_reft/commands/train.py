@@ -13,6 +13,7 @@ from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings
 from nested_reft.core.layers import decoder_layers
+from nested_reft.grading.grader import timeouts
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
         write_metrics(options.metrics, done.metrics)
         alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
         manifest = build_manifest(options.settings, settings_hash(options.settings), wall_seconds=done.seconds,
-                                  rollout_engine=engine_name(settings.vllm), alarms=alarms)  # fmt: skip
+                                  rollout_engine=engine_name(settings.vllm), alarms=alarms,
+                                  answers_cut_off=timeouts())  # fmt: skip
         write_json(options.manifest, manifest)
         if alarms:
             steps = len({alarm["step"] for alarm in alarms})
