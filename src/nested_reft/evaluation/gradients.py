@@ -258,7 +258,7 @@ def _estimates(
             max_new_tokens=settings.max_new_tokens,
             seed=derive_seed("gradients", options.seed, numbers, batch.number),
         )
-        rewards = rollout_rewards(policy, rollout, batch.problems)
+        rewards = rollout_rewards(policy, rollout, batch.problems, settings.reward)
         return estimate_gradients(policy.model, rollout, rewards, objectives, settings, coordinates)
 
 

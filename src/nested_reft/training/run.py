@@ -116,7 +116,7 @@ def train(
 
         def reward(rollout: Rollout, share: slice, batch_problems: Sequence[Problem] = batch_problems) -> Tensor:
             with world.together():
-                rewards = rollout_rewards(policy, rollout, batch_problems[share])
+                rewards = rollout_rewards(policy, rollout, batch_problems[share], settings.reward)
             return rewards
 
         at_most = layers_at_most(run, settings.adapt, num_layers, progress.metrics)
