@@ -170,7 +170,7 @@ def test_editing_what_fetches_makes_nothing_again_that_was_made_here(twin: Pipel
 
 
 def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
-    twin.edit("tasks/grading.py")
+    twin.edit("grading/grader.py")
     jobs = plan(twin).jobs
     measured = {"step_speed": 1, "on_policy_gradients": 1, "gradients": 1}
     assert jobs == {"train": 3, "evaluate": 4} | measured | REPORTED_ANEW

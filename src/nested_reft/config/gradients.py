@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nested_reft.config.method import Corrections, Strategy
+from nested_reft.config.reward import Reward, RewardSetting
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 
@@ -59,6 +60,7 @@ class OnPolicySettings(Strict):
     gradient_checkpointing: bool
     dtype: str
     device: str
+    reward: RewardSetting = Reward()
 
 
 class GradientSettings(OnPolicySettings):

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from nested_reft.config.method import Strategy
+from nested_reft.config.reward import Reward, RewardSetting
 from nested_reft.config.sampling import Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.core.layer_selection import SELECTIONS
@@ -58,3 +59,4 @@ class NestabilitySettings(Strict):
     max_prompt_tokens: int
     dtype: str
     device: str
+    reward: RewardSetting = Reward()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from nested_reft.config.reward import Reward, RewardSetting
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import Run
 from nested_reft.config.sampling import Prompt, Sampling
@@ -129,3 +130,5 @@ class TrainSettings(Strict):
     def key(self) -> str:
         """Hash of everything that the run depends on; checkpoints of other settings are not continued."""
         return settings_hash(self.canonical_json())
+
+    reward: RewardSetting = Reward()

@@ -87,7 +87,9 @@ def measure_nestability(
                 {
                     "skipped_layers": list(skipped),
                     "tokens": int(rollout.mask.sum()),
-                    "reward": rollout_rewards(policy, rollout, [problems[i] for i in indices]).mean().item(),
+                    "reward": rollout_rewards(policy, rollout, [problems[i] for i in indices], settings.reward)
+                    .mean()
+                    .item(),
                     **{key: distances[key] for key in MEASURED},
                 }
             )
