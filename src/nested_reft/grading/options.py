@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from nested_reft.grading.locate import KEYWORD, LAST_KEYWORDS, TAIL_CHARS, after_thoughts, first_sentence, prepared
+from nested_reft.grading.locate import KEYWORD, LAST_KEYWORDS, TAIL_CHARS, after_thoughts, first_sentence
 from nested_reft.grading.marks import last_mark
+from nested_reft.grading.prose import prepared
 
 _WRAPPER = re.compile(r"\\(?:boxed|text[a-z]*|mbox|math(?:rm|bf|it|sf))\s*\{([^{}]*)\}")
 _LETTER = r"(?:\(([A-J])\)|([A-J])(?![A-Za-z'])\.?)"
