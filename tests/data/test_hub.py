@@ -12,8 +12,8 @@ import pytest
 from nested_reft.config.experiment import load_config
 from nested_reft.config.sources import HubProblems
 from nested_reft.data import hub
-from nested_reft.data.mirror import MIRROR_VARIABLE, mirror_from_environment
 from nested_reft.data.records import DataError
+from nested_reft.data.repositories import MIRROR_VARIABLE, mirror_from_environment
 
 
 def source(repo: str = "o/d", split: str = "test", question: Any = "question", **keys: Any) -> HubProblems:

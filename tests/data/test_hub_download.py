@@ -13,9 +13,9 @@ from huggingface_hub import constants
 
 from nested_reft.config.sources import HubModel, HubProblems
 from nested_reft.data import hub
-from nested_reft.data.hub_client import hub_error
 from nested_reft.data.hub_models import fetch_model
 from nested_reft.data.records import DataError
+from nested_reft.data.repositories import hub_error
 
 ONE, TWO = ({"question": "1 + 1 =", "answer": "2"}, {"question": "2 + 2 =", "answer": "4"})
 README = b"""---
