@@ -262,7 +262,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path, length: int) -> None:
 def test_a_file_of_another_kind_and_none(tmp_path: Path) -> None:
     (tmp_path / "tiny.gguf").write_bytes(b"PK\3\4" * 1000)
     assert "is not a GGUF file" in refusal(tmp_path / "tiny.gguf", tmp_path)
-    assert "no such file; correct `path`" in refusal(tmp_path / "none.gguf", tmp_path)
+    assert "cannot be read (No such file or directory); correct `path`" in refusal(tmp_path / "none.gguf", tmp_path)
     assert "cannot be read (Is a directory)" in refusal(tmp_path, tmp_path)
 
 
