@@ -85,6 +85,8 @@ def test_solutions_compute_what_the_story_says() -> None:
         assert computes(text)
         assert int(text.split(" ")[0]) == story.start
         assert tuple((operation, operand) for _, operation, operand, _ in steps_of(text)) == story.steps
+        assert truth_of(story.question) == int(text.split(" #### ")[1]), "read back from the words"
+        assert numbers_in(story.question) == tuple(sorted(story.numbers_shown))
 
 
 WORDS = {
@@ -92,20 +94,6 @@ WORDS = {
     "-": ("loses", "away", "takes", "break"),
     "*": ("times",),
 }
-
-
-def test_the_question_tells_the_story() -> None:
-    """Operations and numbers are read back from only the words, and give the same answer."""
-    for story in some_stories("train", 2000):
-        sentences = [part for part in story.question.replace("?", ".").split(" .") if " too" not in part]
-        told = []
-        for sentence in sentences[1:-2]:  # the last two are the question and the nothing behind it
-            operation = [name for name, words in WORDS.items() if any(word in sentence for word in words)]
-            assert len(operation) == 1, sentence
-            told.append((operation[0], *numbers_in(sentence)))
-        assert tuple(told) == story.steps
-        assert numbers_in(sentences[0]) == (story.start,)
-        assert numbers_in(story.question) == tuple(sorted(story.numbers_shown))
 
 
 def test_a_wrong_solution_is_wrong_though_its_steps_compute() -> None:
