@@ -230,7 +230,7 @@ def laptop_batch(config: Config, policy: Policy, problems: Sequence[Problem], fi
 
 
 def smollm2_batch(options: argparse.Namespace) -> tuple[Config, Policy, Tensor, Tensor]:
-    """config/smollm2.yaml, its model as it came (kept in the cache), and the prompts (P, S) of a step.
+    """config/smollm2.yaml, its unmodified model (kept in the cache), and the prompts (P, S) of a step.
 
     The problems are those of the default experiment, as a data set would have to be fetched.
     """

@@ -4,7 +4,7 @@
 
 Both sides have the same weights, prompts, group size, temperature, limit and end token. Only real tokens count: up to
 and including the end token, not the padding after it. Cases on a CPU: the two pre-trained models of the default
-experiment on its own problems (completions end at different lengths), SmolLM2-135M-Instruct as it came on the same
+experiment on its own problems (completions end at different lengths), the unmodified SmolLM2-135M-Instruct on the same
 problems with the prompt and the limits of config/smollm2.yaml, and a model of the shape of Qwen2.5-0.5B with random
 weights and no end token, in bfloat16 (float32 if the CPU has no instructions for it). On a GPU: the shapes of
 Qwen2.5-Math-1.5B and 7B at batches of 64 and 256, and transformers' continuous batching (`generate_batch`) as a second
