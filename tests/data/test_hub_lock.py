@@ -132,33 +132,24 @@ def test_a_mirror_with_files_of_other_names_is_not_bound_and_may_be_locked_too(l
 # --- GGUF files
 
 
-def of_package(digit: str = "1", **keys: Any) -> dict[str, Any]:
-    known = {"kind": "model", "origin": "package", "package": "smol==1.2", "files": files(digit, "a.gguf")}
-    return known | keys
+@pytest.mark.parametrize(("key", "thing"), [("package", "smol==1.2"), ("path", "models/a.gguf")])
+def test_a_gguf_file_is_locked_by_its_package_or_path(lock: Path, key: str, thing: str) -> None:
+    origin = {"package": "package", "path": "gguf"}[key]
 
+    def made(digit: str = "1", name: str = "a.gguf", thing: str = thing) -> dict[str, Any]:
+        return {"kind": "model", "origin": origin, key: thing, "files": files(digit, name)}
 
-def of_path(digit: str = "1") -> dict[str, Any]:
-    return {"kind": "model", "origin": "gguf", "path": "models/a.gguf", "files": files(digit, "a.gguf")}
-
-
-@pytest.mark.parametrize(("made", "thing"), [(of_package, "smol==1.2"), (of_path, "models/a.gguf")])
-def test_a_gguf_file_is_locked_by_its_package_or_path(lock: Path, made: Any, thing: str) -> None:
     assert not is_locked(HubLock(), made(), lock)
     assert add_to_lock(lock, [made()]) == [f"model {thing}"]
-    key = "package" if made is of_package else "path"
     assert yaml.safe_load(lock.read_text(encoding="utf-8"))["entries"] == [
         {"kind": "model", key: thing, "files": files("1", "a.gguf")}
     ]
     assert is_locked(read_lock(lock), made(), lock)
+    assert not is_locked(read_lock(lock), made(thing="another"), lock)
     with pytest.raises(DataError, match=rf"^model {thing}: a\.gguf has changed: .*remove its entry from {lock}"):
         is_locked(read_lock(lock), made("2"), lock)
-
-
-def test_a_package_with_a_file_of_another_name_has_changed(lock: Path) -> None:
-    add_to_lock(lock, [of_package()])
     with pytest.raises(DataError, match=r"a\.gguf is locked, but missing"):
-        is_locked(read_lock(lock), of_package(files=files("1", "b.gguf")), lock)
-    assert not is_locked(read_lock(lock), of_package(package="smol==1.3"), lock)
+        is_locked(read_lock(lock), made(name="b.gguf"), lock)
 
 
 # --- pinning
@@ -198,10 +189,7 @@ def test_the_locked_commit_is_fetched_when_the_branch_has_moved(lock: Path, fake
         ("version: 2\nentries: []\n", "version: unknown value 2"),
         ("version: 1\nentries:\n- {kind: dataset}\n", "entries.*files: is missing"),
         (f"version: 1\nentries:\n- {{kind: model, repo: o/m, files: {FILES}}}\n", "revision: is missing"),
-        (
-            f"version: 1\nentries:\n- {{kind: model, package: a==1, path: b, files: {FILES}}}\n",
-            "repo, package and path",
-        ),
+        (f"entries:\n- {{kind: model, package: a==1, path: b, files: {FILES}}}\n", "repo, package and path"),
         (f"version: 1\nentries:\n- {{kind: model, files: {FILES}}}\n", "repo: is missing"),
         ("version: 1\nentries:\n- {kind: model, repo: o/m, revision: main, commit: main, files: {}}\n", "commit: "),
     ],

@@ -38,12 +38,9 @@ def put_wheel(
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is all that pip sees."""
-    for key, value in (
-        ("PIP_NO_INDEX", "1"),
-        ("PIP_FIND_LINKS", str(tmp_path / "index")),
-        ("PIP_CONFIG_FILE", "/dev/null"),
-    ):
-        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     (tmp_path / "index").mkdir()
     return tmp_path / "index"
 
