@@ -57,8 +57,9 @@ def test_a_worktree_and_a_submodule_are_clones(tmp_path: Path) -> None:
     assert commit_of(tmp_path / "other/deps/clone/src/nested_reft") == (commit, False)
 
 
-@pytest.mark.parametrize("place", ["nested-reft-0.1.0", "deps/nested reft"])
-@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize(
+    ("place", "tracked"), [("nested-reft-0.1.0", False), ("nested-reft-0.1.0", True), ("deps/us", True), (".", False)]
+)
 def test_an_archive_inside_another_repository_has_no_commit(tmp_path: Path, place: str, tracked: bool) -> None:
     if not tracked:
         commit_all(tmp_path)
