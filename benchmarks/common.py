@@ -66,8 +66,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # The same number of layers, so that a skip means the same; everything else as small as vLLM's kernels allow.
-QUICK = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64,
-         "vocab_size": 128}  # fmt: skip
+QUICK = {
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 64,
+    "vocab_size": 128,
+}
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,13 @@ def parse_options(
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of torch (default 1)")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="keeps the pre-trained models")
-    parser.add_argument("--pretraining-steps", type=int, metavar="N", help="of the small and large model (default: as "
-                        "in the experiment; 500 teach them the form of a solution and little else)")  # fmt: skip
+    parser.add_argument(
+        "--pretraining-steps",
+        type=int,
+        metavar="N",
+        help="of the small and large model (default: as "
+        "in the experiment; 500 teach them the form of a solution and little else)",
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="append the JSON line to this file too")
     if add is not None:
         add(parser)
@@ -165,9 +175,13 @@ def laptop_config(quick: bool) -> Config:
     if not quick:
         return config
     tiny = {
-        "width": 32, "heads": 2, "key_value_heads": 1, "feed_forward": 64,
-        "pretraining_steps": 100, "pretraining_learning_rate": 0.01,
-    }  # fmt: skip
+        "width": 32,
+        "heads": 2,
+        "key_value_heads": 1,
+        "feed_forward": 64,
+        "pretraining_steps": 100,
+        "pretraining_learning_rate": 0.01,
+    }
     pretraining = of(config.pretraining, Pretraining)
     easy = {"problems": 1600, "steps": (1, 1), "phrasing": "standard", "distractors": (0, 0)}
     problems = pretraining.problems.model_copy(update=easy)
@@ -230,7 +244,7 @@ def laptop_batch(config: Config, policy: Policy, problems: Sequence[Problem], fi
 
 
 def smollm2_batch(options: argparse.Namespace) -> tuple[Config, Policy, Tensor, Tensor]:
-    """config/smollm2.yaml, its model as it came (kept in the cache), and the prompts (P, S) of a step.
+    """config/smollm2.yaml, its unmodified model (kept in the cache), and the prompts (P, S) of a step.
 
     The problems are those of the default experiment, as a data set would have to be fetched.
     """
@@ -275,10 +289,15 @@ def random_prompts(model: PreTrainedModel, prompts: int, tokens: int) -> tuple[T
 def print_result(benchmark: str, options: argparse.Namespace, result: dict[str, Any]) -> None:
     """Print the JSON line: the result, and where it was measured."""
     machine = {
-        "cpu": processor_name(), "threads": options.threads, "device": options.device, "quick": options.quick,
+        "cpu": processor_name(),
+        "threads": options.threads,
+        "device": options.device,
+        "quick": options.quick,
         "pretraining_steps": options.pretraining_steps,
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     if options.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     line = json.dumps({"benchmark": benchmark, **_rounded(result), **machine})

@@ -12,7 +12,7 @@ have the maximal length. Every engine and skip has a row; a row that was not run
   `speedup` is the median over pairs, with quartiles; `ideal` is the layers' share of the floating-point operations.
 - step: one step of training on the same prompts with the settings of config/paper.yaml (weights in float32, products in
   bfloat16, activation checkpointing), at skip 0. `peak_gb` is the most memory that torch had allocated,
-  `planned_gb` what `nested-reft plan` foretells.
+  `planned_gb` what `nested-reft plan` predicts.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from common import (
     random_prompts,
     smollm2_batch,
     timed_pairs,
-)  # fmt: skip
+)
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -118,10 +118,16 @@ def phase_seconds(
 
     def sample(new_tokens: int, seed: int) -> Rollout:
         return sample_completions(
-            nested_view(model, ()), prompt_ids, prompt_mask, group_size=training.completions_per_problem,
-            max_new_tokens=new_tokens, temperature=training.temperature, end_ids=(), pad_id=0,
+            nested_view(model, ()),
+            prompt_ids,
+            prompt_mask,
+            group_size=training.completions_per_problem,
+            max_new_tokens=new_tokens,
+            temperature=training.temperature,
+            end_ids=(),
+            pad_id=0,
             generator=torch.Generator(model.device).manual_seed(seed),
-        )  # fmt: skip
+        )
 
     done = timed_pairs(
         lambda pair: sample(1, pair + 1), lambda pair: sample(training.max_new_tokens, pair + 1), pairs, model.device
@@ -149,9 +155,14 @@ def rates(work: Work, peak: Work, seconds: float) -> dict[str, Any]:
     larger = max(flops_share, bytes_share)
     bound = "overhead" if larger < 0.5 else "compute" if flops_share >= bytes_share else "memory"
     return {
-        "seconds": seconds, "flops_per_s": work.flops / seconds, "bytes_per_s": work.bytes / seconds,
-        "flops_share": flops_share, "bytes_share": bytes_share, "overhead": max(1 - larger, 0.0), "bound": bound,
-    }  # fmt: skip
+        "seconds": seconds,
+        "flops_per_s": work.flops / seconds,
+        "bytes_per_s": work.bytes / seconds,
+        "flops_share": flops_share,
+        "bytes_share": bytes_share,
+        "overhead": max(1 - larger, 0.0),
+        "bound": bound,
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:

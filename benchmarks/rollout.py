@@ -4,7 +4,7 @@
 
 Both sides have the same weights, prompts, group size, temperature, limit and end token. Only real tokens count: up to
 and including the end token, not the padding after it. Cases on a CPU: the two pre-trained models of the default
-experiment on its own problems (completions end at different lengths), SmolLM2-135M-Instruct as it came on the same
+experiment on its own problems (completions end at different lengths), the unmodified SmolLM2-135M-Instruct on the same
 problems with the prompt and the limits of config/smollm2.yaml, and a model of the shape of Qwen2.5-0.5B with random
 weights and no end token, in bfloat16 (float32 if the CPU has no instructions for it). On a GPU: the shapes of
 Qwen2.5-Math-1.5B and 7B at batches of 64 and 256, and transformers' continuous batching (`generate_batch`) as a second
@@ -40,7 +40,7 @@ from common import (
     random_prompts,
     smollm2_batch,
     timed_pairs,
-)  # fmt: skip
+)
 from rollout_sides import Case, continuous_batching, nested_pairs, ours, their_tokens, theirs
 
 from nested_reft.evaluation.throughput import ideal_speedup
@@ -69,9 +69,17 @@ def make_case(name: str, options: argparse.Namespace) -> Case:
             prompt_ids, prompt_mask = laptop_batch(config, policy, laptop_problems(config), 0)
         training, skips = config.training, LARGE_SKIPS if name == SMOLLM2 else LAPTOP_SKIPS
         return Case(
-            name, policy.model, prompt_ids, prompt_mask, training.completions_per_problem, training.max_new_tokens,
-            training.temperature, policy.end_ids, policy.pad_id, skips,
-        )  # fmt: skip
+            name,
+            policy.model,
+            prompt_ids,
+            prompt_mask,
+            training.completions_per_problem,
+            training.max_new_tokens,
+            training.temperature,
+            policy.end_ids,
+            policy.pad_id,
+            skips,
+        )
     shape, _, batch = name.partition("-batch")
     model = random_model(shape, options)
     group = 8
@@ -152,8 +160,11 @@ def skip_speedups(case: Case, pairs: int) -> dict[str, dict[str, Any]]:
         ideal = ideal_speedup(case.model, len(drawn[0]), context)
         efficiency, by_processor = speedup.median / ideal, of_processor.median / ideal
         found[str(skip)] = {
-            "speedup": speedup, "ideal": ideal, "efficiency": efficiency, "efficiency_processor": by_processor,
-        }  # fmt: skip
+            "speedup": speedup,
+            "ideal": ideal,
+            "efficiency": efficiency,
+            "efficiency_processor": by_processor,
+        }
         print(
             f"{case.name}: skip {skip} % ({len(drawn[0])} of {num_layers} layers): {speedup} times the speed, ideal "
             f"{ideal:.3f}: efficiency {efficiency:.3f}, of processor time {by_processor:.3f}",
@@ -192,10 +203,22 @@ def main() -> None:
     if unknown := sorted(set(names) - set(known)):
         fail(f"unknown cases {', '.join(unknown)}; on {options.device}: {', '.join(known)}")
     result: dict[str, Any] = {
-        key: {} for key in ("ratio", "ratio_spread", "ratio_processor", "tokens_per_s", "mean_length",
-                            "greedy_identical", "skip_efficiency", "skip_efficiency_processor", "skip_speedup",
-                            "skip_ideal", "dtype", "pairs")
-    }  # fmt: skip
+        key: {}
+        for key in (
+            "ratio",
+            "ratio_spread",
+            "ratio_processor",
+            "tokens_per_s",
+            "mean_length",
+            "greedy_identical",
+            "skip_efficiency",
+            "skip_efficiency_processor",
+            "skip_speedup",
+            "skip_ideal",
+            "dtype",
+            "pairs",
+        )
+    }
     for name in names:
         case = make_case(name, options)
         pairs = options.pairs or (2 if options.quick else 15 if case.end_ids else 5)

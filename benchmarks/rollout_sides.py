@@ -57,19 +57,26 @@ def nested_pairs(
 
 
 def ours(
-    case: Case, model: PreTrainedModel, seed: int, *, temperature: float | None = None, group_size: int | None = None,
+    case: Case,
+    model: PreTrainedModel,
+    seed: int,
+    *,
+    temperature: float | None = None,
+    group_size: int | None = None,
     end_ids: Collection[int] | None = None,
-) -> Rollout:  # fmt: skip
+) -> Rollout:
     """A rollout of `model`, the case's own or a view of it."""
     return sample_completions(
-        model, case.prompt_ids, case.prompt_mask,
+        model,
+        case.prompt_ids,
+        case.prompt_mask,
         group_size=case.group if group_size is None else group_size,
         max_new_tokens=case.new_tokens,
         temperature=case.temperature if temperature is None else temperature,
         end_ids=case.end_ids if end_ids is None else end_ids,
         pad_id=case.pad_id,
         generator=torch.Generator(model.device).manual_seed(seed),
-    )  # fmt: skip
+    )
 
 
 def theirs(case: Case, seed: int, *, greedy: bool = False) -> Tensor:
@@ -112,9 +119,15 @@ def continuous_batching(case: Case) -> Iterator[Callable[[], int]]:
     batching = ContinuousBatchingConfig(**limits)
     prompts = [ids[real].tolist() for ids, real in zip(case.prompt_ids, case.prompt_mask, strict=True)]
     sampling = GenerationConfig(
-        max_new_tokens=case.new_tokens, num_return_sequences=case.group, do_sample=True, temperature=case.temperature,
-        top_k=0, top_p=1.0, eos_token_id=list(case.end_ids) or -1, pad_token_id=case.pad_id,
-    )  # fmt: skip
+        max_new_tokens=case.new_tokens,
+        num_return_sequences=case.group,
+        do_sample=True,
+        temperature=case.temperature,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=list(case.end_ids) or -1,
+        pad_token_id=case.pad_id,
+    )
 
     def run() -> int:
         outputs = case.model.generate_batch(

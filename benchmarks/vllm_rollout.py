@@ -49,9 +49,12 @@ def compare(case: Case, sample: Sampler, pairs: int) -> dict[str, Any]:
         flush=True,
     )
     return {
-        "ratio": ratio.median, "ratio_spread": ratio, "ratio_processor": processor.median,
-        "ratio_processor_spread": processor, "tokens_per_s": found,
-    }  # fmt: skip
+        "ratio": ratio.median,
+        "ratio_spread": ratio,
+        "ratio_processor": processor.median,
+        "ratio_processor_spread": processor,
+        "tokens_per_s": found,
+    }
 
 
 def skip_speedups(case: Case, sample: Sampler, pairs: int) -> dict[str, dict[str, Any]]:
@@ -64,9 +67,13 @@ def skip_speedups(case: Case, sample: Sampler, pairs: int) -> dict[str, dict[str
         processor = Spread.of([record.processor[0] / record.processor[1] for record in records])
         ideal = ideal_speedup(case.model, len(draws[0]), case.prompt_ids.shape[1] + case.new_tokens / 2)
         found[str(len(draws[0]))] = {
-            "speedup": speedup, "speedup_processor": processor, "ideal": ideal, "efficiency": speedup.median / ideal,
-            "efficiency_processor": processor.median / ideal, "logp_error": error,
-        }  # fmt: skip
+            "speedup": speedup,
+            "speedup_processor": processor,
+            "ideal": ideal,
+            "efficiency": speedup.median / ideal,
+            "efficiency_processor": processor.median / ideal,
+            "logp_error": error,
+        }
         print(
             f"vLLM without {len(draws[0])} of {num_layers} layers: {speedup} times the speed, of processor time "
             f"{processor}, ideal {ideal:.3f}; largest error of a log-probability {error:.1e}",

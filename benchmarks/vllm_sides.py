@@ -44,10 +44,13 @@ def vllm_engine(case: Case, threads: int, *, graphs: bool = False, in_process: b
         in_process: so that `time.process_time` counts its work. Otherwise its end gives back all of its memory.
     """
     os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(not in_process)), "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(not in_process)),
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_KVCACHE_SPACE": str(GIGABYTES),
-    }  # fmt: skip
+    }
     import vllm
 
     arguments = engine_arguments() | ({"enforce_eager": False} if graphs else {})
@@ -57,9 +60,13 @@ def vllm_engine(case: Case, threads: int, *, graphs: bool = False, in_process: b
     with tempfile.TemporaryDirectory() as folder:
         case.model.save_pretrained(folder)
         llm = vllm.LLM(
-            folder, dtype=str(case.model.dtype).removeprefix("torch."), skip_tokenizer_init=True, seed=0,
-            max_model_len=case.prompt_ids.shape[1] + case.new_tokens, **arguments,
-        )  # fmt: skip
+            folder,
+            dtype=str(case.model.dtype).removeprefix("torch."),
+            skip_tokenizer_init=True,
+            seed=0,
+            max_model_len=case.prompt_ids.shape[1] + case.new_tokens,
+            **arguments,
+        )
     prompts = [
         {"prompt_token_ids": ids[real].tolist()} for ids, real in zip(case.prompt_ids, case.prompt_mask, strict=True)
     ]
@@ -70,9 +77,14 @@ def vllm_engine(case: Case, threads: int, *, graphs: bool = False, in_process: b
         else:
             nest(llm, skipped)
         options = vllm.SamplingParams(
-            n=case.group, temperature=case.temperature, max_tokens=case.new_tokens, logprobs=0, ignore_eos=True,
-            detokenize=False, seed=seed,
-        )  # fmt: skip
+            n=case.group,
+            temperature=case.temperature,
+            max_tokens=case.new_tokens,
+            logprobs=0,
+            ignore_eos=True,
+            detokenize=False,
+            seed=seed,
+        )
         return list(llm.generate(prompts, options, use_tqdm=False))
 
     try:

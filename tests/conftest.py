@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from nested_reft.data.mirror import MIRROR_VARIABLE
+from nested_reft.data.repositories import MIRROR_VARIABLE
 
 # Hypothesis limits the time of each example by default; no test may depend on how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

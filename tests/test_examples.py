@@ -36,15 +36,12 @@ def test_the_kept_notebook_is_small_and_has_its_one_plot() -> None:
     assert counts == list(range(1, len(counts) + 1)), "its outputs are not those of one run; call `make notebook`"
 
 
-def test_it_uses_the_public_names_only() -> None:
-    code = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code")
+def test_it_uses_the_public_names_only_and_its_links_lead_somewhere() -> None:
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     assert re.findall(r"^.*nested_reft.*$", code, re.MULTILINE) == ["import nested_reft as nr"]
     assert set(re.findall(r"\bnr\.(\w+)", code)) <= set(nested_reft.__all__)
-
-
-def test_its_links_lead_somewhere() -> None:
-    text = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells)
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", "\n".join(cell.source for cell in cells))
     assert links
     assert [link for link in links if not (NOTEBOOK.parent / link).exists()] == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from decimal import Decimal
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -121,7 +119,6 @@ def test_every_format_gives_the_cells_as_they_were_written(tmp_path: Path) -> No
         ("a.json", '{"q": "1"}\n{"q":', "line 2: is not JSON"),
         ("a.json", '{"train": [{"q": "1"}], "test": [{"q": "1"}]}', r"rows under several keys \(train, test\)"),
         ("a.json", '{"q": ["1", "2"], "a": ["3", "4"]}', "is not a list of objects with columns"),
-        ("a.jsonl", '{"q": "1", "a": "1", "a": "2"}', "line 1: is not JSON .the key 'a' appears twice"),
         ("a.csv", "q,a,a\n1,2,3\n", "has two columns named 'a'; rename one"),
         ("a.csv", "", "is empty"),
         ("a.csv", "q,a\n1,2\n1\n", "row 1: does not have as many cells"),
@@ -151,30 +148,20 @@ def test_a_cell_may_be_as_long_as_it_likes(tmp_path: Path) -> None:
 # --- encodings and numbers
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
 @pytest.mark.parametrize("name", ["a.jsonl", "b.json", "c.json", "d.csv"])
-def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path: Path, name: str, encoding: str) -> None:
-    rows = [{"question": "π?", "answer": "3.14"}, {"question": "b", "answer": "025"}]
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    rows = [{"question": "π?", "answer": "3.14"}, {"question": "\ufeffb", "answer": "025"}]
     contents = {
         "a.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
         "b.json": json.dumps(rows, ensure_ascii=False),
         "c.json": "".join(json.dumps(row) + "\n" for row in rows),
-        "d.csv": "question,answer\nπ?,3.14\nb,025\n",
+        "d.csv": "question,answer\nπ?,3.14\n\ufeffb,025\n",
     }
-    mark = "\ufeff" if encoding.endswith("-be") else ""  # the other codecs write it themselves
-    (tmp_path / name).write_bytes((mark + contents[name]).encode(encoding))
+    (tmp_path / name).write_bytes(("\ufeff" + contents[name]).encode())
     assert list(read_rows([tmp_path / name])) == rows
-
-
-def test_joined_files_may_each_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('\ufeff{"q": "1"}\n\ufeff{"q": "\ufeff2"}\n', encoding="utf-8")
-    assert list(read_rows([tmp_path / "a.jsonl"])) == [{"q": "1"}, {"q": "\ufeff2"}]
-
-
-def test_text_that_is_not_what_its_mark_says_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("q,a\n".encode("utf-16") + b"\n")
-    with pytest.raises(DataError, match=r"a\.csv: is not UTF-16 text \(truncated data at byte 10\).*save it as UTF-8"):
-        list(read_rows([tmp_path / "a.csv"]))
+    (tmp_path / name).write_bytes(contents[name].encode("utf-16"))
+    with pytest.raises(DataError, match=rf"{name}: is not UTF-8 text .* at byte 0\).*save it as UTF-8"):
+        list(read_rows([tmp_path / name]))
 
 
 def test_the_names_of_columns_are_visible_in_an_error(tmp_path: Path) -> None:
@@ -188,37 +175,32 @@ def test_the_names_of_columns_are_visible_in_an_error(tmp_path: Path) -> None:
 
 
 def test_numbers_of_parquet_are_as_short_as_their_type_allows(tmp_path: Path) -> None:
-    """3.14 is stored as 3.140000104904175 in 32 bits, and as 3.140625 in 16."""
-    half = numpy.array([3.14, 0.1, 27.0], numpy.float16)
+    """3.14 is stored as 3.140000104904175 in 32 bits."""
     columns = {
-        "\ufefffloat16": pyarrow.array(half), "float32": pyarrow.array([3.14, -0.1, 27.0], pyarrow.float32()),
-        "float64": pyarrow.array([3.14, 3.140000104904175, 27.0]),
-        "none": pyarrow.array([None, 0.7, float("nan")], pyarrow.float32()),
-        "list": pyarrow.array([[3.14], [], [0.1, None]], pyarrow.list_(pyarrow.float32())),
-        "large": pyarrow.array([1e10, 16777216.0, 1.5e-7], pyarrow.float32()),
-        "integer": pyarrow.array([1, 2, 3], pyarrow.int8()),
-    }  # fmt: skip
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+        "float32": ([3.14, -0.1, None], pyarrow.float32()),
+        "large": ([1e10, 16777216.0, 1.5e-7], pyarrow.float32()),
+        "float64": ([3.14, 3.140000104904175, 27.0], pyarrow.float64()),
+        "list": ([[3.14], [], [0.1, None]], pyarrow.list_(pyarrow.float32())),
+        "integer": ([1, 2, 3], pyarrow.int8()),
+    }
+    table = pyarrow.table({name: pyarrow.array(*column) for name, column in columns.items()})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     rows = list(read_rows([tmp_path / "a.parquet"]))
-    read = {name: [row[name] for row in rows] for name in rows[0]}
-    assert read["float16"] == [3.14, 0.1, 27.0]
-    assert read["float32"] == [3.14, -0.1, 27.0]
-    assert read["float64"] == [3.14, 3.140000104904175, 27.0]
-    assert read["none"][:2] == [None, 0.7]
-    assert math.isnan(read["none"][2])
-    assert read["list"] == [[3.14], [], [0.1, None]]
-    assert read["large"] == [1e10, 16777216.0, 1.5e-7]
-    assert read["integer"] == [1, 2, 3]
+    assert {name: [row[name] for row in rows] for name in rows[0]} == {
+        name: cells for name, (cells, _) in columns.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("cell", "type_", "answer"),
     [
-        (3.14, pyarrow.float32(), "3.14"), (27.0, pyarrow.float32(), "27"), (27.0, pyarrow.float64(), "27"),
-        ([0.1, 2.0], pyarrow.list_(pyarrow.float32()), "0.1, 2"), (Decimal("3.10"), None, "3.1"),
+        (3.14, pyarrow.float32(), "3.14"),
+        (27.0, pyarrow.float64(), "27"),
+        ([0.1, 2.0], pyarrow.list_(pyarrow.float32()), "0.1, 2"),
+        (Decimal("3.10"), None, "3.1"),
         (Decimal("1200.00"), None, "1200"),
     ],
-)  # fmt: skip
+)
 def test_answers_that_are_numbers_of_parquet(tmp_path: Path, cell: Any, type_: Any, answer: str) -> None:
     (tmp_path / "o/d").mkdir(parents=True)
     table = pyarrow.table({"question": ["q"], "answer": pyarrow.array([cell], type_)})

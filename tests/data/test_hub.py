@@ -12,8 +12,8 @@ import pytest
 from nested_reft.config.experiment import load_config
 from nested_reft.config.sources import HubProblems
 from nested_reft.data import hub
-from nested_reft.data.mirror import MIRROR_VARIABLE, mirror_from_environment
 from nested_reft.data.records import DataError
+from nested_reft.data.repositories import MIRROR_VARIABLE, mirror_from_environment
 
 
 def source(repo: str = "o/d", split: str = "test", question: Any = "question", **keys: Any) -> HubProblems:
@@ -61,20 +61,15 @@ def real(mirror: Path, repo: str, split: str) -> dict[str, tuple[str, str]]:
     return {problem.id: (problem.question, problem.answer) for problem in hub.load_problems(settings, mirror)[0]}
 
 
-def test_empty_answers_of_math12k_are_dropped_and_ids_stay_row_numbers(data_mirror: Path) -> None:
+def test_what_is_known_of_the_real_data_sets(data_mirror: Path) -> None:
+    """Empty answers are dropped and ids stay row numbers; answers have the form that the grader takes."""
     ids = real(data_mirror, "hiyouga/math12k", "train").keys()
     assert {f"train-{row}" for row in range(12000)} - ids == {"train-1165", "train-8125"}
-
-
-def test_answers_have_the_form_the_grader_takes(data_mirror: Path) -> None:
     assert real(data_mirror, "math-ai/amc23", "test")["test-0"][1] == "27"
     answers = [answer for _, answer in real(data_mirror, "HuggingFaceH4/aime_2024", "train").values()]
     assert all(len(answer) == 3 and answer.isdigit() for answer in answers)
     assert "025" in answers
     assert real(data_mirror, "openai/gsm8k", "test")["test-0"][1] == "18"
-
-
-def test_svamp_question_is_body_and_question(data_mirror: Path) -> None:
     question, answer = real(data_mirror, "ChilleD/SVAMP", "test")["test-0"]
     assert question.startswith("Mary is baking a cake.")
     assert question.endswith("5 cups of flour. How many more cups of sugar than cups of salt does she need to add now?")
@@ -125,14 +120,6 @@ def test_repeated_problems_are_kept_and_counted(tmp_path: Path) -> None:
     assert (len(problems), provenance["rows_repeated"]) == (301, 297)
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400", "Infinity", "-Infinity"])
-def test_infinity_is_no_answer(tmp_path: Path, number: str) -> None:
-    (tmp_path / "o/d").mkdir(parents=True)
-    (tmp_path / "o/d/test.jsonl").write_text(f'{{"question": "q", "answer": {number}}}\n')
-    with pytest.raises(DataError, match=r"row 0: column 'answer' holds -?inf, or a number too large.*write it as text"):
-        hub.load_problems(source(), tmp_path)
-
-
 def of_the_paper(benchmark: str) -> HubProblems:
     settings = load_config(Path(__file__).parents[2] / "config/paper.yaml").benchmarks[benchmark]
     assert isinstance(settings, HubProblems)
@@ -155,16 +142,6 @@ def test_both_shapes_of_olympiadbench_load_with_one_config_entry(tmp_path: Path,
     assert (len(old), provenance["rows"], provenance["rows_dropped_empty"]) == (675, 675, 1)
 
 
-def test_both_shapes_of_amc_load_with_one_config_entry(tmp_path: Path, data_mirror: Path) -> None:
-    """The real file has numbers (27.0); other versions have text ("27")."""
-    settings = of_the_paper("amc_2023")
-    numbers = hub.load_problems(settings, data_mirror)[0]
-    write_lines(tmp_path / settings.repo, *({"question": p.question, "answer": p.answer} for p in numbers))
-    assert hub.load_problems(settings, tmp_path)[0] == numbers
-    assert len(numbers) == 40
-    assert all(problem.answer.lstrip("-").isdigit() for problem in numbers)
-
-
 def test_shards_are_read_in_order_and_all_needed(tmp_path: Path) -> None:
     folder = tmp_path / "o/d/main"
     folder.mkdir(parents=True)
@@ -179,26 +156,12 @@ def test_shards_are_read_in_order_and_all_needed(tmp_path: Path) -> None:
         hub.load_problems(source(name="main"), tmp_path)
 
 
-def test_text_that_looks_like_a_date_stays_text(tmp_path: Path) -> None:
-    write_lines(tmp_path / "o/d", {"question": "2020-01-01", "answer": "2020-01-01T10:00:00"})
-    [problem] = hub.load_problems(source(), tmp_path)[0]
-    assert (problem.question, problem.answer) == ("2020-01-01", "2020-01-01T10:00:00")
-
-
 def test_limit_counts_kept_problems(tmp_path: Path) -> None:
     write_lines(tmp_path / "o/d", *({"question": "q", "answer": answer} for answer in ["", "1", "2", "3"]))
     problems, provenance = hub.load_problems(source(limit=2), tmp_path)
     assert [problem.id for problem in problems] == ["test-1", "test-2"]
     assert (provenance["rows_read"], provenance["rows_kept"], provenance["rows_dropped_empty"]) == (3, 2, 1)
     assert provenance["rows"] == 4
-
-
-def test_checksum_is_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "o/d").mkdir(parents=True)
-    (tmp_path / "o/d/test.jsonl").write_text('{"question": "q", "answer": "1"}\n')
-    assert hub.load_problems(source(), tmp_path)[1]["files"] == {
-        "test.jsonl": {"bytes": 33, "sha256": "a35feb60d28ead141397667b83ccc6e7f4ab2cc8441d360d47a989de9eed708f"}
-    }
 
 
 @pytest.mark.parametrize(
@@ -223,13 +186,13 @@ def test_wrong_settings_are_one_clear_error(tmp_path: Path, keys: dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test.jsonl", b"", "is empty"),
         ("test.jsonl", '{"question": "é", "answer": "1"}'.encode("latin-1"), "not UTF-8"),
-        ("test.jsonl", b'{"question": "q", "answer": "1"}\n{"question": "q",', "line 2: is not JSON"),
         ("test.jsonl", b"[1, 2]\n", "line 1: is not an object"),
         ("test.jsonl", b"[" * 100_000, "line 1: is not JSON"),
         ("test.jsonl", b'{"question": "q", "answer": {"a": 1}}\n', "row 0: column 'answer' holds neither"),
         ("test.jsonl", b'{"question": "q", "answer": true}\n', "row 0: column 'answer' holds neither"),
+        ("test.jsonl", b'{"question": "q", "answer": 1e400}\n', "holds inf, or a number too large.*write it as text"),
+        ("test.jsonl", b'{"question": "q", "answer": -Infinity}\n', "holds -inf, or a number too large"),
         ("test.jsonl", b'{"question": "q", "answer": ""}\n', "none of the 1 rows"),
         ("test.parquet", b"", "not a readable parquet file"),
         ("test.parquet", b"PAR1 cut off", "not a readable parquet file"),

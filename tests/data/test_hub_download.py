@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from huggingface_hub import constants
 
 from nested_reft.config.sources import HubModel, HubProblems
 from nested_reft.data import hub
-from nested_reft.data.hub_client import hub_error
 from nested_reft.data.hub_models import fetch_model
 from nested_reft.data.records import DataError
+from nested_reft.data.repositories import hub_error
 
 ONE, TWO = ({"question": "1 + 1 =", "answer": "2"}, {"question": "2 + 2 =", "answer": "4"})
 README = b"""---
@@ -84,10 +85,7 @@ def test_the_card_says_which_files_a_split_has(fake_hub: FakeHub) -> None:
         ({"name": "main", "split": "tets"}, "there is no split 'tets', did you mean 'test'?"),
         ({"revision": "v2"}, "dataset o/d, revision v2: .*correct `revision`"),
         ({"repo": "o/absent"}, "dataset o/absent, revision main: .*correct `repo`; if it is private, run `hf auth"),
-        (
-            {"repo": "o/gated"},
-            "dataset o/gated.*accept its terms at https://huggingface.co/datasets/o/gated and run `hf",
-        ),
+        ({"repo": "o/gated"}, "accept its terms at https://huggingface.co/datasets/o/gated and run `hf"),
         ({"repo": "o/former"}, "dataset o/former: has moved; write `repo: o/d`"),
         ({"repo": "o/zip"}, "Couldn't find any data file.*supported are JSON lines, JSON, CSV and parquet"),
     ],
@@ -177,34 +175,71 @@ def test_offline_what_the_cache_lacks_is_named_with_the_command(
 # --- models
 
 
+def put_model(files: dict[str, bytes], fake_hub: FakeHub, mirror: Path | None) -> str | None:
+    """On the hub, or into the mirror; the commit if it is known."""
+    if mirror is None:
+        return fake_hub.commit("models", "o/m", files)
+    shutil.rmtree(mirror, ignore_errors=True)
+    for name, content in files.items():
+        path = mirror / "o/m" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return None
+
+
+@pytest.fixture(params=["hub", "mirror"])
+def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path / "mirror" if request.param == "mirror" else None
+
+
 def test_a_model_is_fetched_without_pickles_and_stays_when_the_cache_goes(
-    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake_hub: FakeHub, mirror: Path | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    commit = fake_hub.commit("models", "o/m", MODEL | {"pytorch_model.bin": b"pickle", "code.py": b""})
-    provenance = fetch_model(model(), None, tmp_path / "m")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == MODEL
-    assert not any(path.is_symlink() for path in (tmp_path / "m").iterdir())
+    wanted = MODEL | {"additional_chat_templates/a.jinja": b"a"}
+    commit = put_model(wanted | {"pytorch_model.bin": b"pickle", "code.py": b""}, fake_hub, mirror)
+    out = tmp_path / "m"
+    provenance = fetch_model(model(), mirror, out)
+    found = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.relative_to(out).as_posix(): path.read_bytes() for path in found} == wanted
+    assert not any(path.is_symlink() for path in found)
     assert provenance["files"]["model.safetensors"] == {
         "bytes": 3,
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",  # FIPS 180-2, example "abc"
     }
-    assert (provenance["origin"], provenance["resolved_revision"]) == ("hub", commit)
+    assert (provenance["origin"], provenance["resolved_revision"]) == ("mirror" if mirror else "hub", commit)
     go_offline(monkeypatch, fake_hub)
-    assert fetch_model(model(), None, tmp_path / "again") == provenance
+    assert fetch_model(model(), mirror, tmp_path / "again") == provenance
 
 
-def test_a_model_with_other_layers_stops_before_the_weights(fake_hub: FakeHub, tmp_path: Path) -> None:
-    fake_hub.commit("models", "o/m", MODEL)
-    with pytest.raises(DataError, match="has 2 layers, but the configuration says `layers: 28`"):
-        fetch_model(model(layers=28), None, tmp_path / "m")
-    assert {path.partition("@")[0] for path in fake_hub.downloads} == {"o/m/config.json"}
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            MODEL | {"config.json": b'{"num_hidden_layers": 28}'},
+            "has 28 layers, but the configuration says `layers: 2`",
+        ),
+        (MODEL | {"config.json": b"{}"}, "does not state num_hidden_layers"),
+        ({"model.safetensors": b"abc"}, "has no config.json"),
+        ({"config.json": MODEL["config.json"], "pytorch_model.bin": b"pickle"}, r"has no \.safetensors file"),
+    ],
+)
+def test_a_model_that_cannot_be_used_stops_before_the_weights(
+    fake_hub: FakeHub, mirror: Path | None, tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    put_model(files, fake_hub, mirror)
+    with pytest.raises(DataError, match=message):
+        fetch_model(model(), mirror, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    assert "o/m/model.safetensors" not in {path.partition("@")[0] for path in fake_hub.downloads}
 
 
-def test_a_gated_model_is_named_with_its_page(fake_hub: FakeHub, tmp_path: Path) -> None:
+def test_a_model_that_is_gated_or_not_in_the_mirror_is_named(fake_hub: FakeHub, tmp_path: Path) -> None:
     fake_hub.commit("models", "o/m", MODEL)
     fake_hub.gated.add(("models", "o/m"))
     with pytest.raises(DataError, match=r"model o/m.*accept its terms at https://huggingface.co/o/m and run `hf auth"):
         fetch_model(model(), None, tmp_path / "m")
+    with pytest.raises(DataError, match=r"o/m: no such model folder.*unset NESTED_REFT_DATA_MIRROR"):
+        fetch_model(model(), tmp_path / "mirror", tmp_path / "m")
 
 
 def test_an_error_of_many_lines_is_told_in_one() -> None:

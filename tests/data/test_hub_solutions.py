@@ -13,13 +13,8 @@ from nested_reft.config.sources import HubProblems
 from nested_reft.data.hub import load_problems
 from nested_reft.data.records import DataError, Problem, read_problems, write_problems
 
-ROWS = [
-    {
-        "Body": f"There are {n} hens.",
-        "Equation": f"( {n}.0 - 1.0 )",
-        "answer": f"{n - 1}",
-        "empty": "" if n < 4 else "x",
-    }
+ROWS: list[dict[str, Any]] = [
+    {"Body": f"{n} hens.", "Equation": f"{n} - 1", "answer": str(n - 1), "empty": "x" if n >= 4 else ""}
     for n in range(2, 7)
 ]
 
@@ -31,20 +26,19 @@ def load(folder: Path, rows: list[dict[str, Any]] = ROWS, **keys: Any) -> tuple[
     return load_problems(HubProblems.model_validate(settings), folder)
 
 
-def test_a_template_is_filled_from_the_columns(tmp_path: Path) -> None:
-    found, _ = load(tmp_path, solution="{Equation} = {answer} {{so}}")
-    assert found[0].solution == "( 2.0 - 1.0 ) = 1 {so}"
-
-
-def test_braces_of_a_column_stay(tmp_path: Path) -> None:
-    found, _ = load(tmp_path, [ROWS[0] | {"Equation": "\\boxed{1} {answer}"}], solution="{Equation}")
-    assert found[0].solution == "\\boxed{1} {answer}"
-
-
-def test_a_pattern_is_removed(tmp_path: Path) -> None:
-    row = ROWS[0] | {"Equation": "He has 48/2 = <<48/2=24>>24 clips\n#### 24"}
-    found, _ = load(tmp_path, [row], solution="{Equation}", solution_without="<<.*?>>")
-    assert found[0].solution == "He has 48/2 = 24 clips\n#### 24"
+@pytest.mark.parametrize(
+    ("equation", "keys", "solution"),
+    [
+        ("2 - 1", {"solution": "{Equation} = {answer} {{so}}"}, "2 - 1 = 1 {so}"),
+        ("\\boxed{1} {answer}", {"solution": "{Equation}"}, "\\boxed{1} {answer}"),
+        ("4/2 = <<4/2=2>>2\n#### 2", {"solution": "{Equation}", "solution_without": "<<.*?>>"}, "4/2 = 2\n#### 2"),
+    ],
+)
+def test_a_template_is_filled_from_the_columns(
+    tmp_path: Path, equation: str, keys: dict[str, str], solution: str
+) -> None:
+    found, _ = load(tmp_path, [ROWS[0] | {"Equation": equation}], **keys)
+    assert found[0].solution == solution
 
 
 def test_rows_with_an_empty_column_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -62,20 +56,22 @@ def test_offset_and_limit_split_a_data_set(tmp_path: Path) -> None:
         load(tmp_path, offset=9)
 
 
-def test_an_unknown_column_is_an_error_that_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"o/d, split train, row 0: has no column 'Equations', did you mean 'Equation'"):
-        load(tmp_path, solution="{Equations}")
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"solution": "{Equations}"}, "row 0: has no column 'Equations', did you mean 'Equation'"),
+        ({"solution": "{answer}", "solution_without": "("}, r"solution_without '\(' is not a regular expression"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, keys: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=f"o/d, split train.*{message}"):
+        load(tmp_path, **keys)
 
 
 @pytest.mark.parametrize("template", ["plain", "{", "{answer!r}", "{answer:>5}", "{answer[0]}", "{}"])
 def test_what_is_no_template_is_an_error(tmp_path: Path, template: str) -> None:
     with pytest.raises(ValidationError, match="solution"):
         load(tmp_path, solution=template)
-
-
-def test_a_pattern_that_is_no_regular_expression_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"solution_without '\(' is not a regular expression"):
-        load(tmp_path, solution="{answer}", solution_without="(")
 
 
 def test_files_of_problems_keep_solutions_and_name_none_that_is_not_there(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from nested_reft.data.records import write_problems
 from nested_reft.rollouts import rewards
 from nested_reft.rollouts.policy import save_policy
 
-HANG_SECONDS = 900  # only a process that waits for ever takes as long, on any machine
+HANG_SECONDS = 900  # only a process that waits forever takes as long, on any machine
 
 
 def at_call(

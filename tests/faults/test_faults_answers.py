@@ -1,6 +1,6 @@
-"""Hostile answers: 100,000 of them, none of which may crash the grader, hang it, fill memory, run, or count as right.
+"""Adversarial answers: of 100,000 none may crash the grader, hang it, fill memory, be run, or count as right.
 
-The gold answer is a number that no hostile text is made to name, so that the only right grade is wrong.
+The gold answer is a number that no adversarial text is made to name, so that the only right grade is wrong.
 """
 
 from __future__ import annotations
@@ -54,31 +54,13 @@ FRAMES = [
     "Final Answer: {}", "```python\n{}\n```", "({})", "[{}, {}]", "\\frac{{{}}}{{{}}}", "{}^{{{}}}", "\\text{{{}}}",
     "({}) = ({})", "\\sqrt{{{}}}", "{}, {}, {}", "#### \\boxed{{{}}} #### {}", "\\left\\{{{}\\right\\}}",
 ]  # fmt: skip
+WORDS = "so we get the answer is apples and then = 7 cm ** $ \\[ 12 x"
 
 
-def hostile(rng: random.Random) -> str:
+def adversarial(rng: random.Random) -> str:
     """One response: fragments in frames in frames; now and then damaged, or a megabyte long."""
-    words = [
-        "so",
-        "we",
-        "get",
-        "the",
-        "answer",
-        "is",
-        "apples",
-        "and",
-        "then",
-        "=",
-        "7",
-        "cm",
-        "**",
-        "$",
-        "\\[",
-        "12",
-        "x",
-    ]
     pick: list[Callable[[], str]] = [
-        *[lambda: " ".join(rng.choices(words, k=rng.randint(1, 30)))] * 8,
+        *[lambda: " ".join(rng.choices(WORDS.split(), k=rng.randint(1, 30)))] * 8,
         *[lambda: str(rng.randint(-(10**6), 10**4))] * 4,
         *[lambda: "".join(chr(rng.choice([rng.randint(1, 0xD7FF), rng.randint(32, 126)])) for _ in range(20))] * 3,
         *[lambda: rng.choice(ODD) * rng.randint(1, 4)] * 3,
@@ -112,7 +94,7 @@ def resident_bytes() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_ten_thousand_hostile_answers(folder: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_thousand_adversarial_answers(folder: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fifth of the time limit, which a hundredth of them would otherwise use up to the end."""
     monkeypatch.setattr(formulas, "TIME_LIMIT", formulas.TIME_LIMIT / 5)
     rng = random.Random(part)
@@ -120,7 +102,7 @@ def test_ten_thousand_hostile_answers(folder: Path, part: int, monkeypatch: pyte
     before, slowest = resident_bytes(), (0.0, "")
     cut_off = grader.timeouts()
     for _ in range(ANSWERS):
-        text = hostile(rng)
+        text = adversarial(rng)
         started = time.process_time()
         right = grade(text, GOLD)
         slowest = max(slowest, (time.process_time() - started, text[:300]))

@@ -19,14 +19,6 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def fill_with_noise(path: Path) -> None:
-    path.write_bytes(b"\x7fnot safetensors" * 100)
-
-
 def flip_a_bit(path: Path) -> None:
     """In the last weight: the file is still a valid one of its format, and only the checksum can tell."""
     content = bytearray(path.read_bytes())
@@ -52,8 +44,6 @@ def reseal(**change: object) -> Callable[[Path], None]:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncate, "it is damaged (its checksum differs)"),
-    "empty": (empty, "it is damaged (its checksum differs)"),
-    "noise": (fill_with_noise, "it is damaged (its checksum differs)"),
     "one bit flipped": (flip_a_bit, "it is damaged (its checksum differs)"),
     "removed": (Path.unlink, ""),
     "without its checksum": (remove_the_seal, "it was cut off while it was written"),
@@ -90,7 +80,7 @@ def test_the_checkpoint_before_a_bad_one_is_used(cut_off: Run, uninterrupted: Ru
     assert_same_outcome(cut_off, uninterrupted)
 
 
-@pytest.mark.parametrize("name", [name for name in DAMAGES if name != "removed"])
+@pytest.mark.parametrize("name", ["one bit flipped", "without its checksum", "of other settings"])
 def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(cut_off: Run, uninterrupted: Run, name: str) -> None:
     damage, _ = DAMAGES[name]
     for path in steps_of(cut_off):
@@ -112,17 +102,11 @@ def test_a_bad_checkpoint_of_a_later_step_is_gone_with_the_next_save(cut_off: Ru
     assert [path.name for path in steps_of(cut_off)] == ["step00000006.safetensors", "step00000009.safetensors"]
 
 
-def test_a_changed_setting_starts_over_and_leaves_the_other_run_s_checkpoints(cut_off: Run) -> None:
+def test_another_setting_or_another_model_starts_over_and_leaves_the_checkpoints(cut_off: Run) -> None:
     other = Run.prepared(cut_off.folder, learning_rate=0.001)
-    ended = other.call()
-    assert ended.code == 0
-    assert "starts at step 1: no checkpoint to continue from\n" in ended.output
+    assert "starts at step 1: no checkpoint to continue from\n" in other.call().output
     assert len(steps_of(cut_off)) == 2
-
-
-def test_a_model_of_another_shape_is_not_filled_with_old_weights(cut_off: Run) -> None:
-    """The settings are the same and the policy's folder was replaced by hand."""
-    save_policy(tiny_policy(feed_forward=48), cut_off.folder / "model")
+    save_policy(tiny_policy(feed_forward=48), cut_off.folder / "model")  # by hand: the settings are the same
     ended = cut_off.call()
     assert ended.code == 0, ended.output
     assert ended.output.count("its parameters are not those of this model") == 2

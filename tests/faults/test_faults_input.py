@@ -142,6 +142,7 @@ ROWS: list[dict[str, Any]] = [
     {"body": "A shop.", "question": "What does it cost?", "answer": "#### 3.50", "id": 1},  # an id twice: not ours
     {"body": "", "question": "2 + 2?", "answer": "#### 4", "id": None},
 ]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 CELLS: list[Any] = [
     None, "", "  ", 5, 5.0, math.nan, math.inf, True, [], ["1", "2"], [[1]], {"a": 1}, "\ud800", "\x00", "a\u2028b",
     "x" * 10**5, 10**4000, -0.0, "#### ", "no pattern",
@@ -196,28 +197,16 @@ def load_or_name(folder: Path, settings: HubProblems) -> bool:
     return True
 
 
-@pytest.mark.parametrize("pattern", [None, r"####\s*(.+)"])
-def test_mutated_rows_load_or_are_named(tmp_path: Path, pattern: str | None) -> None:
-    rng = random.Random(str(pattern))
+@pytest.mark.parametrize("kind", ["rows", "rows with a pattern", "bytes"])
+def test_mutated_rows_and_damaged_json_lines_load_or_are_named(tmp_path: Path, kind: str) -> None:
+    rng, loaded = random.Random(kind), 0
     path = tmp_path / "o/d/test.jsonl"
     path.parent.mkdir(parents=True)
-    loaded = 0
+    pattern = r"####\s*(.+)" if kind == "rows with a pattern" else None
     for _ in range(FILES):
-        path.write_text(mutated_rows(rng), encoding="utf-8")
+        path.write_bytes(damage(rng, LINES) if kind == "bytes" else mutated_rows(rng).encode())
         loaded += load_or_name(tmp_path, source(answer_pattern=pattern))
-    assert FILES / 20 < loaded < FILES / 2, "both kinds occur"
-
-
-def test_damaged_json_lines_load_or_are_named(tmp_path: Path) -> None:
-    rng = random.Random(1)
-    path = tmp_path / "o/d/test.jsonl"
-    path.parent.mkdir(parents=True)
-    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-    loaded = 0
-    for _ in range(FILES):
-        path.write_bytes(damage(rng, content))
-        loaded += load_or_name(tmp_path, source())
-    assert 0 < loaded < FILES
+    assert 0 < loaded < FILES * 0.9, "both kinds occur"
 
 
 def test_damaged_parquet_files_load_or_are_named(tmp_path: Path) -> None:
@@ -237,7 +226,7 @@ def test_any_change_of_a_locked_file_is_named(tmp_path: Path) -> None:
     rng = random.Random(3)
     path, lock = tmp_path / "o/d/test.jsonl", tmp_path / "hub.lock"
     path.parent.mkdir(parents=True)
-    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    content = LINES
     path.write_bytes(content)
     add_to_lock(lock, [load_problems(source(), tmp_path)[1]])
     locked, loaded = read_lock(lock), 0
@@ -270,14 +259,8 @@ NOT_TEXT = "line 1: not a problem (id, question, answer and solution must be tex
         (b"", "holds no problem"),
         (b"\xff\xfe", "is not UTF-8 text"),
         (b'{"id": "1", "question": "q"}\n', "line 1: not a problem"),
-        (
-            b'{"id": "1", "question": "q", "answer": ""}\n',
-            NOT_TEXT,
-        ),
-        (
-            b'{"id": 1, "question": "q", "answer": "a"}\n',
-            NOT_TEXT,
-        ),
+        (b'{"id": "1", "question": "q", "answer": ""}\n', NOT_TEXT),
+        (b'{"id": 1, "question": "q", "answer": "a"}\n', NOT_TEXT),
         (b'{"id": "1", "question": "q", "answer": "a", "more": 1}\n', "line 1: not a problem"),
         (b'{"id": "1", "question": "q", "answer": "a"}\n[]\n', "line 2: not a problem"),
         (b'{"id": "1", "question": "q", "answer": "a"}\n\n', "line 2: not a problem"),

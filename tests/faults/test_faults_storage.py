@@ -24,22 +24,19 @@ def full_after(calls: int) -> Callable[[], None]:
     return at_call(shutil, "disk_usage", calls + 1, lambda *_: SimpleNamespace(free=1000), onwards=True)
 
 
-def test_a_full_disk_stops_before_the_checkpoint_and_the_earlier_ones_stay(run: Run, uninterrupted: Run) -> None:
-    ended = run.call(full_after(2))
+@pytest.mark.parametrize(
+    ("calls", "message", "kept"),
+    [(2, "checkpoints/{key}: the checkpoint of step 9 needs 0.", 6), (4, "out/policy: the model needs 0.", 12)],
+)
+def test_a_full_disk_stops_before_anything_is_written_and_what_was_stays(
+    run: Run, uninterrupted: Run, calls: int, message: str, kept: int
+) -> None:
+    ended = run.call(full_after(calls))
     assert ended.code == 1
     line = one_line(ended.output)
-    assert f"{run.checkpoints}: the checkpoint of step 9 needs 0." in line
+    assert message.format(key=run.settings.key) in line
     assert "0.0 MB are free; make room and run it again: finished work stays valid" in line
-    again = run.call()
-    assert "continues after step 6\n" in again.output
-    assert_same_outcome(run, uninterrupted)
-
-
-def test_no_room_for_the_final_policy_keeps_the_last_checkpoint(run: Run, uninterrupted: Run) -> None:
-    ended = run.call(full_after(4))
-    assert ended.code == 1
-    assert "out/policy: the model needs 0." in one_line(ended.output)
-    assert "continues after step 12\n" in run.call().output
+    assert f"continues after step {kept}\n" in run.call().output
     assert_same_outcome(run, uninterrupted)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from nested_reft.data.mirror import MIRROR_VARIABLE
+from nested_reft.data.repositories import MIRROR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 900  # only a call that waits for ever takes as long, on any machine

@@ -68,7 +68,7 @@ PREFIXED_RESULTS = workflow.modifier.path_modifier.replace_prefix(RESULTS)
 RUNS = all_runs(CONFIG)
 SKIPS = sorted({0, *CONFIG.skips})
 PROBLEMS = problem_sets(CONFIG)
-# What reinforcement starts from, and all that is measured without it: the model as it came, or after the warm-up.
+# What reinforcement starts from, and all that is measured without it: the unmodified model, or after the warm-up.
 STAGE = stages(CONFIG)[-1]
 WARMUPS = (WARMED_UP, WITHOUT_LAYER_DROP)
 STAGE_FOLDERS = {PRETRAINED: "models", **{name: name for name in WARMUPS}}

@@ -8,9 +8,9 @@ from nested_reft.config.sources import DataSettings, HubProblems
 from nested_reft.config.strict import ConfigError, parse
 from nested_reft.data.hub import load_problems
 from nested_reft.data.lock import locked_commit, read_lock
-from nested_reft.data.mirror import mirror_from_environment
 from nested_reft.data.provenance import verify
 from nested_reft.data.records import write_problems
+from nested_reft.data.repositories import mirror_from_environment
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 

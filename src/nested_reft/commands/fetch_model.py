@@ -29,7 +29,7 @@ def _fetch(model: FetchedModel, options: argparse.Namespace) -> dict[str, Any]:
     # Imported here: one needs the hub's client, and the other transformers.
     if isinstance(model, HubModel):
         from nested_reft.data.hub_models import fetch_model
-        from nested_reft.data.mirror import mirror_from_environment
+        from nested_reft.data.repositories import mirror_from_environment
 
         commit = locked_commit(read_lock(options.lock), model)
         return fetch_model(model, mirror_from_environment(), options.output, commit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
 import io
@@ -19,7 +18,7 @@ from nested_reft.data.records import DataError
 # Fetched from a data set's repository: no code, no images.
 DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "README.md", ".huggingface.yaml")
 FORMATS = "JSON lines, JSON, CSV and parquet"
-_SHARD = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5})\.parquet")
+_SHARD = re.compile(r"-[0-9]{5}-of-([0-9]{5})$")
 
 
 # --- which files hold a split -----------------------------------------------------------------------------------
@@ -31,15 +30,19 @@ def named_files(folder: Path, name: str | None, split: str, remedy: str) -> list
     for single in (folder / f"{split}.jsonl", folder / f"{split}.parquet"):
         if single.is_file():
             return [single]
-    shards = [match for path in sorted(folder.glob("*.parquet")) if (match := _SHARD.fullmatch(path.name))]
-    shards = [match for match in shards if match["split"] == split]
+    shards = sorted(path for path in folder.glob("*.parquet") if _split(path) == split)
     if shards:
-        if len(shards) != int(shards[0]["count"]):
-            raise DataError(f"{folder}: holds {len(shards)} of the {int(shards[0]['count'])} parquet shards of {split}")
-        return [folder / match[0] for match in shards]
-    there = _splits(folder)
+        count = int(shards[0].stem[-5:])
+        if len(shards) != count:
+            raise DataError(f"{folder}: holds {len(shards)} of the {count} parquet shards of {split}")
+        return shards
+    there = {_split(path) for pattern in ("*.jsonl", "*.parquet") for path in folder.glob(pattern)}
     hint = f"; there is no split {split!r}, {nearest(split, there)}" if there else ""
     raise DataError(f"{folder}/{split}.jsonl, .parquet or -00000-of-*.parquet: no such file{hint}; {remedy}")
+
+
+def _split(path: Path) -> str:
+    return _SHARD.sub("", path.stem)
 
 
 def repository_files(folder: Path, name: str | None, split: str, remedy: str) -> list[Path]:
@@ -58,11 +61,6 @@ def repository_files(folder: Path, name: str | None, split: str, remedy: str) ->
     if split not in splits:
         raise DataError(f"{folder}: there is no split {split!r}, {nearest(split, splits)}; {remedy}")
     return [Path(path) for path in splits[split]]
-
-
-def _splits(folder: Path) -> set[str]:
-    files = [path for pattern in ("*.jsonl", "*.parquet") for path in folder.glob(pattern)]
-    return {shard["split"] if (shard := _SHARD.fullmatch(path.name)) else path.stem for path in files}
 
 
 # --- what they hold ---------------------------------------------------------------------------------------------
@@ -102,7 +100,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     text = _text(path)
     if path.suffix == ".json":
         try:
-            document = _parsed(text)
+            document = json.loads(text)
         except (ValueError, RecursionError) as error:
             if not str(error).startswith("Extra data"):  # several objects are JSON lines
                 raise _not_json(str(path), error) from None
@@ -110,32 +108,15 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from _rows_of(document, path)
             return
     for number, line in enumerate(text.split("\n"), start=1):
-        line = line.lstrip("\ufeff")  # of files that were joined, each with its byte-order mark
         if not line.strip():
             continue
         try:
-            row = _parsed(line)
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:  # for a number of 5,000 digits it is not a JSONDecodeError
             raise _not_json(f"{path}, line {number}", error) from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: is not an object with columns; fetch it again")
         yield row
-
-
-def _parsed(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"the key {_repeated([key for key, _ in pairs])!r} appears twice in an object")
-    return found
-
-
-def _repeated(names: Sequence[str]) -> str | None:
-    """The first name that appears twice."""
-    return next((name for place, name in enumerate(names) if name and name in names[:place]), None)
 
 
 def _not_json(where: str, error: Exception) -> DataError:
@@ -166,8 +147,10 @@ def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{path}: is not CSV ({error}); fetch it again") from None
-    if (name := _repeated(reader.fieldnames or ())) is not None:
-        raise DataError(f"{path}: has two columns named {name!r}; rename one of them")
+    names = [name for name in reader.fieldnames or () if name]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: has two columns named {twice!r}; rename one of them")
     for number, row in enumerate(rows):
         if None in row or None in row.values():  # too many, too few
             raise DataError(f"{path}, row {number}: does not have as many cells as the first line; fetch it again")
@@ -184,12 +167,11 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise DataError(f"{path}: is not a readable parquet file ({reason}); fetch it again") from error
         for row in rows:
-            # A file made from a CSV file may have the byte-order mark in the name of its first column.
-            yield {name.lstrip("\ufeff"): _as_written(cell, rows.features[name]) for name, cell in row.items()}
+            yield {name: _as_written(cell, rows.features[name]) for name, cell in row.items()}
 
 
 def _as_written(cell: Any, feature: Any) -> Any:
-    """A cell of a parquet file, its numbers of 16 or 32 bits as the shortest decimal that is read as the same number.
+    """A cell of a parquet file: a number of 32 bits is the shortest decimal that is read as the same number.
 
     Python's numbers have 64 bits, in which the float32 next to 3.14 is 3.140000104904175. A label is its name.
     """
@@ -202,28 +184,18 @@ def _as_written(cell: Any, feature: Any) -> Any:
         return {name: _as_written(inner, feature[name]) for name, inner in cell.items()}
     if isinstance(cell, int) and isinstance(feature, ClassLabel):
         return feature.int2str(cell) if cell >= 0 else None  # -1 is no label
-    if isinstance(cell, float) and getattr(feature, "dtype", None) in ("float16", "float32"):
-        return float(str(getattr(numpy, feature.dtype)(cell)))
+    if isinstance(cell, float) and getattr(feature, "dtype", None) == "float32":
+        return float(str(numpy.float32(cell)))
     return cell
 
 
-# The longer marks first: that of UTF-32 begins with that of UTF-16.
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
-
-
 def _text(path: Path) -> str:
-    """A file's text without its byte-order mark, which says the encoding; without one it must be UTF-8."""
-    content = path.read_bytes()
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    """A file's text, without the byte-order mark that it may begin with."""
     try:
-        return content.decode(encoding)
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: is not {encoding.removesuffix('-sig').upper()} text ({error.reason} at byte {error.start}); "
-            "fetch it again, or save it as UTF-8"
+            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); fetch it again, or save it as UTF-8"
         ) from None
 
 

@@ -49,12 +49,11 @@ END_TOKENS = ("eos", "eot", "eom")
 class Header:
     """What is read before the weights."""
 
-    architecture: str
     layers: int
     end_ids: tuple[int, ...]
     """Tokens that end a completion; empty if the file names none."""
     tokenizer: str
-    """The kind of tokenizer."""
+    """The kind of tokenizer: gpt2, byte-level, or llama, SentencePiece."""
     split: str | None
     """How a byte-level tokenizer splits a text."""
     adds_space: bool
@@ -76,37 +75,26 @@ def read_header(path: Path, name: str) -> Header:
         reader = gguf.GGUFReader(path)
         # Arrays have two types or more: the vocabulary, which takes long to read.
         fields = {key: field.contents() for key, field in reader.fields.items() if len(field.types) == 1}
-    except FileNotFoundError:
-        raise DataError(f"{name}: there is no such file; correct `path`") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); correct `path`") from None
     # A file that is cut short or of another kind: numpy's views and gguf's enumerations raise any of these.
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: is not a GGUF file, or is cut short ({reason}); get it again") from None
     architecture = str(fields.get("general.architecture"))
-    if architecture not in TENSORS:
-        raise DataError(
-            f"{name}: has architecture '{architecture}'; supported are {', '.join(TENSORS)}, so take another model"
-        )
-    if fields.get("split.count", 1) > 1:
-        raise DataError(f"{name}: is one of {fields['split.count']} parts; join them with `llama-gguf-split --merge`")
-    scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise DataError(
-            f"{name}: scales its positions (rope.scaling.type '{scaling}'), which transformers does not read from a "
-            "GGUF file; take another model"
-        )
-    _check_tensors(reader, architecture, name)
-    layers = fields.get(f"{architecture}.block_count")
-    if not isinstance(layers, int):
-        raise DataError(f"{name}: does not state {architecture}.block_count; get it again")
-    _check_tokenizer(fields, list(reader.fields), name)
+    layers = fields.get(f"{architecture}.block_count", 0)
+    refusal = (
+        _refused_model(fields, architecture)
+        or _refused_tensor(reader.tensors, architecture)
+        or (None if layers else f"does not state {architecture}.block_count; get it again")
+        or _refused_tokenizer(fields, list(reader.fields))
+    )
+    if refusal:
+        raise DataError(f"{name}: {refusal}")
     ends = [fields.get(f"tokenizer.ggml.{token}_token_id") for token in END_TOKENS]
     kind = fields["tokenizer.ggml.model"]
     bits = {tensor.name: _bits(tensor.tensor_type.name) for tensor in reader.tensors}
     return Header(
-        architecture,
         layers,
         end_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
         tokenizer=kind,
@@ -122,41 +110,56 @@ def _bits(kind: str) -> int:
     return _BITS.get(kind) or int(found[0] if found else 0)
 
 
-def _check_tokenizer(fields: Mapping[str, Any], keys: Sequence[str], name: str) -> None:
-    kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind not in _NOT_DONE:
-        raise DataError(
-            f"{name}: has a tokenizer of the kind '{kind}' (tokenizer.ggml.model); supported are "
-            f"{', '.join(_NOT_DONE)}, so take another file"
+def _refused_model(fields: Mapping[str, Any], architecture: str) -> str | None:
+    if architecture not in TENSORS:
+        return f"has architecture '{architecture}'; supported are {', '.join(TENSORS)}, so take another model"
+    if fields.get("split.count", 1) > 1:
+        return f"is one of {fields['split.count']} parts; join them with `llama-gguf-split --merge`"
+    scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling != "none":
+        return (
+            f"scales its positions (rope.scaling.type '{scaling}'), which transformers does not read from a GGUF file; "
+            "take another model"
         )
-    if kind == "gpt2" and split not in (*SPLITS, *DIGIT_SPLITS):
-        raise DataError(
-            f"{name}: its tokenizer splits texts in the way '{split}' (tokenizer.ggml.pre); supported are "
-            f"{', '.join((*SPLITS, *DIGIT_SPLITS))}, so take another file"
-        )
-    unknown = [key for key in keys if key.startswith("tokenizer.") and not re.fullmatch(_TOKENIZER, key)]
-    asked = [key for key in _NOT_DONE[kind] if fields.get(f"tokenizer.ggml.{key}")]
-    if unknown or asked:
-        what = unknown[0] if unknown else f"tokenizer.ggml.{asked[0]} = True"
-        raise DataError(
-            f"{name}: its tokenizer needs {what}, which transformers does not read from a GGUF file; take another file"
-        )
+    return None
 
 
-def _check_tensors(reader: Any, architecture: str, name: str) -> None:
+def _refused_tensor(tensors: Sequence[Any], architecture: str) -> str | None:
     import gguf
 
-    left_out = [tensor.name for tensor in reader.tensors if not re.fullmatch(TENSORS[architecture], tensor.name)]
+    left_out = [tensor.name for tensor in tensors if not re.fullmatch(TENSORS[architecture], tensor.name)]
     if left_out:
-        raise DataError(
-            f"{name}: has {len(left_out)} tensors that a {architecture} model does not have, the first is "
-            f"{left_out[0]}; take another model"
+        return (
+            f"has {len(left_out)} tensors that a {architecture} model does not have, the first is {left_out[0]}; take "
+            "another model"
         )
-    for kind, tensor in {tensor.tensor_type: tensor for tensor in reader.tensors}.items():
+    for kind, tensor in {tensor.tensor_type: tensor for tensor in tensors}.items():
         try:
             gguf.dequantize(tensor.data[:1], kind)
         except NotImplementedError:
-            raise DataError(
-                f"{name}: {tensor.name} has the type {kind.name}, which the package gguf cannot dequantise; take a "
-                "file of another type, such as Q8_0, or upgrade: pip install --upgrade gguf"
-            ) from None
+            return (
+                f"{tensor.name} has the type {kind.name}, which the package gguf cannot dequantise; take a file of "
+                "another type, such as Q8_0, or upgrade: pip install --upgrade gguf"
+            )
+    return None
+
+
+def _refused_tokenizer(fields: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind not in _NOT_DONE:
+        return (
+            f"has a tokenizer of the kind '{kind}' (tokenizer.ggml.model); supported are {', '.join(_NOT_DONE)}, so "
+            "take another file"
+        )
+    splits = (*SPLITS, *DIGIT_SPLITS)
+    if kind == "gpt2" and split not in splits:
+        return (
+            f"its tokenizer splits texts in the way '{split}' (tokenizer.ggml.pre); supported are {', '.join(splits)}, "
+            "so take another file"
+        )
+    needed = [key for key in keys if key.startswith("tokenizer.") and not re.fullmatch(_TOKENIZER, key)]
+    asked = (f"tokenizer.ggml.{key}" for key in _NOT_DONE[kind])
+    needed += [f"{key} = True" for key in asked if fields.get(key)]
+    if needed:
+        return f"its tokenizer needs {needed[0]}, which transformers does not read from a GGUF file; take another file"
+    return None

@@ -7,8 +7,7 @@ change by little.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,12 @@ def load_gguf(settings: PackageModel | GgufModel, destination: Path) -> dict[str
             raise DataError(
                 f"source: {settings.source}: needs the package '{package}'; run: pip install 'nested-reft[gguf]'"
             )
-    with _file(settings) as path:
+    if isinstance(settings, PackageModel):
+        file: AbstractContextManager[Path] = package_file(settings.package)
+        thing = {"package": settings.package}
+    else:
+        file, thing = nullcontext(Path(settings.path).expanduser()), {"path": settings.path}
+    with file as path:
         name = f"{settings.package}, {path.name}" if isinstance(settings, PackageModel) else settings.path
         header = read_header(path, name)
         if header.layers != settings.layers:
@@ -43,17 +47,7 @@ def load_gguf(settings: PackageModel | GgufModel, destination: Path) -> dict[str
             )
         files = fingerprints(path.parent, [path])
         _convert(path, name, header, destination)
-    thing = {"package": settings.package} if isinstance(settings, PackageModel) else {"path": settings.path}
     return {"kind": "model", "origin": settings.source, **thing, "files": files}
-
-
-@contextmanager
-def _file(settings: PackageModel | GgufModel) -> Iterator[Path]:
-    if isinstance(settings, PackageModel):
-        with package_file(settings.package) as path:
-            yield path
-    else:
-        yield Path(settings.path).expanduser()
 
 
 def _convert(path: Path, name: str, header: Header, destination: Path) -> None:
@@ -80,14 +74,16 @@ def _convert(path: Path, name: str, header: Header, destination: Path) -> None:
         raise DataError(f"{name}: {len(wrong)} of its weights are missing or misplaced, the first is {wrong[0]}")
     _complete_tokenizer(tokenizer.backend_tokenizer, header)
     _tie(model, header)
-    plain = _without_quantization(model)
-    plain.generation_config = GenerationConfig(
+    # transformers takes what it dequantised for quantised still, and would not save it.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=list(header.end_ids) if len(header.end_ids) > 1 else next(iter(header.end_ids), None),
         pad_token_id=tokenizer.pad_token_id,
     )
-    check_space(destination, sum(weight.numel() * weight.element_size() for weight in plain.parameters()), "the model")
-    plain.save_pretrained(destination)
+    check_space(destination, sum(weight.nbytes for weight in model.parameters()), "the model")
+    model.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
 
 
@@ -125,17 +121,4 @@ def _tie(model: Any, header: Header) -> None:
         if header.head_bits > header.embedding_bits:
             embedding.copy_(head)
     model.config.tie_word_embeddings = True
-
-
-def _without_quantization(model: Any) -> Any:
-    """The same weights in a model that can be saved: transformers takes what it dequantised for quantised still."""
-    import torch
-
-    settings = model.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        settings.pop(key, None)
-    with torch.device("meta"):
-        plain = type(model)(type(model.config).from_dict(settings))
-    plain.load_state_dict(model.state_dict(), assign=True)
-    plain.tie_weights()
-    return plain
+    model.tie_weights()

@@ -18,9 +18,8 @@ from typing import Any, Literal
 from nested_reft.config.errors import nearest
 from nested_reft.config.sources import HubProblems, template_columns
 from nested_reft.data.files import DATA_FILES, FORMATS, fingerprints, named_files, read_rows, repository_files
-from nested_reft.data.hub_client import snapshot
-from nested_reft.data.mirror import MIRROR_VARIABLE, mirrored_commit
 from nested_reft.data.records import DataError, Problem
+from nested_reft.data.repositories import MIRROR_VARIABLE, origin, snapshot
 
 
 def load_problems(
@@ -29,16 +28,15 @@ def load_problems(
     """The problems of one split in its order, ids `split-row`, and where they came from, for the run's manifest.
 
     Rows with an empty question, answer or solution are dropped and counted; of the rest, `limit` are kept, after the
-    first `offset`. `commit` is
-    fetched from the hub instead of `settings.revision`. In the record, `rows` counts those of the files, of which
-    `rows_read` were needed, and `files` maps each path in the repository to its `bytes` and `sha256`. Raises DataError
-    if the split, a column or an answer is not as the settings say, a file is damaged, or the hub cannot be reached.
+    first `offset`. `commit` is fetched from the hub instead of `settings.revision`. In the record, `rows` counts those
+    of the files, of which `rows_read` were needed, and `files` maps each path in the repository to its `bytes` and
+    `sha256`. Raises DataError if the split, a column or an answer is not as the settings say, a file is damaged, or the
+    hub cannot be reached.
     """
     if mirror:
-        folder = mirror / settings.repo
-        find, remedy = named_files, f"put it there, or unset {MIRROR_VARIABLE} to use the hub"
-        if (folder / "README.md").is_file():
-            find = repository_files
+        folder, resolved = mirror / settings.repo, None
+        find = repository_files if (folder / "README.md").is_file() else named_files
+        remedy = f"put it there, or unset {MIRROR_VARIABLE} to use the hub"
     else:
         folder, resolved = snapshot("dataset", settings.repo, commit or settings.revision, DATA_FILES)
         find, remedy = repository_files, f"correct `name` or `split` of {settings.repo}; supported are {FORMATS}"
@@ -46,7 +44,10 @@ def load_problems(
     files = fingerprints(folder, paths)
     problems, usable, read, rows = _problems(read_rows(paths), settings)
     if not usable:
-        raise DataError(f"{_where(settings)}: none of the {read} rows has {_needed(settings)}")
+        needed = (
+            "both a question and an answer" if settings.solution is None else "a question, an answer and a solution"
+        )
+        raise DataError(f"{_where(settings)}: none of the {read} rows has {needed}")
     if not problems:
         raise DataError(f"{_where(settings)}: offset {settings.offset} leaves none of the {usable} problems; lower it")
     return problems, {
@@ -54,20 +55,13 @@ def load_problems(
         "repo": settings.repo,
         "config_name": settings.name,
         "split": settings.split,
-        "requested_revision": settings.revision,
-        "resolved_revision": mirrored_commit(folder, files, settings.revision) if mirror else resolved,
-        "origin": "mirror" if mirror else "hub",
-        "files": files,
+        **origin(folder, files, settings.revision, resolved),
         "rows": rows,
         "rows_read": read,
         "rows_kept": len(problems),
         "rows_dropped_empty": read - usable,
         "rows_repeated": len(problems) - len({(problem.question, problem.answer) for problem in problems}),
     }
-
-
-def _needed(settings: HubProblems) -> str:
-    return "both a question and an answer" if settings.solution is None else "a question, an answer and a solution"
 
 
 def _problems(rows: Iterable[Mapping[str, Any]], settings: HubProblems) -> tuple[list[Problem], int, int, int]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from nested_reft.config.sources import HubModel
 from nested_reft.data.files import fingerprints
-from nested_reft.data.hub_client import snapshot
-from nested_reft.data.mirror import MIRROR_VARIABLE, mirrored_commit
 from nested_reft.data.records import DataError
+from nested_reft.data.repositories import MIRROR_VARIABLE, origin, snapshot
 
 # Safetensors, configuration and tokenizer: no pickle (*.bin, *.pt), which runs code when loaded, and no Python.
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
-CHAT_TEMPLATES = "additional_chat_templates/*.jinja"  # those besides the default one
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+)
 
 
 def fetch_model(
@@ -32,13 +37,12 @@ def fetch_model(
         source, resolved = mirror / settings.repo, None
         if not source.is_dir():
             raise DataError(f"{source}: no such model folder; put it there, or unset {MIRROR_VARIABLE} to use the hub")
-        _check_layers(source / "config.json", settings)
     else:
         source, resolved = snapshot("model", settings.repo, commit or settings.revision, ["config.json"])
-        _check_layers(source / "config.json", settings)
+    _check_layers(source / "config.json", settings)
+    if resolved:
         source, _ = snapshot("model", settings.repo, resolved, MODEL_FILES)
-    paths = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path)]
-    paths += sorted(source.glob(CHAT_TEMPLATES))
+    paths = sorted(path for pattern in MODEL_FILES for path in source.glob(pattern) if path.is_file())
     if not any(path.suffix == ".safetensors" for path in paths):
         raise DataError(f"{settings.repo}: has no .safetensors file; pickled weights are not loaded, so convert it")
     destination.mkdir(parents=True, exist_ok=True)
@@ -48,18 +52,7 @@ def fetch_model(
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, copy)
     files = fingerprints(destination, copies)
-    return {
-        "kind": "model",
-        "repo": settings.repo,
-        "requested_revision": settings.revision,
-        "resolved_revision": mirrored_commit(source, files, settings.revision) if mirror else resolved,
-        "origin": "mirror" if mirror else "hub",
-        "files": files,
-    }
-
-
-def _is_wanted(path: Path) -> bool:
-    return any(fnmatch(path.name, pattern) for pattern in MODEL_FILES)
+    return {"kind": "model", "repo": settings.repo, **origin(source, files, settings.revision, resolved)}
 
 
 def _check_layers(path: Path, settings: HubModel) -> None:

@@ -20,8 +20,8 @@ from pydantic import Field, model_validator
 from nested_reft.config.reading import read_settings
 from nested_reft.config.sources import HubModel, HubProblems
 from nested_reft.config.strict import ConfigError, Strict, parse
-from nested_reft.data.mirror import COMMIT
 from nested_reft.data.records import DataError
+from nested_reft.data.repositories import COMMIT
 from nested_reft.runtime.files import replace_file
 
 HEADER = """\
@@ -33,6 +33,9 @@ HEADER = """\
 class LockedFile(Strict):
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    def __str__(self) -> str:
+        return f"SHA-256 {self.sha256} of {self.bytes} bytes"
 
 
 class LockEntry(Strict):
@@ -58,18 +61,21 @@ class LockEntry(Strict):
         return self
 
     @property
-    def thing(self) -> str:
-        """The repository, the package or the path."""
-        return self.repo or self.package or self.path or ""
-
-    @property
-    def asked(self) -> tuple[str, str, str | None, str | None, str | None]:
-        """What a config file says about it."""
-        return self.kind, self.thing, self.name, self.split, self.revision
+    def asked(self) -> tuple[str, ...]:
+        """What a config file says about it; the repository, the package or the path is one of them."""
+        thing = self.repo or self.package or self.path
+        return tuple(part or "" for part in (self.kind, thing, self.name, self.split, self.revision))
 
     def __str__(self) -> str:
-        name, split = f"/{self.name}" if self.name else "", f", split {self.split}" if self.split else ""
-        return f"{self.kind} {self.thing}{name}{split}" + (f", revision {self.revision}" if self.revision else "")
+        kind, thing, name, split, revision = self.asked
+        text = f"{kind} {thing}/{name}" if name else f"{kind} {thing}"
+        return text + (f", split {split}" if split else "") + (f", revision {revision}" if revision else "")
+
+    def as_written(self) -> dict[str, Any]:
+        """Without what is absent, but for the commit of a repository: null says that it is not known."""
+        return {key: value for key, value in self if value is not None or (key == "commit" and self.repo)} | {
+            "files": {name: dict(file) for name, file in sorted(self.files.items())}
+        }
 
 
 class HubLock(Strict):
@@ -100,9 +106,10 @@ def read_lock(path: Path) -> HubLock:
 
 def locked_commit(lock: HubLock, settings: HubProblems | HubModel) -> str | None:
     """The commit that the hub served when this was recorded, to be fetched again; None if it is not known."""
-    name, split = (settings.name, settings.split) if isinstance(settings, HubProblems) else (None, None)
-    kind = "dataset" if isinstance(settings, HubProblems) else "model"
-    asked = (kind, settings.repo, name, split, settings.revision)
+    if isinstance(settings, HubProblems):
+        asked = ("dataset", settings.repo, settings.name or "", settings.split, settings.revision)
+    else:
+        asked = ("model", settings.repo, "", "", settings.revision)
     return next((entry.commit for entry in lock.entries if entry.asked == asked and entry.commit), None)
 
 
@@ -138,8 +145,8 @@ def add_to_lock(path: Path, records: Iterable[Mapping[str, Any]]) -> list[str]:
         # Once the commit is known, the entry of a mirror with the same files adds nothing.
         known = [(entry.asked, entry.files) for entry in new]
         kept = [entry for entry in lock.entries if (entry.asked, entry.files) not in known]
-        lines = [entry.model_dump() for entry in sorted((*kept, *new), key=_order)]
-        content = {"version": lock.version, "entries": [_without_absent(line) for line in lines]}
+        entries = sorted((*kept, *new), key=lambda entry: (*entry.asked, *sorted(entry.files)))
+        content = {"version": lock.version, "entries": [entry.as_written() for entry in entries]}
         text = HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -147,18 +154,9 @@ def add_to_lock(path: Path, records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _entry(record: Mapping[str, Any]) -> LockEntry:
-    settings = {
-        "kind": record.get("kind"),
-        "repo": record.get("repo"),
-        "package": record.get("package"),
-        "path": record.get("path"),
-        "name": record.get("config_name"),
-        "split": record.get("split"),
-        "revision": record.get("requested_revision"),
-        "commit": record.get("resolved_revision"),
-        "rows": record.get("rows"),
-        "files": dict(sorted((record.get("files") or {}).items())),
-    }
+    """The entry for what a record of a download says was fetched."""
+    renamed = {"name": "config_name", "revision": "requested_revision", "commit": "resolved_revision"}
+    settings = {key: record.get(renamed.get(key, key)) for key in LockEntry.model_fields}
     thing = record.get("repo") or record.get("package") or record.get("path")
     return parse(LockEntry, settings, f"the record of {thing} (delete it to make it again)")
 
@@ -166,26 +164,11 @@ def _entry(record: Mapping[str, Any]) -> LockEntry:
 def _difference(locked: LockEntry, found: LockEntry) -> str | None:
     """The first difference, in words; None if nothing differs that a result depends on."""
     for name in sorted({*locked.files, *found.files}):
-        if name not in found.files:
+        was, now = locked.files.get(name), found.files.get(name)
+        if now is None:
             return f"{name} is locked, but missing"
-        if name not in locked.files:
+        if was is None:
             return f"{name} is there, but not locked"
-        was, now = locked.files[name], found.files[name]
         if was != now:
-            return f"{name} has changed: locked is {_size(was)}, found {_size(now)}"
-    if locked.rows != found.rows:
-        return f"{locked.rows} rows are locked, {found.rows} found"
-    return None
-
-
-def _size(file: LockedFile) -> str:
-    return f"SHA-256 {file.sha256} of {file.bytes} bytes"
-
-
-def _order(entry: LockEntry) -> tuple[str, ...]:
-    return (*(part or "" for part in entry.asked), *entry.files)
-
-
-def _without_absent(entry: dict[str, Any]) -> dict[str, Any]:
-    stated = "commit" if entry["repo"] else None  # null says: not known
-    return {key: value for key, value in entry.items() if value is not None or key == stated}
+            return f"{name} has changed: locked is {was}, found {now}"
+    return None if locked.rows == found.rows else f"{locked.rows} rows are locked, {found.rows} found"

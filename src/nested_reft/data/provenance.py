@@ -15,9 +15,8 @@ from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
 FETCHED = ("hub", "mirror", "package", "gguf")  # origins; the others are made here
-SUMMARY = (
-    "role", "name", "origin", "package", "path", "rows_kept", "requested_revision", "resolved_revision", "files",
-)  # fmt: skip
+SUMMARY = ("role", "name", "origin", "package", "path", "rows_kept")
+VERSION = ("requested_revision", "resolved_revision", "files")
 
 
 def verify(record: dict[str, Any], lock: Path, progress: Progress) -> None:
@@ -42,9 +41,10 @@ def check_sources(paths: Sequence[Path], shapes: Mapping[str, ModelShape], lock_
                 raise DataError(f"{error}; delete {path} to replace what was fetched before") from None
         if source["role"] == "model" and source["name"] in shapes:
             check_shape(source["name"], shapes[source["name"]], path.with_suffix(""))
-        rows = f"  {source['rows_kept']} problems" if "rows_kept" in source else ""
-        progress.log(f"{source['role']}  {source['name']}  {source['origin']}{_thing(source)}{rows}")
-        sources.append({key: source.get(key) for key in SUMMARY})
+        facts = [source["role"], source["name"], source["origin"], source.get("package") or source.get("path")]
+        facts += [f"{source['rows_kept']} problems"] if "rows_kept" in source else []
+        progress.log("  ".join(filter(None, facts)))
+        sources.append({key: source.get(key) for key in (*SUMMARY, *VERSION)})
     if unlocked:
         line = f"not verified, {lock_path} has no entry: {', '.join(unlocked)}; run the target lock_hub to record them"
         progress.log(line)
@@ -73,12 +73,6 @@ def lock_sources(paths: Sequence[Path], lock_path: Path) -> list[str]:
     """Record in the lock file what was fetched and is not in it yet; returns the new entries."""
     records = [_read(path) for path in paths]
     return add_to_lock(lock_path, [record for record in records if record["origin"] in FETCHED])
-
-
-def _thing(source: dict[str, Any]) -> str:
-    """The package or file of a GGUF model, which no commit identifies."""
-    thing = source.get("package") or source.get("path")
-    return f"  {thing}" if thing else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -27,13 +27,9 @@ class Problem:
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """Write one JSON object per line, in the order given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(_filled(problem), ensure_ascii=False) for problem in problems)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def _filled(problem: Problem) -> dict[str, str]:
-    """The fields of a problem, without a solution that it does not have."""
-    return {name: value for name, value in asdict(problem).items() if value is not None or name != "solution"}
+    rows = ({name: text for name, text in asdict(problem).items() if text is not None} for problem in problems)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -46,8 +42,9 @@ def read_problems(path: Path) -> list[Problem]:
     problems = []
     for number, line in enumerate(lines, start=1) if lines != [""] else ():
         try:
-            problem = Problem(**json.loads(line))
-            if not all(isinstance(value, str) and value for value in _filled(problem).values()):
+            row = json.loads(line)
+            problem = Problem(**row)
+            if not all(isinstance(value, str) and value for value in row.values()):
                 raise TypeError("id, question, answer and solution must be text")
         except (ValueError, TypeError, RecursionError) as error:
             raise DataError(

@@ -67,25 +67,22 @@ def check_call_length(model: PreTrainedModel, longest: Callable[[], int]) -> Non
 def length_dependence(model: PreTrainedModel, tokens: Sequence[int], longest: int) -> float:
     """How much hidden states change if the call is longer: relative to their norm, the median over `tokens`.
 
-    The tokens are read by themselves, followed by others, and after padding, up to `longest` tokens in all. Except for
+    The tokens are read by themselves, and between padding and other tokens, `longest` tokens in all. Except for
     rounding it is 0 for a causal model in evaluation mode that takes positions from `position_ids`.
     """
-    base = model.base_model
     ids = torch.tensor([tokens], device=model.device)
     missing = max(longest - len(tokens), 0)
-    more = ids[:, -1:].expand(1, missing)
+    before = missing // 2
+    last = ids[:, -1:]
 
-    def hidden(ids: Tensor, mask: Tensor) -> Tensor:
-        """(length, D) of one row of ids."""
-        mask = mask.unsqueeze(0)
-        output = base(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False)
+    def hidden(ids: Tensor, padding: int) -> Tensor:
+        """(length, D) of one row of ids, whose first `padding` are padding."""
+        mask = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0) >= padding
+        output = model.base_model(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False)
         states: Tensor = output[0][0].float()
         return states
 
-    real = torch.ones(len(tokens) + missing, dtype=torch.bool, device=model.device)
-    alone = hidden(ids, real[: len(tokens)])
-    followed = hidden(torch.cat((ids, more), dim=1), real)[: len(tokens)]
-    real[:missing] = False
-    padded = hidden(torch.cat((more, ids), dim=1), real)[missing:]
-    changes = [(other - alone).norm(dim=-1) / alone.norm(dim=-1) for other in (followed, padded)]
-    return max(float(change.median()) for change in changes)
+    alone = hidden(ids, 0)
+    longer = torch.cat((last.expand(1, before), ids, last.expand(1, missing - before)), dim=1)
+    among = hidden(longer, before)[before : before + len(tokens)]
+    return float(((among - alone).norm(dim=-1) / alone.norm(dim=-1)).median())

@@ -17,7 +17,7 @@ def use_writable_caches() -> None:
     """Let the caches that this process and its children would keep in HOME go to a temporary folder if HOME cannot be
     written. Variables that are set already stay as they are.
     """
-    if _is_writable(_default_cache()):
+    if _home_is_writable():
         return
     if CACHE not in os.environ:
         folder = Path(tempfile.gettempdir()) / f"nested-reft-cache-{os.getuid()}"
@@ -35,19 +35,11 @@ def name_user() -> None:
         os.environ["LOGNAME"] = str(os.getuid())
 
 
-def _default_cache() -> Path | None:
+def _home_is_writable() -> bool:
+    """Whether files can be made in ~/.cache, which is made if it does not exist, as every user of it would do."""
     try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # no HOME, and a user without a name, as in a container
-        return None
-
-
-def _is_writable(folder: Path | None) -> bool:
-    """Whether files can be made in a folder, which is made if it does not exist, as every user of it would do."""
-    if folder is None:
-        return False
-    try:
+        folder = Path.home() / ".cache"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (RuntimeError, OSError):  # the former without HOME and a name of the user, as in a container
         return False
     return os.access(folder, os.W_OK | os.X_OK)

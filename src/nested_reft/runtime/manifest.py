@@ -20,26 +20,16 @@ def commit_of(folder: Path) -> tuple[str | None, bool | None]:
     """Commit of the clone whose package is in `folder`, and whether tracked files differ from it; (None, None) if it is
     in no clone.
 
-    Only a repository whose root has this project's pyproject.toml, and which tracks the package, is its clone: an
-    unpacked archive or an environment may be inside somebody else's repository.
+    Only a repository that tracks the package, in src/ at its root, is its clone: an unpacked archive or an environment
+    may be inside somebody else's repository.
     """
     root = _git(folder, "rev-parse", "--show-toplevel")
-    if root is None or Path(root).resolve() != (project := _project_root(folder)):
+    if root is None or Path(root, "src", folder.name).resolve() != folder.resolve():
         return None, None
-    package = (folder / "__init__.py").resolve().relative_to(project).as_posix()
-    if _git(folder, "ls-files", "--error-unmatch", "--", f":(top,literal){package}") is None:
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None
     commit, status = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
     return (None, None) if commit is None or status is None else (commit, bool(status))
-
-
-def _project_root(folder: Path) -> Path | None:
-    """The nearest folder above with a pyproject.toml, if that is this project's."""
-    for above in folder.resolve().parents:
-        file = above / "pyproject.toml"
-        if file.is_file():
-            return above if 'name = "nested-reft"' in file.read_text(encoding="utf-8").splitlines() else None
-    return None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
