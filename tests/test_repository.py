@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from grimp import build_graph
 from packaging.specifiers import SpecifierSet
