@@ -38,11 +38,11 @@ class EvaluateSettings(Strict):
 
     size: str
     run: Run | None
-    stage: Stage = Field(PRETRAINED, exclude_if=lambda value: value == PRETRAINED)
+    stage: Stage = PRETRAINED
     benchmarks: tuple[str, ...]
     evaluation: Evaluation
     prompt: Prompt
     dtype: str
     device: str
-    # None if the sampler of this package writes the completions; it is then not in the canonical JSON.
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
+    vllm: Vllm | None = None
+    """None if the sampler of this package writes the completions."""

@@ -68,7 +68,7 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
     return TrainSettings(
         run=run,
         training=config.training,
-        params=config.corrections[run.correction],
+        params=config.corrections[run.correction].params,
         prompt=config.prompt,
         device=config.device,
         vllm=vllm_of(config),
@@ -117,7 +117,7 @@ def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettin
         skip=skip,
         # All corrections cost the same: they differ by one product per token.
         correction=BASELINE_CORRECTION,
-        params=config.corrections[BASELINE_CORRECTION],
+        params=config.corrections[BASELINE_CORRECTION].params,
         step_speed=config.step_speed,
         training=config.training.model_copy(update={**fixed, "max_new_tokens": length}),
         prompt=config.prompt,

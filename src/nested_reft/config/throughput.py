@@ -70,5 +70,5 @@ class StepSpeedSettings(Strict):
     training: Training
     prompt: Prompt
     device: str
-    # None, for the sampler of this package, is not in the canonical JSON.
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
+    vllm: Vllm | None = None
+    """None if the sampler of this package writes the completions."""

@@ -113,10 +113,10 @@ class TrainSettings(Strict):
     params: dict[str, float]
     prompt: Prompt
     device: str
-    # None if the sampler of this package writes the completions; as the next, it is then not in the canonical JSON.
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
-    # Unset for all runs with a fixed number.
-    adapt: Adaptation | None = Field(None, exclude_if=lambda value: value is None)
+    vllm: Vllm | None = None
+    """None if the sampler of this package writes the completions."""
+    adapt: Adaptation | None = None
+    """None for all runs with a fixed number of skipped layers."""
 
     @model_validator(mode="after")
     def _adaptive_runs_have_a_target(self) -> TrainSettings:
