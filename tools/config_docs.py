@@ -138,12 +138,11 @@ def _corrections() -> str:
         if entry.clip == "update":
             parameters = "none: `training.update_clip_low` and `training.update_clip_high` clip it"
         rows.append(f"| `{entry.name}` | ${entry.formula}$ | {entry.source} | {parameters or 'none'} |")
-    return (
+    intro = (
         "Parameters are keys beside it; one that is left out, or null, has its default. `gradients.corrections` takes "
-        "the same. $\\rho_t$ is the ratio of target to behaviour policy, $A$ the advantage.\n\n"
-        + "\n".join(rows)
-        + "\n"
+        "the same. $\\rho_t$ is the ratio of target to behaviour policy, $A$ the advantage."
     )
+    return intro + "\n\n" + "\n".join(rows) + "\n"
 
 
 def _selections() -> str:

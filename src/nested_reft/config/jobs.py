@@ -6,12 +6,12 @@ others; its hash names the run's checkpoints.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, problem_sets, vllm_of
 from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
-from nested_reft.config.influence import InfluenceSettings
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
 from nested_reft.config.sampling import Sampling
@@ -47,19 +47,13 @@ def model_settings(config: Config, size: str) -> ModelSettings:
 
 
 def warmup_settings(config: Config, size: str, stage: str = WARMED_UP) -> WarmupSettings:
-    training = config.training
     assert config.warmup is not None, "there is a rule only with a warm-up"
     warmup = _part(WarmupTraining, config.warmup)
     return WarmupSettings(
-        size=size,
+        **_model_job(config, size),
         warmup=warmup.model_copy(update={"layer_drop": 0.0}) if stage == WITHOUT_LAYER_DROP else warmup,
-        prompt=config.prompt,
-        border=training.border,
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        gradient_checkpointing=training.gradient_checkpointing,
-        device=config.device,
+        border=config.training.border,
+        gradient_checkpointing=config.training.gradient_checkpointing,
     )
 
 
@@ -94,17 +88,17 @@ def evaluate_settings(
 
 
 def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSettings:
-    training = config.training
+    # Every completion has the same length.
+    equal = {
+        "prompt": config.prompt.model_copy(update={"end_tokens": ()}),
+        "max_new_tokens": config.throughput.new_tokens,
+    }
     return ThroughputSettings(
-        size=size,
+        **_model_job(config, size) | equal,
         skip=skip,
+        border=config.training.border,
         throughput=config.throughput,
-        prompt=config.prompt.model_copy(update={"end_tokens": ()}),  # every completion has the same length
-        sampling=_part(Sampling, training),
-        border=training.border,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        device=config.device,
+        sampling=_part(Sampling, config.training),
     )
 
 
@@ -127,18 +121,12 @@ def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettin
 
 
 def on_policy_settings(config: Config, size: str) -> OnPolicySettings:
-    training = config.training
     return OnPolicySettings(
-        size=size,
+        **_model_job(config, size),
         gradients=_part(GradientBatches, config.gradients),
-        prompt=config.prompt,
-        sampling=_part(Sampling, training),
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        problems_per_micro_batch=training.problems_per_micro_batch,
-        gradient_checkpointing=training.gradient_checkpointing,
-        dtype=training.dtype,
-        device=config.device,
+        sampling=_part(Sampling, config.training),
+        problems_per_micro_batch=config.training.problems_per_micro_batch,
+        gradient_checkpointing=config.training.gradient_checkpointing,
     )
 
 
@@ -155,35 +143,32 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
 
 
 def nestability_settings(config: Config, size: str, stage: str, skip: int) -> NestabilitySettings:
-    training = config.training
     assert config.nestability is not None, "there is a rule only with it"
     return NestabilitySettings(
-        size=size,
+        **_model_job(config, size),
         stage=stage,
         skip=skip,
+        border=config.training.border,
         nestability=_part(NestabilityMeasurement, config.nestability),
-        prompt=config.prompt,
-        sampling=_part(Sampling, training),
-        border=training.border,
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        device=config.device,
+        sampling=_part(Sampling, config.training),
     )
 
 
 def influence_settings(config: Config, size: str, stage: str) -> InfluenceSettings:
+    return InfluenceSettings(**_model_job(config, size), stage=stage, problems=config.layer_choice.influence_problems)
+
+
+def _model_job(config: Config, size: str) -> dict[str, Any]:
+    """The fields of `ModelJob`."""
     training = config.training
-    return InfluenceSettings(
-        size=size,
-        stage=stage,
-        problems=config.layer_choice.influence_problems,
-        prompt=config.prompt,
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        device=config.device,
-    )
+    return {
+        "size": size,
+        "prompt": config.prompt,
+        "max_new_tokens": training.max_new_tokens,
+        "max_prompt_tokens": training.max_prompt_tokens,
+        "dtype": training.dtype,
+        "device": config.device,
+    }
 
 
 def _part(model: type[T], settings: T) -> T:

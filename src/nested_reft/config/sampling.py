@@ -40,3 +40,14 @@ class Sampling(Strict):
     """Sample from the k most probable tokens; null: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Sample from the fewest most probable tokens whose total probability reaches this; null: from all."""
+
+
+class ModelJob(Strict):
+    """What every job that measures one model, or warms it up, is passed; lengths and dtype are those of training."""
+
+    size: str
+    prompt: Prompt
+    max_new_tokens: int
+    max_prompt_tokens: int
+    dtype: str
+    device: str
