@@ -24,6 +24,16 @@ from nested_reft.runtime.warm import run_warm
 # No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
+# What is measured of one model on some problems: what it is, and the config class of its settings.
+MEASUREMENTS = {
+    "throughput": ("rollout speed of nested views, in pairs", "ThroughputSettings"),
+    "step-speed": ("speed of whole training steps with nested rollouts, in pairs", "StepSpeedSettings"),
+    "on-policy-gradients": ("the gradient estimates that others are compared with", "OnPolicySettings"),
+    "gradients": ("bias and variance of gradient estimates", "GradientSettings"),
+    "influence": ("what leaving out each layer does to the next token", "InfluenceSettings"),
+    "nestability": ("how far nested rollouts are from the model", "NestabilitySettings"),
+}
+
 
 class _Version(argparse.Action):
     """Reads the version from the package's metadata, which takes a moment, only when it is asked for."""
@@ -60,29 +70,19 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         commands.choices[name].add_argument(
             "--lock", type=Path, default=Path("config/hub.lock"), metavar="PATH", help="default %(default)s"
         )
-    add("warmup", "supervised fine-tuning of one model on worked solutions", "WarmupSettings",
-        ("policy", "checkpoints", "output", "manifest")).add_argument(
-        "--problems", required=True, nargs="+", type=Path, metavar="PATH"
-    )  # fmt: skip
-    add("train", "one reinforced fine-tuning run", "TrainSettings",
-        ("policy", "problems", "checkpoints", "output", "metrics", "manifest"))  # fmt: skip
+    warmup_files = ("policy", "checkpoints", "output", "manifest")
+    warmup = add("warmup", "supervised fine-tuning of one model on worked solutions", "WarmupSettings", warmup_files)
+    warmup.add_argument("--problems", required=True, nargs="+", type=Path, metavar="PATH")
+    train_files = ("policy", "problems", "checkpoints", "output", "metrics", "manifest")
+    add("train", "one reinforced fine-tuning run", "TrainSettings", train_files)
     evaluate = add("evaluate", "one policy on some benchmarks", "EvaluateSettings", ("policy",))
     for file in ("problems", "output"):
         evaluate.add_argument(
             f"--{file}", required=True, nargs="+", type=Path, metavar="PATH", help="one per benchmark"
         )
-    add("throughput", "rollout speed of nested views, in pairs", "ThroughputSettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("step-speed", "speed of whole training steps with nested rollouts, in pairs", "StepSpeedSettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("on-policy-gradients", "the gradient estimates that others are compared with", "OnPolicySettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("gradients", "bias and variance of gradient estimates", "GradientSettings",
-        ("policy", "problems", "on-policy", "output"))  # fmt: skip
-    add("influence", "what leaving out each layer does to the next token", "InfluenceSettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("nestability", "how far nested rollouts are from the model", "NestabilitySettings",
-        ("policy", "problems", "output"))  # fmt: skip
+    for name, (help_text, settings) in MEASUREMENTS.items():
+        add(name, help_text, settings, ("policy", "problems", "output"))
+    commands.choices["gradients"].add_argument("--on-policy", required=True, type=Path, metavar="PATH")
     for name in ("train", "gradients", "nestability"):
         commands.choices[name].add_argument(
             "--influence", type=Path, metavar="PATH", help="what `influence` wrote, for strategies that read it"
@@ -105,8 +105,7 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    computing = ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "influence", "nestability")
-    for name in (*computing, "on-policy-gradients", "gradients"):
+    for name in ("pretrain", "warmup", "train", "evaluate", *MEASUREMENTS):
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 

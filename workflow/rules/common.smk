@@ -105,8 +105,8 @@ CONSTRAINTS = dict(
     seed=one_of(CONFIG.seeds),
     figure=one_of(FIGURES),
     page=one_of(PAGES),
-    # What was done to a model, as a path: nothing, or one run of the table (without its size).
-    tuning=one_of(
+    # A policy of a size, as a path: the model before reinforcement, or one run of the table.
+    policy=one_of(
         [*stages(CONFIG), *{run.path.split("/", 1)[1]: None for run in RUNS}]
     ),
 )
@@ -174,18 +174,18 @@ def run_of(wildcards):
     return run
 
 
-def tuned_run(wildcards):
-    """The run that `tuning` names, or None for a model before reinforcement."""
-    return find_run(f"{wildcards.size}/{wildcards.tuning}")
+def run_of_policy(wildcards):
+    """The run whose policy is evaluated, or None for a model before reinforcement."""
+    return find_run(f"{wildcards.size}/{wildcards.policy}")
 
 
 def policy_folder(wildcards):
     """The folder of the policy that an evaluation loads."""
-    run = tuned_run(wildcards)
+    run = run_of_policy(wildcards)
     return (
         f"{RESULTS}/runs/{run.path}/policy"
         if run
-        else f"{RESULTS}/{STAGE_FOLDERS[wildcards.tuning]}/{wildcards.size}"
+        else f"{RESULTS}/{STAGE_FOLDERS[wildcards.policy]}/{wildcards.size}"
     )
 
 
@@ -228,5 +228,19 @@ def influence_of(strategies, size, stage=STAGE):
     return [f"{RESULTS}/influence/{stage}/{size}.json"] if reads else []
 
 
-def influence_option(wildcards, input):
-    return "--influence" if input.influence else ""
+def measured(wildcards):
+    """What a measurement is of: a size, and perhaps a stage and a skip."""
+    return (
+        {**wildcards, "skip": int(wildcards.skip)}
+        if "skip" in wildcards.keys()
+        else dict(wildcards)
+    )
+
+
+def optional_files(wildcards, input):
+    """The options for the files that not all trainings and measurements read."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {input[name]}"
+        for name in ("on_policy", "influence")
+        if input.get(name)
+    )
