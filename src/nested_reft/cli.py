@@ -34,6 +34,25 @@ MEASUREMENTS = {
     "nestability": ("how far nested rollouts are from the model", "NestabilitySettings"),
 }
 
+# What `plan` assumes; without an option, the config's section `plan` is asked, and then the device's defaults.
+PLAN_OPTIONS = {
+    "teraflops": "10^12 FLOP/s that a GPU, or a job's CPU threads, reach",
+    "gigabytes-per-s": "speed of reading weights and cache",
+    "layer-us": "microseconds to launch a layer's operations",
+    "prompt-tokens": "mean length of a prompt",
+    "length": "mean length of a completion, as a share of the maximum",
+    "mixed": "share of the groups whose rewards are not all equal",
+    "startup": "seconds before a job starts to compute",
+}
+
+
+def _gpus(text: str) -> tuple[int, int]:
+    """`8x80`: eight GPUs of 80 GB."""
+    count, _, size = text.partition("x")
+    if not (count.isdecimal() and size.isdecimal() and int(count) and int(size)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 8x80 (eight GPUs of 80 GB)")
+    return int(count), int(size)
+
 
 class _Version(argparse.Action):
     """Reads the version from the package's metadata, which takes a moment, only when it is asked for."""
@@ -45,7 +64,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser(with_plan: bool) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nested-reft", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -99,8 +118,17 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     add("summary", "print the verdicts and where the results are", "", ("root",))
     add("timings", "print where the time of an experiment went, by kind of job", "", ("root",))
     plan = add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ())
-    if with_plan:  # by name: the other sub-commands do not depend on the plan's defaults
-        import_module("nested_reft.planning.options").add_options(plan)
+    plan.add_argument("--config", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+    for name, help_text in PLAN_OPTIONS.items():
+        plan.add_argument(f"--{name}", type=float, help=help_text)
+    plan.add_argument(
+        "--gpus",
+        type=_gpus,
+        nargs="+",
+        default=[(1, 80), (1, 141), (8, 80)],
+        metavar="NxGB",
+        help="of the memory plan; default 1x80 1x141 8x80",
+    )
     on_gpu = commands.add_parser("on-gpu", help="run a command on GPUs that no other job of this machine uses")
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
@@ -116,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75 if it stopped as asked and can go on, 130 after Ctrl-C, 3 if `compare` found a difference.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _parser(with_plan=list(arguments[:1]) == ["plan"])
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")

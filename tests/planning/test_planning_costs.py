@@ -14,8 +14,7 @@ from workflow_harness import ROOT
 
 from nested_reft.config.experiment import load_config
 from nested_reft.config.training import Lora, Training
-from nested_reft.planning.costs import Batch, Costs, Machine
-from nested_reft.planning.shapes import Shape, model_shape
+from nested_reft.planning.costs import Batch, Costs, Machine, Shape, model_shape
 
 PAPER = load_config(ROOT / "config/paper.yaml")
 INFINITE = Machine(flops=float("inf"), bandwidth=float("inf"), layer_seconds=0.0)
@@ -118,7 +117,6 @@ def test_an_update_is_three_forward_passes_a_micro_batch_and_the_optimizer(shape
 
 def test_gradients_are_a_rollout_and_one_backward_pass_an_estimate(shape: Shape) -> None:
     costs = Costs(shape, INFINITE, value_bytes=2)
-    work = costs.gradients(BATCH, 1, 4, TRAINING)
-    assert work.flops == costs.rollout(BATCH, 1).flops + (1 + 2 * 4) * costs.forward(BATCH).flops
-    again = costs.gradients(BATCH, 1, 4, TRAINING.model_copy(update={"gradient_checkpointing": True}))
-    assert again.flops == costs.rollout(BATCH, 1).flops + (1 + 3 * 4) * costs.forward(BATCH).flops
+    for checkpointing, passes in ((False, 2), (True, 3)):
+        work = costs.gradients(BATCH, 1, 4, checkpointing)
+        assert work.flops == costs.rollout(BATCH, 1).flops + (1 + passes * 4) * costs.forward(BATCH).flops

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from nested_reft.config.method import read_ablation
 from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP
 from nested_reft.config.sources import FetchedModel, HubProblems
@@ -22,7 +23,6 @@ from nested_reft.config.experiment import (
 from nested_reft.config.run_table import all_runs
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
-from nested_reft.core.layer_selection import SELECTIONS
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.data.lock import no_lock
@@ -224,8 +224,8 @@ def stage_folder(wildcards):
 def influence_of(strategies, size, stage=STAGE):
     """The ablation influence of a model's layers, if one of these ways to choose layers reads it; other jobs do not wait
     for it."""
-    reads = any(SELECTIONS[name].influence_kind == "ablation" for name in strategies)
-    return [f"{RESULTS}/influence/{stage}/{size}.json"] if reads else []
+    needed = read_ablation(strategies)
+    return [f"{RESULTS}/influence/{stage}/{size}.json"] if needed else []
 
 
 def measured(wildcards):

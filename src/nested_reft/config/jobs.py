@@ -10,10 +10,21 @@ from typing import Any, TypeVar
 
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.evaluation import EvaluateSettings
-from nested_reft.config.experiment import Config, problem_sets, vllm_of
+from nested_reft.config.experiment import (
+    Config,
+    benchmark_batches,
+    measured_models,
+    nested_skips,
+    problem_sets,
+    stages,
+    vllm_of,
+)
 from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
+from nested_reft.config.method import read_ablation
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
+from nested_reft.config.resources import JobKind
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
+from nested_reft.config.run_table import all_runs
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import CheckSettings, DataSettings, FetchedModel, ModelSettings, Role
 from nested_reft.config.strict import Strict
@@ -156,6 +167,45 @@ def nestability_settings(config: Config, size: str, stage: str, skip: int) -> Ne
 
 def influence_settings(config: Config, size: str, stage: str) -> InfluenceSettings:
     return InfluenceSettings(**_model_job(config, size), stage=stage, problems=config.layer_choice.influence_problems)
+
+
+def settings_by_kind(config: Config, size: str) -> dict[JobKind, list[Strict]]:
+    """The settings of every job of one size, by kind; kinds without jobs are left out."""
+    nested, models = nested_skips(config), measured_models(config)
+    runs = [run for run in all_runs(config) if run.size == size]
+    policies: list[tuple[Run | None, Stage]] = [(None, stage) for stage in stages(config)]
+    policies += [(run, PRETRAINED) for run in runs]
+    found: dict[JobKind, list[Strict]] = {
+        "model": [model_settings(config, size)],
+        "warmup": [warmup_settings(config, size, stage) for stage in warmups(config)],
+        "train": [train_settings(config, run) for run in runs],
+        "evaluate": [
+            evaluate_settings(config, size, run, batch, stage)
+            for run, stage in policies
+            for batch in benchmark_batches(config)
+        ],
+        "throughput": [throughput_settings(config, size, skip) for skip in (0, *nested)],
+        "step_speed": [step_speed_settings(config, size, skip) for skip in nested],
+        "gradients": [
+            on_policy_settings(config, size),
+            *(gradient_settings(config, size, skip) for skip in nested),
+        ],
+        "influence": [influence_settings(config, size, stage) for stage in influence_stages(config)],
+        "nestability": [nestability_settings(config, size, stage, skip) for stage in models for skip in (0, *nested)],
+    }
+    return {kind: settings for kind, settings in found.items() if settings}
+
+
+def warmups(config: Config) -> tuple[str, ...]:
+    """The stages that a warm-up makes: with the settings, and without layer drop if that is measured."""
+    return tuple(dict.fromkeys((*stages(config)[1:], *measured_models(config)[1:])))
+
+
+def influence_stages(config: Config) -> list[str]:
+    """The models whose ablation influence is measured: for runs and gradients, and for the nestability."""
+    found = stages(config)[-1:] if read_ablation(config.layer_choice.strategies) else ()
+    measured = config.nestability is not None and read_ablation(config.nestability.strategies)
+    return list(dict.fromkeys((*found, *(measured_models(config) if measured else ()))))
 
 
 def _model_job(config: Config, size: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -95,6 +95,11 @@ RunCorrections = Annotated[
     Field(min_length=1),
     AfterValidator(_runs_with_defaults),
 ]
+
+
+def read_ablation(strategies: Iterable[Strategy]) -> bool:
+    """Whether one of these strategies reads the ablation influence of the layers."""
+    return any(SELECTIONS[name].influence_kind == "ablation" for name in strategies)
 
 
 class LayerChoice(Strict):
