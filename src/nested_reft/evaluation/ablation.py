@@ -12,7 +12,7 @@ from typing import Any
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import ablation_influence
-from nested_reft.evaluation.batches import fitting_prompts
+from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.policy import Policy, compute_dtype
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nested_reft.config.gradients import GradientBatches, GradientSettings
-from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 from nested_reft.config.sampling import ModelJob
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import influence_of
-from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.runtime.seeding import derive_seed
+
+if TYPE_CHECKING:  # so that one measurement does not depend on the settings of another
+    from nested_reft.config.gradients import GradientBatches, GradientSettings
+    from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,6 @@ class Batch:
     problems: Sequence[Problem]
     prompt_ids: Tensor
     prompt_mask: Tensor
-
-
-def fitting_prompts(
-    settings: ModelJob, policy: Policy, problems: Sequence[Problem], key: str = "training.max_new_tokens"
-) -> list[list[int]]:
-    """The prompts of problems as tokens. DataError if the model cannot take them with a completion as long as `key`."""
-    questions = [problem.question for problem in problems]
-    prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
-    check_policy_lengths(policy, prompts, settings.max_new_tokens, key)
-    return prompts
 
 
 def problem_batches(
