@@ -19,7 +19,7 @@ from typing import Any
 
 from common import Spread, fail, parse_options, print_result
 
-from nested_reft.tasks.grading import grade
+from nested_reft.grading.grader import grade
 
 WANTED_PER_S = 2000
 GROUP = 8

@@ -41,6 +41,7 @@ from common import (
 )
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.reward import Reward
 from nested_reft.config.run import BASELINE_CORRECTION, Run
 from nested_reft.config.training import Training
 from nested_reft.data.records import Problem
@@ -74,7 +75,7 @@ class OurSteps:
         set_learning_rate(self._learner.optimizer, training.learning_rate, training.warmup_steps, step)
         batch, _ = reft_step(
             self._learner, self._settings, step, [self._prompts[i] for i in indices],
-            lambda rollout, share: rollout_rewards(self._policy, rollout, problems[share]),
+            lambda rollout, share: rollout_rewards(self._policy, rollout, problems[share], Reward()),
         )  # fmt: skip
         return batch.rewards.mean().item()
 

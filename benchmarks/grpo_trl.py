@@ -17,9 +17,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from nested_reft.config.training import Training
 from nested_reft.data.records import Problem
+from nested_reft.grading.grader import grade
 from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.timing import now
-from nested_reft.tasks.grading import grade
 from nested_reft.training.optimizer import make_optimizer, warmup_factor
 
 

@@ -8,7 +8,7 @@ runs have no results yet, so all jobs would run.
 
 Keys, in seconds: `help_s` is `nested-reft --help`; `imports_s` a Python that imports what `nested-reft train` does,
 with the model class that loading the policy imports; `job_s` a job that ends when it has read its settings, and
-`warm_job_s` the same job forked from a warm process (`runtime/warm.py`; its processor time is the stand-in's only);
+`warm_job_s` the same job forked from a warm process (`runtime/warm.py`; its processor time is the client's only);
 `dry_run_s` and `paper_dry_run_s` are `snakemake -n` of the default and the paper's experiment.
 """
 
@@ -85,10 +85,7 @@ def main() -> None:
         os.environ[warm.VARIABLE] = warm.OFF
         for key, command in commands.items():
             if key == "warm_job_s":
-                warm.start(folder / "warm", folder / "warm.log", options.threads, command[1])
-                while not (folder / "warm").exists():
-                    time.sleep(0.01)
-                os.environ[warm.VARIABLE] = str(folder / "warm")
+                os.environ[warm.VARIABLE] = warm.start(folder / "warm.log", options.threads, warm.COMPUTING)
                 run(command, folder)  # waits for the imports
             if not options.quick:
                 run(command, folder)

@@ -1,6 +1,6 @@
 """GRPO on arithmetic with TRL, its rollouts nested: the two lines that this changes are marked.
 
-    pip install 'nested-reft[trl]'
+    pip install -e '.[trl]'
     python examples/trl_grpo.py --model Qwen/Qwen2.5-0.5B-Instruct
 
 `--model` is a name on the hub or a folder; a model of any size runs on a CPU, a large one not in reasonable time.

@@ -37,7 +37,7 @@ def tiny_code(folder: Path) -> str:
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
     code = page_code().replace("Qwen/Qwen2.5-0.5B-Instruct", str(folder)).replace("1e-6", "0.05")
-    code = code.replace("import torch\n", "import torch\n\ntorch.manual_seed(3)\n", 1)
+    code = code.replace("import torch\n", "import torch\n\ntorch.manual_seed(5)\n", 1)
     code = re.sub(r"GROUP, LENGTH = (.*), 8, 256", r"GROUP, LENGTH = \1, 8, 3", code)
     assert "8, 3" in code
     return code

@@ -10,7 +10,7 @@ import pytest
 
 from nested_reft import cli
 
-# What a plain `pip install nested-reft` may lack; None in sys.modules makes an import raise ModuleNotFoundError.
+# What a plain `pip install -e .` may lack; None in sys.modules makes an import raise ModuleNotFoundError.
 WITHOUT_EXTRA = """
 import sys
 sys.modules.update(dict.fromkeys(["matplotlib", "pandas", "pydantic", "scipy", "seaborn", "snakemake", "yaml"]))

@@ -111,6 +111,12 @@ def test_a_change_that_the_readme_names_is_a_config_and_changes_it(purpose: str,
     assert parse_config(merged(read_settings(path), change)) != load_config(path)
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_settings_that_a_page_shows_are_settings(page: Path) -> None:
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        parse_config(merged(read_settings(ROOT / "config/paper.yaml"), yaml.safe_load(block)))
+
+
 def test_the_steps_of_the_page_are_those_of_the_code() -> None:
     """Each step of the page begins, in bold, with the words that the comment of that number begins with."""
     code = (ROOT / "src/nested_reft/training/step.py").read_text(encoding="utf-8").partition("def reft_step(")[2]
@@ -120,6 +126,12 @@ def test_the_steps_of_the_page_are_those_of_the_code() -> None:
     assert [number for number, _ in comments] == [number for number, _ in steps] == list("12345678")
     for (number, comment), (_, words) in zip(comments, steps, strict=True):
         assert comment.startswith(words.replace("π", "pi")), f"step {number}: '{words}' and '{comment}'"
+
+
+def test_the_readme_counts_the_corrections() -> None:
+    numbers = {12: "twelve", 9: "Nine"}
+    assert f"any of {numbers[len(CORRECTIONS)]} off-policy corrections" in " ".join(README.split())
+    assert f"{numbers[len(CORRECTIONS) - 3]} more are in" in README
 
 
 def test_the_page_of_the_method_has_every_correction() -> None:
@@ -136,7 +148,9 @@ def test_the_trainer_of_the_page_trains(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_trainer_of_the_page_is_short_and_uses_the_public_names_only() -> None:
     code = page_code()
-    assert len(code.splitlines()) <= 40
+    lines = len(code.splitlines())
+    for page in ("README.md", "docs/index.md"):
+        assert f" {lines} lines" in (ROOT / page).read_text(encoding="utf-8")
     assert re.findall(r"^.*nested_reft.*$", code, re.MULTILINE) == ["import nested_reft as nr"]
     used = set(re.findall(r"\bnr\.(\w+)", code))
     assert used == set(nested_reft.__all__) - {"Rollout", "importance_weights", "off_policy_diagnostics"}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nested_reft.core.rollout import Rollout
     from nested_reft.engine.logp import completion_logp
     from nested_reft.engine.sampling import sample_completions
-    from nested_reft.tasks.grading import grade
+    from nested_reft.grading.grader import grade
 
     __version__: str
 
@@ -43,7 +43,7 @@ _MODULES = {
     "Rollout": "core.rollout",
     "completion_logp": "engine.logp",
     "draw_skipped_layers": "core.layer_selection",
-    "grade": "tasks.grading",
+    "grade": "grading.grader",
     "group_advantages": "core.advantages",
     "importance_weights": "core.corrections",
     "nested_view": "core.layers",

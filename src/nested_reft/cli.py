@@ -34,6 +34,9 @@ MEASUREMENTS = {
     "nestability": ("how far nested rollouts are from the model", "NestabilitySettings"),
 }
 
+# The sub-commands that import torch and transformers, and those that import what figures need: `run_warm` is for these.
+COMPUTING = ("pretrain", "warmup", "train", "evaluate", *MEASUREMENTS)
+REPORTING = ("collect", "tables", "claims", "figure", "page")
 # What `plan` assumes; without an option, the config's section `plan` is asked, and then the device's defaults.
 PLAN_OPTIONS = {
     "teraflops": "10^12 FLOP/s that a GPU, or a job's CPU threads, reach",
@@ -133,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
     on_gpu.add_argument("job", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command with its arguments")
-    for name in ("pretrain", "warmup", "train", "evaluate", *MEASUREMENTS):
+    for name in COMPUTING:
         commands.choices[name].add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     return parser
 
@@ -148,10 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")
-    if (code := run_warm(arguments)) is not None:
-        return code
-    use_writable_caches()
     try:
+        forked = options.command in (*COMPUTING, *REPORTING)
+        if forked and (code := run_warm(f"{__name__}:main", arguments)) is not None:
+            return code
+        use_writable_caches()
         import_module(f"nested_reft.commands.{options.command.replace('-', '_')}").run(options)
     except UserError as error:
         return _fail(options.command, str(error), error.exit_code)

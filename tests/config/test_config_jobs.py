@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from valid_config import COMPARED, PROBLEMS, REMOVE, VALID, changed
 
-from nested_reft.config.experiment import Config, nested_cells, parse_config, stages, with_device
+from nested_reft.config.experiment import Config, load_config, nested_cells, parse_config, stages, with_device
 from nested_reft.config.jobs import (
     data_settings,
     evaluate_settings,
@@ -23,7 +24,7 @@ from nested_reft.config.jobs import (
     warmup_settings,
 )
 from nested_reft.config.run_table import run_table, strategy_table
-from nested_reft.config.strict import ConfigError
+from nested_reft.config.strict import ConfigError, Strict
 from nested_reft.config.training import Adaptation, Training
 from nested_reft.core.advantages import BASELINES
 from nested_reft.core.corrections import CORRECTIONS
@@ -120,6 +121,30 @@ def test_the_rollout_engine_is_part_of_what_it_samples_and_of_nothing_else() -> 
     assert gradient_settings(config, "tiny", 17) == gradient_settings(plain, "tiny", 17)
     assert throughput_settings(config, "tiny", 17) == throughput_settings(plain, "tiny", 17)
     assert model_settings(config, "tiny") == model_settings(plain, "tiny")
+
+
+def test_which_answers_count_is_part_of_what_is_graded_and_of_nothing_else() -> None:
+    plain, marked = parse_config(VALID), parse_config(changed("reward", {"answer": "marked"}))
+    assert parse_config(changed("reward", {"answer": "any"})) == plain
+    run = run_table(plain)[0]
+    graded: list[Callable[[Config], Strict]] = [
+        lambda config: train_settings(config, run),
+        lambda config: evaluate_settings(config, run.size, run, ("one",)),
+        lambda config: gradient_settings(config, run.size, 17),
+        lambda config: on_policy_settings(config, run.size),
+    ]
+    for settings in graded:
+        assert settings(plain) != settings(marked)
+        assert json.loads(settings(marked).canonical_json())["reward"] == {"answer": "marked"}
+    for other in (throughput_settings, step_speed_settings):
+        assert other(plain, run.size, 17) == other(marked, run.size, 17)
+
+
+def test_the_config_whose_prompt_asks_for_a_box_wants_one() -> None:
+    config = load_config(Path(__file__).parents[2] / "config/paper.yaml")
+    assert config.prompt.system is not None
+    assert "\\boxed" in config.prompt.system
+    assert config.reward.answer == "marked"
 
 
 @pytest.mark.parametrize(("key", "value"), [("top_p", 0.9), ("top_k", 50)])

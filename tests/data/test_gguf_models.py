@@ -19,7 +19,7 @@ from nested_reft.config.sources import GgufModel, ModelShape, PackageModel
 from nested_reft.data.gguf_models import load_gguf
 from nested_reft.data.provenance import check_shape
 from nested_reft.data.records import DataError
-from nested_reft.engine.llama import unsupported
+from nested_reft.engine.llama import why_unsupported
 from nested_reft.rollouts.policy import load_policy
 from nested_reft.rollouts.prompts import render_prompt
 
@@ -59,7 +59,7 @@ def test_the_saved_model_computes_what_the_file_says(tmp_path: Path, architectur
     assert loaded.model.config.model_type == architecture
     assert loaded.model.config.tie_word_embeddings == tied
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
-    assert unsupported(loaded.model) is None
+    assert why_unsupported(loaded.model) is None
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(IDS).logits, expected(IDS).logits, rtol=1e-5, atol=1e-5)
 
@@ -241,7 +241,7 @@ def test_wrong_number_of_layers(tmp_path: Path) -> None:
         ({"leave_out": "blk.1.ffn_up"}, ["weights are missing", "layers.1.mlp.up_proj.weight"]),
         (
             {"leave_out": "output_norm", "extra": {"output_norm.weight": np.ones(32, np.float64)}},
-            ["output_norm.weight has the type F64", "pip install --upgrade 'nested-reft[gguf]'"],
+            ["output_norm.weight has the type F64", "pip install --upgrade gguf"],
         ),
     ],
 )

@@ -86,7 +86,7 @@ def test_files_of_problems_keep_solutions_and_name_none_that_is_not_there(tmp_pa
 
 
 def test_real_solutions_end_with_their_answer(data_mirror: Path) -> None:
-    from nested_reft.tasks.grading import grade
+    from nested_reft.grading.grader import grade
 
     svamp = {"source": "hub", "repo": "ChilleD/SVAMP", "split": "train", "question": ["Body", "Question"]}
     found, _ = load_problems(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nested_reft.core.layers import decoder_layers
-from nested_reft.engine import influence
+from nested_reft.engine import layer_influence
 from nested_reft.engine.layer_influence import ablation_influence, influence_of
 
 
@@ -80,7 +80,7 @@ def test_the_parts_change_nothing(positions: int, monkeypatch: pytest.MonkeyPatc
         sizes.append(len(logits))
         return soft(logits, dim)
 
-    monkeypatch.setattr(influence, "LOGITS", positions * 23)
+    monkeypatch.setattr(layer_influence, "LOGITS", positions * 23)
     monkeypatch.setattr(torch, "log_softmax", counted)
     torch.testing.assert_close(ablation_influence(model, ids, mask), expected, rtol=1e-10, atol=0)
     assert max(sizes) <= positions
@@ -154,5 +154,5 @@ def test_each_strategy_gets_its_own_measure() -> None:
         assert influence_of(strategy, model, ids, mask, None) is None
     block = influence_of("influence", model, ids, mask, measured)
     assert block is not None
-    assert torch.equal(block(), influence.layer_influence(model, ids, mask))
+    assert torch.equal(block(), layer_influence.layer_influence(model, ids, mask))
     assert influence_of("uniform", model, ids, mask, measured) is None

@@ -181,9 +181,9 @@ def test_batches_go_through_the_problems_in_turn(monkeypatch: pytest.MonkeyPatch
     seen: list[list[str]] = []
     plain = module.rollout_rewards
 
-    def spy(policy: Any, rollout: Any, problems: Any) -> Tensor:
+    def spy(policy: Any, rollout: Any, problems: Any, reward: Any) -> Tensor:
         seen.append([problem.id for problem in problems])
-        return plain(policy, rollout, problems)
+        return plain(policy, rollout, problems, reward)
 
     monkeypatch.setattr(module, "rollout_rewards", spy)
     record_of(settings(problems_per_batch=5))

@@ -35,5 +35,5 @@ def tiny_problems(count: int) -> list[Problem]:
     return generate_problems(settings, "test", "tiny")
 
 
-def grade_by_checksum(response: str, gold: str) -> bool:
+def grade_by_checksum(response: str, gold: str, answer: str = "any") -> bool:
     return zlib.crc32(f"{response}/{gold}".encode()) % 2 == 0

@@ -20,12 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nested_reft.tasks import grading, symbolic
-from nested_reft.tasks.grading import grade
+from nested_reft.grading import formulas, grader
+from nested_reft.grading.grader import grade
 
 GOLD = "86753.09"
 PARTS, ANSWERS = 10, 10_000
-# Of this process's own time for one answer; in the worker, a comparison has symbolic.TIME_LIMIT.
+# Of this process's own time for one answer; in the worker, a comparison has formulas.TIME_LIMIT.
 SECONDS = 1.0
 MEMORY = 300 * 2**20  # bytes that this process may grow by; the worker's bound is grading_worker.MEMORY_BYTES
 
@@ -114,11 +114,11 @@ def resident_bytes() -> int:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_ten_thousand_hostile_answers(folder: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fifth of the time limit, which a hundredth of them would otherwise use up to the end."""
-    monkeypatch.setattr(symbolic, "TIME_LIMIT", symbolic.TIME_LIMIT / 5)
+    monkeypatch.setattr(formulas, "TIME_LIMIT", formulas.TIME_LIMIT / 5)
     rng = random.Random(part)
     grade(r"\boxed{x + 1}", "1 + x")  # the worker's start is not the first answer's fault
     before, slowest = resident_bytes(), (0.0, "")
-    cut_off = grading.timeouts()
+    cut_off = grader.timeouts()
     for _ in range(ANSWERS):
         text = hostile(rng)
         started = time.process_time()
@@ -127,7 +127,7 @@ def test_ten_thousand_hostile_answers(folder: Path, part: int, monkeypatch: pyte
         assert right is False, f"accepted: {text[:300]!r}"
     assert slowest[0] < SECONDS, f"{slowest[0]:.2f} s: {slowest[1]!r}"
     assert resident_bytes() - before < MEMORY
-    assert grading.timeouts() - cut_off < ANSWERS // 50, "time-outs are counted, and rare"
+    assert grader.timeouts() - cut_off < ANSWERS // 50, "time-outs are counted, and rare"
     assert list(folder.iterdir()) == [], "code was run"
     assert grade(r"\boxed{86753.09}", GOLD), "the grader still works"
 
@@ -159,43 +159,43 @@ def test_megabytes_of_text_are_read_in_time() -> None:
 
 
 def test_a_worker_that_waits_for_a_busy_machine_has_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbolic, "HANG_LIMIT", 600.0)
+    monkeypatch.setattr(formulas, "HANG_LIMIT", 600.0)
     assert grade(r"\boxed{\sqrt{72}}", r"6\sqrt{2}")
-    process = symbolic._worker._process
+    process = formulas._worker._process
     assert process is not None
     os.killpg(process.pid, signal.SIGSTOP)
-    threading.Timer(symbolic.TIME_LIMIT + 0.5, os.killpg, (process.pid, signal.SIGCONT)).start()
+    threading.Timer(formulas.TIME_LIMIT + 0.5, os.killpg, (process.pid, signal.SIGCONT)).start()
     assert grade(r"\boxed{\sqrt{98}}", r"7\sqrt{2}")
-    assert symbolic._worker._process is process
+    assert formulas._worker._process is process
 
 
 def test_a_worker_that_dies_is_replaced_and_its_answer_counts_as_wrong_and_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    symbolic.equivalent.cache_clear()
+    formulas.equivalent.cache_clear()
     assert grade(r"\boxed{\sqrt{8}}", r"2\sqrt{2}")
-    process = symbolic._worker._process
+    process = formulas._worker._process
     assert process is not None
-    monkeypatch.setattr(symbolic, "HANG_LIMIT", 0.5)
+    monkeypatch.setattr(formulas, "HANG_LIMIT", 0.5)
     os.killpg(process.pid, signal.SIGSTOP)  # it hangs: killed at the limit, wrong, counted
-    before = grading.timeouts()
+    before = grader.timeouts()
     assert not grade(r"\boxed{\sqrt{18}}", r"3\sqrt{2}")
-    assert grading.timeouts() == before + 1
+    assert grader.timeouts() == before + 1
     assert process.poll() is not None
-    monkeypatch.setattr(symbolic, "HANG_LIMIT", 600.0)
+    monkeypatch.setattr(formulas, "HANG_LIMIT", 600.0)
     assert grade(r"\boxed{\sqrt{32}}", r"4\sqrt{2}"), "the next answer has a new worker"
-    second = symbolic._worker._process
+    second = formulas._worker._process
     assert second is not None
     os.killpg(second.pid, signal.SIGKILL)  # it died between two answers: nobody's fault
     second.wait()
     assert grade(r"\boxed{\sqrt{50}}", r"5\sqrt{2}")
-    assert grading.timeouts() == before + 1
+    assert grader.timeouts() == before + 1
 
 
 def test_no_worker_outlives_a_process_that_was_killed() -> None:
     code = r"""
 import os, signal
-from nested_reft.tasks.grading import grade
+from nested_reft.grading.grader import grade
 print(grade(r"\boxed{x + x}", "2x"), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

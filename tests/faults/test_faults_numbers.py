@@ -15,6 +15,7 @@ from faults_harness import Run, at_call, one_line
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from nested_reft.config.reward import Reward
 from nested_reft.config.sampling import Sampling
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.loss import Objective, policy_loss
@@ -128,7 +129,7 @@ def test_a_completion_cut_at_the_limit_is_graded_as_it_stands_and_all_its_tokens
 ) -> None:
     asked: list[str] = []
 
-    def grade(response: str, gold: str) -> bool:
+    def grade(response: str, gold: str, answer: str) -> bool:
         asked.append(response)
         return response.startswith(gold)
 
@@ -140,6 +141,6 @@ def test_a_completion_cut_at_the_limit_is_graded_as_it_stands_and_all_its_tokens
     )
     assert cut.mask.all()
     first = policy.responses(cut)[0]
-    found = rewards.rollout_rewards(policy, cut, [Problem("1", "?", first)])
+    found = rewards.rollout_rewards(policy, cut, [Problem("1", "?", first)], Reward())
     assert asked == policy.responses(cut)
     assert found.tolist() == [[1.0, float(asked[1].startswith(first))]]

@@ -119,10 +119,10 @@ def test_the_answers_are_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     graded: list[Rollout] = []
     plain = module.rollout_rewards
 
-    def rewards(policy: Any, rollout: Rollout, problems: Any) -> Any:
+    def rewards(policy: Any, rollout: Rollout, problems: Any, reward: Any) -> Any:
         graded.append(rollout)
         assert len(problems) == 3
-        return plain(policy, rollout, problems)
+        return plain(policy, rollout, problems, reward)
 
     monkeypatch.setattr(module, "rollout_rewards", rewards)
     measure_steps(settings(), tiny_policy(), tiny_problems())

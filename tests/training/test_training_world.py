@@ -51,6 +51,7 @@ def result(folder: Path, name: str, done: subprocess.CompletedProcess[str]) -> t
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert json.loads((folder / name / "manifest.json").read_text())["answers_cut_off"] == 0
     return rows, load_file(folder / name / "policy" / "model.safetensors")
 
 

@@ -111,6 +111,6 @@ def step_on(
     return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
 
 
-def grade_by_checksum(response: str, gold: str) -> bool:
+def grade_by_checksum(response: str, gold: str, answer: str = "any") -> bool:
     """A reward that about half of all texts earn: an untrained model solves nothing, and no reward is no gradient."""
     return zlib.crc32(f"{response}/{gold}".encode()) % 2 == 0

@@ -129,7 +129,7 @@ EDITED = {
     "engine/decoder.py": RESAMPLED,
     "engine/grouped_decoder.py": RESAMPLED,
     "engine/llama.py": RESAMPLED,
-    "tasks/grading.py": RETRAINED | {"evaluate": 4} | REPORTED_ANEW,
+    "grading/grader.py": RETRAINED | {"evaluate": 4} | REPORTED_ANEW,
     "config/evaluation.py": {"evaluate": 4} | REPORTED,
     "data/problems.py": EVERYTHING,
     # What fetches concerns nothing that was made here.

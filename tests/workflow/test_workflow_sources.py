@@ -94,7 +94,7 @@ def test_no_job_that_makes_results_depends_on_drawing_code(finished: Finished) -
 
 def test_training_depends_on_the_method_and_what_runs_it() -> None:
     files = {path.relative_to(PACKAGE).as_posix() for path in source_files("nested_reft.commands.train")}
-    assert {"core/loss.py", "engine/llama.py", "training/step.py", "tasks/grading_worker.py", "runtime/seeding.py",
+    assert {"core/loss.py", "engine/llama.py", "training/step.py", "grading/worker.py", "runtime/seeding.py",
             "cli.py", "__init__.py", "core/__init__.py"} <= files  # fmt: skip
     assert not {"core/__main__.py", "training/pretrain.py", "evaluation/exact.py", "data/hub.py"} & files
 

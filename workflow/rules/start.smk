@@ -8,28 +8,28 @@ name_user()
 
 REPORT_RULES = ("collect", "presentation_tables", "claims", "figure", "page")
 
-WARM = (
-    warm.address_of(os.getpid())
-    if workflow.is_main_process
-    and workflow.local_exec
-    and not workflow.deployment_settings.deployment_method
-    and sys.platform == "linux"
-    and os.environ.get(warm.VARIABLE) != warm.OFF
-    else None
-)
-shell.prefix(
-    f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
-    + (f"export {warm.VARIABLE}={shlex.quote(str(WARM))}; " if WARM else "")
-)
+shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 
 def start_warm():
     """Start the process that jobs are forked from, if there are several that compute or several of the report."""
+    if (
+        not (workflow.is_main_process and workflow.local_exec)
+        or workflow.deployment_settings.deployment_method
+        or workflow.touch
+        or sys.platform != "linux"
+        or os.environ.get(warm.VARIABLE) == warm.OFF
+    ):
+        return
     waiting = list(workflow.dag.needrun_jobs())
     # Every rule that imports torch has the resource `gpu`, on a CPU as 0.
-    computing = sum(job.resources.get("gpu") is not None for job in waiting)
-    reporting = sum(job.rule.name in REPORT_RULES for job in waiting)
-    if WARM and max(computing, reporting) > 1 and not workflow.touch:
-        log = Path(RESULTS) / "logs/warm.log"
-        command = "train" if computing else "figure"
-        warm.start(WARM, log, CONFIG.threads_per_job, command)
+    computing = sum(job.resources.get("gpu") is not None for job in waiting) > 1
+    reporting = sum(job.rule.name in REPORT_RULES for job in waiting) > 1
+    packages = (
+        *(warm.COMPUTING if computing else ()),
+        *(warm.REPORTING if reporting else ()),
+    )
+    if packages:
+        os.environ[warm.VARIABLE] = warm.start(
+            Path(RESULTS) / "logs/warm.log", CONFIG.threads_per_job, packages
+        )

@@ -11,11 +11,11 @@ from nested_reft.config.run import STAGES
 from nested_reft.config.strict import parse
 from nested_reft.data.records import read_problems
 from nested_reft.evaluation.evaluate import evaluate
+from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.rollouts.samplers import rollout_engine
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
-from nested_reft.tasks.grading import timeouts
 
 
 def run(options: argparse.Namespace) -> None:

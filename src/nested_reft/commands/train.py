@@ -14,6 +14,7 @@ from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import read_problems
+from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, save_policy, select_device
 from nested_reft.rollouts.samplers import engine_name, rollout_engine
 from nested_reft.rollouts.stored_influence import load_influence
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
         write_metrics(options.metrics, done.metrics)
         alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
         manifest = build_manifest(options.settings, settings_hash(options.settings), wall_seconds=done.seconds,
-                                  rollout_engine=engine_name(settings.vllm), alarms=alarms)  # fmt: skip
+                                  rollout_engine=engine_name(settings.vllm), alarms=alarms,
+                                  answers_cut_off=timeouts())  # fmt: skip
         write_json(options.manifest, manifest)
         if alarms:
             steps = len({alarm["step"] for alarm in alarms})

@@ -11,12 +11,12 @@ import torch
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.warmup import WarmupSettings
 from nested_reft.data.records import DataError, read_problems
+from nested_reft.grading.grader import grade
 from nested_reft.rollouts.policy import load_policy, save_policy, select_device
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
-from nested_reft.tasks.grading import grade
 from nested_reft.training.checkpoint import CheckpointKey, remove_checkpoints, run_lock
 from nested_reft.training.stopping import stop_on_signals
 from nested_reft.training.warmup import encode_solutions, warm_up

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Prompt, Sampling
@@ -46,3 +47,4 @@ class EvaluateSettings(Strict):
     device: str
     vllm: Vllm | None = None
     """None if the sampler of this package writes the completions."""
+    reward: Reward = Reward()

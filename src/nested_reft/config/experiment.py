@@ -20,6 +20,7 @@ from nested_reft.config.nestability import Nestability
 from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
+from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm, refuse_truncation
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
@@ -60,6 +61,8 @@ class Config(Strict):
     """One run per seed; none negative, none twice. An interval over seeds needs two."""
     prompt: Prompt
     """How a question becomes a prompt, for all models."""
+    reward: Reward = Reward()
+    """Which answers are right."""
     pretraining: Pretraining | None = None
     """How models with `source: scratch` are made; required if there is one."""
     warmup: Warmup | None = None

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nested_reft.config.method import Corrections, Strategy
+from nested_reft.config.reward import Reward
 from nested_reft.config.sampling import ModelJob, Sampling
 from nested_reft.config.strict import Positive, Strict
 
@@ -53,6 +54,7 @@ class OnPolicySettings(ModelJob):
     sampling: Sampling
     problems_per_micro_batch: int | None
     gradient_checkpointing: bool
+    reward: Reward = Reward()
 
 
 class GradientSettings(OnPolicySettings):

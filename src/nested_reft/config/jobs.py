@@ -75,6 +75,7 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
         training=config.training,
         params=config.corrections[run.correction].params,
         prompt=config.prompt,
+        reward=config.reward,
         device=config.device,
         vllm=vllm_of(config),
         adapt=Adaptation(target_ess=choice.target_ess, ess_batches=choice.ess_batches) if adapts else None,
@@ -92,6 +93,7 @@ def evaluate_settings(
         benchmarks=benchmarks,
         evaluation=config.evaluation,
         prompt=config.prompt,
+        reward=config.reward,
         dtype=config.training.dtype,
         device=config.device,
         vllm=vllm and vllm.model_copy(update={"sleep": False}),  # there are no updates
@@ -138,6 +140,7 @@ def on_policy_settings(config: Config, size: str) -> OnPolicySettings:
         sampling=_part(Sampling, config.training),
         problems_per_micro_batch=config.training.problems_per_micro_batch,
         gradient_checkpointing=config.training.gradient_checkpointing,
+        reward=config.reward,
     )
 
 
@@ -162,6 +165,7 @@ def nestability_settings(config: Config, size: str, stage: str, skip: int) -> Ne
         border=config.training.border,
         nestability=_part(NestabilityMeasurement, config.nestability),
         sampling=_part(Sampling, config.training),
+        reward=config.reward,
     )
 
 

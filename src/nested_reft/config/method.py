@@ -107,7 +107,8 @@ class LayerChoice(Strict):
 
     strategies: tuple[Strategy, ...] = Field(("uniform",), min_length=1)
     """All runs use the first; the others are compared with it in one cell of the grid; no value twice.
-    `core/layer_selection.py` has the formulas; `uniform` is the paper's."""
+    `core/layer_selection.py` has the formulas; `uniform` is our reading of the paper's "dynamic layer skipping
+    per batch"."""
     skip: Percent | None = None
     """The skip setting of the comparison, one of `skips`; required with more than one strategy."""
     correction: Correction | None = None

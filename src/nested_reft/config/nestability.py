@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from nested_reft.config.method import Strategy
+from nested_reft.config.reward import Reward
 from nested_reft.config.sampling import ModelJob, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.core.layer_selection import SELECTIONS
@@ -52,3 +53,4 @@ class NestabilitySettings(ModelJob):
     border: int
     nestability: NestabilityMeasurement
     sampling: Sampling
+    reward: Reward = Reward()

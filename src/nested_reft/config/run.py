@@ -29,7 +29,7 @@ class Run(Strict):
 
     @property
     def rollout(self) -> str:
-        """How the rollouts are made, as a part of the path: `skip25` (uniform, as in the paper), `skip25-static`."""
+        """How the rollouts are made, as a part of the path: `skip25` (uniform), `skip25-static`."""
         return f"skip{self.skip}" if self.strategy == "uniform" else f"skip{self.skip}-{self.strategy}"
 
     @property

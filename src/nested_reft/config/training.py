@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import Run
 from nested_reft.config.sampling import Prompt, Sampling
@@ -78,7 +79,8 @@ class Training(Sampling):
     problems_per_micro_batch: Positive | None = None
     """Problems per backward pass; lower it to save memory; null: all of a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of matrix products, and of the weights in evaluation and throughput; elsewhere weights are float32."""
+    """Type of matrix products, of weights in evaluation and throughput, and of frozen ones (`lora`); other weights
+    are float32."""
     gradient_checkpointing: bool = False
     """Activation checkpointing: the backward pass recomputes each layer; less memory, a third more work."""
     lora: Lora | None = None
@@ -128,3 +130,5 @@ class TrainSettings(Strict):
     def key(self) -> str:
         """Hash of everything that the run depends on; checkpoints of other settings are not continued."""
         return settings_hash(self.canonical_json())
+
+    reward: Reward = Reward()

@@ -46,7 +46,7 @@ def count_and_eligible(num_layers: int, skip_percent: int, border: int) -> tuple
 def draw_skipped_layers(
     num_layers: int, skip_percent: int, border: int = 1, generator: torch.Generator | None = None
 ) -> tuple[int, ...]:
-    """Draw the layers to leave out, uniformly without replacement from the eligible ones: the paper's draw.
+    """Draw the layers to leave out, uniformly without replacement from the eligible ones, as we read the paper.
 
     Args:
         num_layers: L, the decoder layers of the target.
@@ -188,7 +188,7 @@ def _least(choice: Choice, count: int) -> Sequence[int]:
 
 for _entry in (
     Selection("uniform", lambda c: _drawn(c, c.batch_seed),
-              "drawn without replacement, again for each batch", "Nested-ReFT"),
+              "drawn without replacement, again for each batch", "Nested-ReFT, as we read it"),
     Selection("contiguous", lambda c: _spaced(c, 1),
               "a run of k, its start drawn for each batch", "Gromov et al. 2024 (a block)"),
     Selection("alternate", lambda c: _spaced(c, 2),

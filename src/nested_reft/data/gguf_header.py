@@ -158,5 +158,5 @@ def _check_tensors(reader: Any, architecture: str, name: str) -> None:
         except NotImplementedError:
             raise DataError(
                 f"{name}: {tensor.name} has the type {kind.name}, which the package gguf cannot dequantise; take a "
-                "file of another type, such as Q8_0, or upgrade: pip install --upgrade 'nested-reft[gguf]'"
+                "file of another type, such as Q8_0, or upgrade: pip install --upgrade gguf"
             ) from None

@@ -9,11 +9,11 @@ from typing import Any
 from nested_reft.config.evaluation import EvaluateSettings, Evaluation
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
+from nested_reft.grading.grader import grade
 from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.prompts import encode_prompts, render_prompt
 from nested_reft.rollouts.samplers import Sampler
 from nested_reft.runtime.seeding import derive_seed
-from nested_reft.tasks.grading import grade
 
 EXAMPLES = 3  # problems whose first completions are kept as text, for people to read
 
@@ -46,8 +46,8 @@ def evaluate(
         for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
             item: dict[str, Any] = {
                 "id": problem.id,
-                "greedy": grade(greedy_texts[0], problem.answer),
-                "sampled": [grade(text, problem.answer) for text in sampled_texts],
+                "greedy": grade(greedy_texts[0], problem.answer, settings.reward.answer),
+                "sampled": [grade(text, problem.answer, settings.reward.answer) for text in sampled_texts],
             }
             if len(items) < EXAMPLES:
                 example = {

@@ -224,7 +224,7 @@ def _estimates(
             max_new_tokens=settings.max_new_tokens,
             seed=derive_seed("gradients", options.seed, numbers, batch.number),
         )
-    rewards = rollout_rewards(policy, rollout, batch.problems)
+    rewards = rollout_rewards(policy, rollout, batch.problems, settings.reward)
     # Another context: weights that were cast to sample may have lost their gradient.
     with compute_dtype(policy.model, settings.dtype):
         return estimate_gradients(policy.model, rollout, rewards, objectives, settings, coordinates)

@@ -66,7 +66,7 @@ def measure_nestability(
                 {
                     "skipped_layers": list(skipped),
                     "tokens": int(rollout.mask.sum()),
-                    "reward": rollout_rewards(policy, rollout, batch.problems).mean().item(),
+                    "reward": rollout_rewards(policy, rollout, batch.problems, settings.reward).mean().item(),
                     **{key: distances[key] for key in MEASURED},
                 }
             )

@@ -18,7 +18,7 @@ PACKAGE = "nested_reft"
 ROOT = Path(__file__).parents[1]
 STARTS_EVERY_JOB = "nested_reft.cli"
 # Modules that another one runs as a script in a separate process, without importing them.
-SCRIPTS = {"nested_reft.tasks.symbolic": "nested_reft.tasks.grading_worker"}
+SCRIPTS = {"nested_reft.grading.formulas": "nested_reft.grading.worker"}
 
 
 def source_files(*modules: str) -> list[Path]:

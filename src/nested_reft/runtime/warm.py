@@ -1,40 +1,48 @@
 """Jobs that start in a moment: a warm process imports the large packages once, and forks for each job.
 
-The imports take five seconds of processor time (two for the report), and most jobs of a small experiment compute for
-less. Snakemake's main
-process starts the warm process with the first job and names its socket in `NESTED_REFT_WARM`; `nested-reft` hands its
-arguments, environment, working directory and streams over, and stays as the job's stand-in: it passes on signals, and
-ends as the job ends. If there is no warm process, or it cannot be reached, the job runs in the process of its own that
-it would have anyway.
+The imports take five seconds of processor time, and most jobs of a small experiment compute for less.
 
-Only packages of others are imported before the fork, so a job runs the sources that are there when it starts. What may
-not be shared between jobs is renewed: random states of `random` and numpy. The warm process ends with Snakemake, and
-the jobs of a warm process that is killed end with it; if a stand-in is killed, so is its job.
+1. Snakemake starts the warm process (`start`) and puts the address of its socket in `NESTED_REFT_WARM`.
+2. A job's command, the *client*, connects to it (`run_warm`) and sends its output streams, then one line of JSON: what
+   to call, arguments, environment and working directory.
+3. The warm process forks a *keeper* for the client and is ready for the next one (`serve`). Only the keeper reads what
+   a client sends, so a bad client harms no other.
+4. The keeper answers with one byte, forks the job, passes signals of the client on to it, and sends its exit code, with
+   which the client ends (`_keep`). If client, keeper or job is killed, the other two end too.
+
+A client that gets no answer runs its job in its own process, as it would without a warm process. If the warm process
+is killed, jobs that have started go on. The socket is in a
+folder that only its user can enter, and both ends ask the kernel whose process the other one is: a client hands over
+its environment, in which there may be tokens. Only packages of others are imported before the fork, so a job runs the
+sources that are there when it starts.
 """
 
 from __future__ import annotations
 
-import array
 import atexit
 import contextlib
 import ctypes
 import gc
 import json
 import os
-import selectors
+import pkgutil
+import select
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
-import traceback
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any
 
 VARIABLE = "NESTED_REFT_WARM"
+OFF = "off"  # the value of the variable with which a user turns this off
 # What takes the time. `transformers` and `pydantic` alone import nothing, they do so name by name.
 SETTINGS = ("pydantic.main", "pydantic.types", "pydantic.functional_validators")
 COMPUTING = (*SETTINGS, "torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2",
@@ -42,59 +50,55 @@ COMPUTING = (*SETTINGS, "torch", "transformers.models.auto.modeling_auto", "tran
              "transformers.convert_slow_tokenizer", "transformers.integrations.mistral", "grimp")  # fmt: skip
 REPORTING = (*SETTINGS, "pandas", "scipy.stats", "seaborn", "matplotlib.backends.backend_pdf",
              "matplotlib.backends.backend_svg")  # fmt: skip
-# The sub-commands that are forked, and what each needs.
-PACKAGES = {
-    **dict.fromkeys(
-        ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "on-policy-gradients", "gradients",
-         "influence", "nestability"), COMPUTING,
-    ),
-    **dict.fromkeys(("collect", "tables", "claims", "figure", "page"), REPORTING),
-}  # fmt: skip
-STREAMS = (0, 1, 2)
+SERVE = "import sys; from nested_reft.runtime import warm; warm.serve(int(sys.argv[1]), sys.argv[2:])"
+STREAMS = (1, 2)  # output and errors; a job reads no input
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-SERVE = (
-    "import sys, nested_reft.runtime.warm as warm; address, parent, command = sys.argv[1:];"
-    "warm.serve(warm.Path(address), int(parent), command)"
-)
-OFF = "off"  # the value of the variable with which a user turns this off
+LONGEST_LINE = 1 << 24  # characters; Linux allows far less for arguments and environment
+POLL_SECONDS = 1.0  # between two looks at whether Snakemake has ended
 PR_SET_PDEATHSIG = 1
-POLL_SECONDS = 1.0  # between two looks at whether the parent has ended
 
 
-# --- the stand-in
+def _is_ours(link: socket.socket) -> bool:
+    """Whether the process at the other end is of this user."""
+    process_user_group = struct.Struct("iII")
+    credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, process_user_group.size)
+    return bool(process_user_group.unpack(credentials)[1] == os.geteuid())
 
 
-def run_warm(arguments: Sequence[str]) -> int | None:
-    """Have a warm process run this command, and return its exit code; None if there is none to do so.
+# --- the client
+
+
+def run_warm(function: str, arguments: Sequence[str]) -> int | None:
+    """Have the warm process call a function, "module:name", and return its exit code; None if there is none to do so.
 
     If a signal ended the job, the same one ends this process.
     """
-    address = os.environ.get(VARIABLE)
-    if not address or address == OFF or not arguments or arguments[0] not in PACKAGES:
+    address = os.environ.get(VARIABLE, OFF)
+    if address in ("", OFF):
         return None
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with link:
+    environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
+    job = {"function": function, "arguments": list(arguments), "environment": environment, "folder": os.getcwd()}
+    with socket.socket(socket.AF_UNIX) as link:
         try:
             link.connect(address)
-            environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
-            job = {"arguments": list(arguments), "environment": environment, "folder": os.getcwd()}
-            number = _number(_hand_over(link, job))
+            if not _is_ours(link):
+                return None
+            socket.send_fds(link, [b"\n"], STREAMS)
+            link.sendall(json.dumps(job).encode() + b"\n")
+            if not link.recv(1):
+                return None
         except OSError:
-            return None
-        if number is None:
             return None
 
         def pass_on(received: int, _: FrameType | None) -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, received)
+            with contextlib.suppress(OSError):
+                link.send(bytes([received]))
 
-        before = {name: signal.signal(name, pass_on) for name in PASSED_ON}
-        status = _number(link)
-        for name, handler in before.items():
-            signal.signal(name, handler)
-    if status is None:  # the warm process was killed, and the job with it
-        status = signal.SIGKILL
-    code = os.waitstatus_to_exitcode(status)
+        for number in PASSED_ON:
+            signal.signal(number, pass_on)
+        code = -signal.SIGKILL  # if no code comes: the keeper was killed, and the job with it
+        with contextlib.suppress(ConnectionError, ValueError):
+            code = int(link.recv(16))
     if code < 0:
         with contextlib.suppress(OSError):  # of SIGKILL, which has no other handler
             signal.signal(-code, signal.SIG_DFL)
@@ -102,178 +106,97 @@ def run_warm(arguments: Sequence[str]) -> int | None:
     return code
 
 
-def _hand_over(link: socket.socket, job: Mapping[str, object]) -> socket.socket:
-    """Send the job, whose text can be longer than a packet, in a file of its own beside the streams."""
-    text = os.memfd_create("job")
-    try:
-        with os.fdopen(os.dup(text), "w", encoding="utf-8") as file:
-            json.dump(job, file)
-        descriptors = array.array("i", [text, *STREAMS])
-        link.sendmsg([b"job"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-    finally:
-        os.close(text)
-    return link
-
-
-def _number(link: socket.socket) -> int | None:
-    """The next number from the warm process; None if it is gone."""
-    try:
-        packet = link.recv(64)
-    except ConnectionError:
-        return None
-    return int(packet) if packet else None
-
-
 # --- the warm process
 
 
-def address_of(process: int) -> Path:
-    """Where the warm process of Snakemake's main process listens."""
-    return Path(tempfile.gettempdir()) / f"nested-reft-warm-{os.getuid()}-{process}"
+def start(log: Path, threads: int, packages: Sequence[str]) -> str:
+    """Start a warm process, which ends with this one, and return its address, or "" if it did not start.
 
-
-def start(address: Path, log: Path, threads: int, command: str) -> None:
-    """Start a warm process that listens at `address` and ends with this process; its own messages go to `log`.
-
-    What `command` needs is imported at once, what others need when the first of their jobs arrives.
+    Messages of it and of keepers go to `log`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     # As Snakemake sets them for a job; the libraries read them when they are imported.
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "GOTO")}
     with log.open("wb") as file:
-        subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(address), str(os.getpid()), command],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env={**os.environ, **limits},
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(os.getpid()), *packages], env={**os.environ, **limits},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, start_new_session=True, text=True,
         )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout as lines:
+        return lines.readline().strip()
 
 
-def serve(
-    address: Path, parent: int, command: str, packages: Mapping[str, Sequence[str]] = MappingProxyType(PACKAGES)
-) -> None:
-    """Fork for each job that arrives, until `parent` has ended and no job is left."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        # Listening comes first: a job that arrives while this process imports waits for it, and for no second import.
-        listener.bind(str(address))
-        try:
+def serve(parent: int, packages: Sequence[str]) -> None:
+    """Print the address, import packages, and fork a keeper for each client until the process `parent` has ended."""
+    from multiprocessing import get_context  # here, as a client needs none of it
+
+    folder = tempfile.mkdtemp(prefix="nested-reft-", dir="/tmp")  # mode 0700; TMPDIR can be too long for a socket
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{folder}/socket")
+            # Listening comes first: a client that arrives while this process imports waits.
             listener.listen(128)
-            server = _Server(listener, parent, packages)
-            server.import_packages(command)
-            server.run()
-        finally:
-            address.unlink(missing_ok=True)
-
-
-class _Server:
-    """Its selector watches the listener, the link to each stand-in and the end of each job."""
-
-    def __init__(self, listener: socket.socket, parent: int, packages: Mapping[str, Sequence[str]]) -> None:
-        self._listener, self._parent, self._packages = listener, parent, packages
-        self._links: dict[int, socket.socket] = {}  # by the job's process
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ)
-
-    def import_packages(self, command: str) -> None:
-        """Import what a command needs and is not here yet."""
-        if missing := [name for name in self._packages.get(command, ()) if name not in sys.modules]:
-            for name in missing:
+            print(f"{folder}/socket", flush=True)
+            os.dup2(2, 1)
+            for name in packages:
                 with contextlib.suppress(ImportError):  # the job says so itself
                     import_module(name)
-            _fill_tables()
             gc.collect()
             gc.freeze()  # or the collector's marks would copy pages that jobs share
+            while os.getppid() == parent:
+                if select.select([listener], [], [], POLL_SECONDS)[0]:
+                    with contextlib.suppress(OSError):  # such as a fork that fails: the client does without
+                        link, _ = listener.accept()
+                        with link:
+                            if _is_ours(link):
+                                get_context("fork").Process(target=_keep, args=(listener, link)).start()
+    finally:
+        shutil.rmtree(folder)
 
-    def run(self) -> None:
-        """Serve until the parent has ended and no job is left."""
-        while self._links or os.getppid() == self._parent:
-            for key, _ in self._selector.select(POLL_SECONDS):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif isinstance(key.fileobj, int):
-                    self._end(key.data, key.fileobj)
-                else:  # a stand-in says nothing: it was killed
-                    self._selector.unregister(key.fileobj)
-                    os.kill(key.data, signal.SIGKILL)
 
-    def _accept(self) -> None:
-        link, _ = self._listener.accept()
-        text, *streams = _received(link)
-        with os.fdopen(text, encoding="utf-8") as file:
-            file.seek(0)
-            job = json.load(file)
-        self.import_packages(job["arguments"][0])
-        number = os.fork()
-        if number == 0:
-            self._selector.close()
-            for other in (self._listener, link, *self._links.values()):
-                other.close()
-            _run_job(job, streams)
-        for descriptor in streams:
-            os.close(descriptor)
-        self._links[number] = link
-        self._selector.register(link, selectors.EVENT_READ, number)
-        self._selector.register(os.pidfd_open(number), selectors.EVENT_READ, number)
+def _keep(listener: socket.socket, link: socket.socket) -> None:
+    """Fork the job of a client, pass signals on to it, and tell the client how it ended. Runs in a process of its own,
+    which ends with a traceback if the client sends anything else.
+    """
+    from multiprocessing import get_context
+
+    listener.close()
+    streams = dict(zip(STREAMS, socket.recv_fds(link, 1, len(STREAMS))[1], strict=True))
+    with link.makefile(encoding="utf-8") as lines:
+        job = json.loads(lines.readline(LONGEST_LINE))
+    link.sendall(b"\n")  # before the job starts: then no job is run twice
+    process = get_context("fork").Process(target=_run_job, args=(job, streams, link, os.getpid()))
+    process.start()
+
+    def pass_on() -> None:
         with contextlib.suppress(OSError):
-            link.send(str(number).encode())
+            while received := link.recv(1):
+                os.kill(process.pid, received[0])  # type: ignore[arg-type]
+        process.kill()  # the client was killed
 
-    def _end(self, number: int, descriptor: int) -> None:
-        _, status = os.waitpid(number, 0)
-        self._selector.unregister(descriptor)
-        os.close(descriptor)
-        link = self._links.pop(number)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(link)
-        with contextlib.suppress(OSError):
-            link.send(str(status).encode())
-        link.close()
+    threading.Thread(target=pass_on, daemon=True).start()
+    process.join()
+    with contextlib.suppress(OSError):
+        link.sendall(str(process.exitcode).encode())
 
 
-def _fill_tables() -> None:
-    """Let transformers compile the names of all models' weights, which it does when it loads the first one."""
-    names = sys.modules.get("transformers.conversion_mapping")
-    if fill := getattr(names, "get_checkpoint_conversion_mapping", None):  # not a name that is promised to stay
-        fill("")
-
-
-def _received(link: socket.socket) -> Sequence[int]:
-    """The descriptors that came with a job: its text, and its streams."""
-    descriptors = array.array("i")
-    _, ancillary, *_ = link.recvmsg(16, socket.CMSG_SPACE(descriptors.itemsize * (1 + len(STREAMS))))
-    for _, _, data in ancillary:
-        descriptors.frombytes(data)
-    return descriptors.tolist()
-
-
-def _run_job(job: Mapping[str, Any], streams: Sequence[int]) -> None:
-    """Become the job, in the process that was forked for it. Does not return."""
-    code = 1
+def _run_job(job: Mapping[str, Any], streams: Mapping[int, int], link: socket.socket, keeper: int) -> None:
+    """Become the job, in the process that was forked for it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != keeper:  # it was killed before the line above
+        return
+    link.close()
+    for target, source in streams.items():
+        os.dup2(source, target)
+        os.close(source)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    sys.argv = ["nested-reft", *job["arguments"]]
+    if "numpy" in sys.modules:  # a state that would be the same in each job; the one of `random` is renewed by a fork
+        sys.modules["numpy"].random.seed()
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        for target, source in zip(STREAMS, streams, strict=True):
-            os.dup2(source, target)
-            os.close(source)
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-        os.chdir(job["folder"])
-        os.environ.clear()
-        os.environ.update(job["environment"])
-        sys.argv = ["nested-reft", *job["arguments"]]
-        _renew_random_states()
-        # By name, and only here: the sources are read when the job starts.
-        code = import_module("nested_reft.cli").main(job["arguments"])
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
+        sys.exit(pkgutil.resolve_name(job["function"])(job["arguments"]))
     finally:
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _renew_random_states() -> None:
-    import random
-
-    random.seed()
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()

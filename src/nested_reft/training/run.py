@@ -118,7 +118,7 @@ def train(
 
         def reward(rollout: Rollout, share: slice, batch_problems: Sequence[Problem] = batch_problems) -> Tensor:
             with world.raise_on_all_ranks():
-                rewards = rollout_rewards(policy, rollout, batch_problems[share])
+                rewards = rollout_rewards(policy, rollout, batch_problems[share], settings.reward)
             return rewards
 
         max_skipped = max_skipped_layers(run, settings.adapt, num_layers, progress.metrics)

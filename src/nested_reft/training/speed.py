@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nested_reft.config.reward import Reward
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.core.rollout import Rollout
@@ -65,7 +66,7 @@ def measure_steps(
 
         def reward(rollout: Rollout, share: slice) -> Tensor:
             with world.raise_on_all_ranks():
-                graded = rollout_rewards(endless, rollout, batch[share])
+                graded = rollout_rewards(endless, rollout, batch[share], Reward())
             return (torch.arange(graded.numel()) % 2).view_as(graded).to(graded)
 
         clock = PhaseClock(policy.model.device)

@@ -9,7 +9,7 @@ import sys
 
 
 def _record() -> None:
-    # Not by a stand-in of a job that a warm process runs: it imports no command.
+    # Not by the client of a job that a warm process runs: it imports no command.
     if os.path.basename(sys.argv[0]) == "nested-reft" and any("nested_reft.commands." in name for name in sys.modules):
         modules = sorted(name for name in sys.modules if name.split(".")[0] == "nested_reft")
         path = os.path.join(os.environ["NESTED_REFT_RECORD"], f"{os.getpid()}.json")

@@ -48,7 +48,11 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     write_latex(root, "claims", claims_page(texts.drop(columns=["figure", "command"])))
     names = texts.assign(figure=[Path(figure).stem for figure in texts["figure"]])
     write_table_html(root / "tables/claims.html", claims_page(names.drop(columns="command")))
-    texts["figure"] = [f"[{Path(f).stem}](../{f})" for f in texts["figure"]]
+    # A reference run keeps no figure of what was not run, so nothing may link to it.
+    texts["figure"] = [
+        "" if verdict == "not run" else f"[{Path(figure).stem}](../{figure})"
+        for figure, verdict in zip(texts["figure"], texts["verdict"], strict=True)
+    ]
     texts["command"] = [f"`{command}`" for command in texts["command"]]
     write_markdown(root, "claims", claims_page(texts))
 

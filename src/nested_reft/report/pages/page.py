@@ -19,7 +19,7 @@ from nested_reft.report.tidy import write_table
 MOST_LINES = 30
 # A column with longer texts is set as paragraphs.
 LONGEST_LINE = 40
-# In pandas' LaTeX dialect of CSS. The colours are the paper's; weight and slant tell them apart in grey.
+# In pandas' LaTeX dialect of CSS. The colours are assumed to be the paper's; weight and slant tell them apart in grey.
 LARGEST, SMALLEST = "cellcolor:{green!25}; textbf:--rwrap", "cellcolor:{red!25}; textit:--rwrap"
 LEGEND = "Largest value green and bold, smallest red and italic"
 

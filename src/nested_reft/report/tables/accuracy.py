@@ -38,7 +38,7 @@ def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFr
 
 
 def accuracy_page(table: pd.DataFrame, config: Config, metric: str) -> Page:
-    """The accuracy table as one per fine-tuning data set, with the benchmarks' extremes marked as in the paper."""
+    """The accuracy table as one per fine-tuning data set, with the benchmarks' extremes marked."""
     role = "headline" if metric == config.evaluation.headline else "second"
     tables = tuple(
         (f"Fine-tuning on {dataset}", table[table["dataset"] == dataset].drop(columns="dataset"))

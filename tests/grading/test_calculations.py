@@ -8,9 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nested_reft.tasks import symbolic
-from nested_reft.tasks.answers import Number, as_calculation, as_number, certainly_not
-from nested_reft.tasks.grading import grade
+from nested_reft.grading import formulas
+from nested_reft.grading.compare import NO_FORMULA
+from nested_reft.grading.exact import Number, calculation
+from nested_reft.grading.grader import grade
+from nested_reft.grading.spelling import quantity
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ from nested_reft.tasks.grading import grade
     ],
 )
 def test_value_of_a_calculation(text: str, value: Fraction) -> None:
-    assert as_calculation(text) == Number(Fraction(value))
+    assert calculation(text) == Number(Fraction(value))
 
 
 @pytest.mark.parametrize(
@@ -40,12 +42,12 @@ def test_value_of_a_calculation(text: str, value: Fraction) -> None:
     ["", "5 / 0", "3 +", "* 3", "(3", "3)", "()", "3 4", "2 (3)", "2^3", "x + 1", "3 = 3", "1,000 + 1", "5. + 1"],
 )
 def test_everything_else_is_left_to_others(text: str) -> None:
-    assert as_calculation(text) is None
+    assert calculation(text) is None
 
 
 def test_deep_nesting_is_no_calculation_and_no_error() -> None:
-    assert as_calculation("(" * 100_000 + "1" + ")" * 100_000) is None
-    assert as_calculation("(" * 49 + "1" + ")" * 49) == Number(Fraction(1))
+    assert calculation("(" * 100_000 + "1" + ")" * 100_000) is None
+    assert calculation("(" * 49 + "1" + ")" * 49) == Number(Fraction(1))
 
 
 NUMBERS = st.one_of(st.integers(0, 99).map(str), st.decimals(0, 9, places=2).map(str))
@@ -63,47 +65,45 @@ CALCULATIONS = st.recursive(
 @given(CALCULATIONS, st.integers(-9, 9))
 @example("2 - 3 / 4 * 2", 0)
 def test_the_worker_finds_the_same_value(text: str, off: int) -> None:
-    number = as_calculation(text)
+    number = calculation(text)
     if number is not None:
         value = number.value + off
         written = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-        assert symbolic.equivalent(text, written).equal == (off == 0)
+        assert formulas.equivalent(text, written).equal == (off == 0)
 
 
 PIECES = st.sampled_from(
-    ["7", "0", "12", "them", "of", "ii", "x", "i", "e", "sin", "->", "-", "+", "=", "<", r"\times", "(", ".", "?"]
+    ["7", "0", "12", "them", "of", "x", "i", "e", "sin", "->", "-", "+", "=", "<", r"\times", "(", ".", "?"]
 )
 
 
-@given(st.lists(PIECES, min_size=1, max_size=5).map(" ".join), st.integers(-3, 12))
+@given(st.lists(PIECES, min_size=1, max_size=5).map(" ".join), st.integers(1, 12))
 @example("15 - 4 ->", 11)
 @example("81 40", 40)
-@example("0 them", 0)
-@example("ii", -1)
-def test_what_certainly_is_not_a_number_is_not_for_the_worker_either(text: str, value: int) -> None:
-    if as_number(text) is None and certainly_not(text, Number(Fraction(value))):
-        assert not symbolic.equivalent(text, rf"\frac{{{value}}}{{1}}").equal
+def test_what_is_no_formula_is_not_for_the_worker_either(text: str, value: int) -> None:
+    if quantity(text) is None and NO_FORMULA.fullmatch(text):
+        assert not formulas.equivalent(text, rf"\frac{{{value}}}{{1}}").equal
 
 
 def test_answers_of_the_default_experiment_start_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right, wrong and cut off: starting the worker takes longer than grading all answers of a job."""
 
-    def refuse(*_: object) -> symbolic.Verdict:
+    def refuse(*_: object) -> formulas.Verdict:
         raise AssertionError("the worker was asked")
 
-    monkeypatch.setattr(symbolic, "equivalent", refuse)
+    monkeypatch.setattr(formulas, "equivalent", refuse)
     endings = {
         "15 + 5 -> 20 #### 20": True,
         "15 + 5 -> 20 #### 21": False,
         "15 + 5 -> 20 * 2 ->": False,
         "15 + 5 -> 20 -": False,
-        "13 + 4 -> 17 -> 16 -> 20": False,
+        "13 + 4 -> 17 -> 16 -> 20": True,
         "#### ( 15 + 5 )": True,
         "#### ( 15 - 5 )": False,
         "81 40": False,
         "them": False,
         "a": False,
-        ". 20": False,
+        ". 20": True,
         "how many shells now ?": False,
         "lie 21": False,
     }

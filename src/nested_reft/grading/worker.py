@@ -1,12 +1,12 @@
-"""The process behind `symbolic`: reads lines of JSON, `[found, expected, places, limit]`, and answers each with
+"""The process behind `formulas`: reads lines of JSON, `[found, expected, places, limit]`, and answers each with
 `[equal, seconds]`, its seconds of processor time.
 
 A forked child answers. If it reaches the limit, the kernel ends it, `equal` is null, and another child is forked, which
 has everything imported already.
 
-Equality is math-verify's, with two exceptions. Rational functions are compared by their exact difference, which is
-faster. And two expressions that differ at a point by more than the error of their values are different, however close
-they are: math-verify takes any difference below its precision for none, as between 1/2004! and 1/2006!.
+Equality is math-verify's, but two expressions that differ at a point by more than the error of their values are
+different, however close they are: math-verify takes any difference below its precision for none, as between 1/2004!
+and 1/2006!.
 
 Run as a script. Formulas go through the LaTeX grammar that math-verify uses; its reader for plain expressions,
 which ends in Python's `eval`, is not used.
@@ -24,110 +24,63 @@ import time
 from functools import lru_cache
 from typing import TextIO
 
+import sympy as sp  # type: ignore[import-untyped]
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
-from sympy import (  # type: ignore[import-untyped]
-    Abs,
-    Add,
-    Basic,
-    Expr,
-    Float,
-    I,
-    MatrixBase,
-    Mul,
-    NumberSymbol,
-    Pow,
-    Rational,
-    Symbol,
-    factorial,
-    log,
-    nan,
-    oo,
-    preorder_traversal,
-    zoo,
-)
 from sympy.core.expr import UnevaluatedExpr  # type: ignore[import-untyped]
-from sympy.core.numbers import ImaginaryUnit  # type: ignore[import-untyped]
 from sympy.functions.elementary.exponential import ExpBase  # type: ignore[import-untyped]
 from sympy.functions.elementary.trigonometric import (  # type: ignore[import-untyped]
     InverseTrigonometricFunction,
     TrigonometricFunction,
 )
 
-# 10^{10^{10}} must fail here, not take the machine's memory.
-MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 4 * 2**30  # 10^{10^{10}} must fail here, not take the machine's memory
 # Digits of numeric comparison: formulas are exact (decimals become rationals), so more than a float's are meaningful.
 DIGITS = 50
-
-# Larger exponents of a rational function are left to the library: expanded, it would have too many terms.
-LARGEST_POWER = 64
-
+MOST_DIGITS = 1000  # tried until a difference is known to be none or not
 # What an expression may consist of if its value at a point is to be taken.
 ELEMENTARY = (
-    Add, Mul, Pow, Rational, NumberSymbol, ImaginaryUnit, Symbol, UnevaluatedExpr, Abs, factorial, log, ExpBase,
-    TrigonometricFunction, InverseTrigonometricFunction,
+    sp.Add, sp.Mul, sp.Pow, sp.Rational, sp.NumberSymbol, type(sp.I), sp.Symbol, UnevaluatedExpr, sp.Abs, sp.factorial,
+    sp.log, ExpBase, TrigonometricFunction, InverseTrigonometricFunction,
 )  # fmt: skip
 # Expressions that may be equal where both are defined differ at both points: the roots of x - 5 are real at one only.
-POINTS = (Rational(355, 113), Rational(20021, 97))
-# Digits that are tried until a difference is known to be none or not.
-MOST_DIGITS = 1000
-
+POINTS = (sp.Rational(355, 113), sp.Rational(20021, 97))
 # Boxes and units are handled before; the library's list of units has single letters, which are variables here.
 SPELLING = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
-# R and r are two variables.
-SYMBOLS = ConversionConfig(lowercase_symbols=False)
-IMAGINARY = Symbol("i", real=True)
+SYMBOLS = ConversionConfig(lowercase_symbols=False)  # R and r are two variables
 # One question of each kind, since the first of a kind is slow: modules are imported, tables filled.
 WARM_UP = [
-    ("x + 1", r"\frac{2 + 2x}{2}", None),
-    ("a b", r"\frac{355}{113}", 4),
-    (r"\{1, \sqrt{8}\}", r"\{x, 2\sqrt{2}\}", None),
-    (r"(-\infty, 1)", "x < 2", None),
+    ("x + 1", r"\frac{2 + 2x}{2}", None), ("a b", r"\frac{355}{113}", 4),
+    (r"\{1, \sqrt{8}\}", r"\{x, 2\sqrt{2}\}", None), (r"(-\infty, 1)", "x < 2", None),
     (r"\begin{pmatrix} 1 \\ \frac{\pi}{4} \end{pmatrix}", r"\begin{pmatrix} x \\ 2 \end{pmatrix}", None),
-    (r"\int_0^1 x dx", r"x^2 - 1", None),
-    (r"\sin(x) + \sqrt{2}", r"\ln(x) + 3!", None),
-]
+    (r"\int_0^1 x dx", r"x^2 - 1", None), (r"\sin(x) + \sqrt{2}", r"\ln(x) + 3!", None),
+]  # fmt: skip
 
 
 @lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
-def read(text: str) -> Basic | MatrixBase:
+def read(text: str) -> sp.Basic | sp.MatrixBase:
     """The formula with exact decimals, a free `i` being the imaginary unit; raises if the grammar rejects it."""
     formula = latex2sympy(text, is_real=True, normalization_config=SPELLING, conversion_config=SYMBOLS)
-    exact = {value: Rational(str(value)) for value in formula.atoms(Float)}
-    if IMAGINARY in formula.free_symbols:
-        exact[IMAGINARY] = I
-    formula = formula.xreplace(exact) if exact else formula
-    if formula.has(nan, zoo):
+    exact = {value: sp.Rational(str(value)) for value in formula.atoms(sp.Float)}
+    formula = formula.xreplace(exact | {sp.Symbol("i", real=True): sp.I})
+    if formula.has(sp.nan, sp.zoo):
         raise ValueError("undefined")
     return formula
 
 
-def rational_functions_equal(a: Expr, b: Expr) -> bool | None:
-    """Whether two rational functions are equal; None if this cannot be told at once.
-
-    Exact: they differ if their values at one point do, and are equal if the expanded difference is 0.
-    """
-    difference = a - b
-    if not all(_is_rational(part) for part in preorder_traversal(difference)):
-        return None
-    symbols = sorted(difference.free_symbols, key=str)
-    value = difference.xreplace({symbol: Rational(355 + 2 * place, 113) for place, symbol in enumerate(symbols)})
-    if value.is_Rational and value:
-        return False
-    return True if difference.expand() == 0 else None
-
-
-def certainly_different(a: Expr, b: Expr) -> bool:
+def certainly_different(a: sp.Basic, b: sp.Basic) -> bool:
     """Whether two expressions differ at all POINTS by more than the error of their values; false if this is unknown."""
+    if not (isinstance(a, sp.Expr) and isinstance(b, sp.Expr)):
+        return False
     difference = a - b
-    if not all(isinstance(part, ELEMENTARY) for part in preorder_traversal(difference)):
+    if not all(isinstance(part, ELEMENTARY) for part in sp.preorder_traversal(difference)):
         return False
     symbols = sorted(difference.free_symbols, key=str)
     for start in POINTS if symbols else POINTS[:1]:
-        point = {symbol: start + Rational(2 * place, 113) for place, symbol in enumerate(symbols)}
+        point = {symbol: start + sp.Rational(2 * n, 113) for n, symbol in enumerate(symbols)}
         value = difference.evalf(subs=point, maxn=MOST_DIGITS)  # which does not write out 3^{10^{9}}
         parts = [value] if symbols else value.as_real_imag()
         # The precision of a difference of which no digit is known is 1.
@@ -136,35 +89,18 @@ def certainly_different(a: Expr, b: Expr) -> bool:
     return True
 
 
-def different(a: Basic | MatrixBase, b: Basic | MatrixBase) -> bool:
-    """Whether two expressions, or two entries of matrices, are certainly different."""
-    if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
-        return a.shape == b.shape and any(map(certainly_different, a.flat(), b.flat()))
-    return isinstance(a, Expr) and isinstance(b, Expr) and certainly_different(a, b)
-
-
-def _is_rational(part: Basic) -> bool:
-    """Whether a rational function can have this part."""
-    small_power = isinstance(part, Pow) and part.exp.is_Integer and abs(part.exp) <= LARGEST_POWER
-    return small_power or isinstance(part, Symbol | Rational | Add | Mul)
-
-
 def equal(found: str, expected: str, places: int | None) -> bool:
     a, b = read(found), read(expected)
-    if any(isinstance(side, Expr) and side.has(oo, -oo) and side.doit().is_infinite for side in (a, b)):
+    if any(isinstance(side, sp.Expr) and side.has(sp.oo, -sp.oo) and side.doit().is_infinite for side in (a, b)):
         return bool(a.doit() == b.doit())  # the library takes the root of infinity for any number
-    expressions = isinstance(a, Expr) and isinstance(b, Expr)
-    same = rational_functions_equal(a, b) if expressions else None
-    if same is None and different(a, b):
+    matrices = isinstance(a, sp.MatrixBase) and isinstance(b, sp.MatrixBase) and a.shape == b.shape
+    if any(map(certainly_different, *(side.flat() if matrices else [side] for side in (a, b)))):
         same = False
-    if same is None:
-        same = verify(
-            b, a, float_rounding=DIGITS, numeric_precision=DIGITS, allow_set_relation_comp=True, timeout_seconds=None
-        )
-    if same:
-        return True
-    if places is None or not expressions:
-        return False
+    else:
+        options = {"float_rounding": DIGITS, "numeric_precision": DIGITS, "allow_set_relation_comp": True}
+        same = bool(verify(b, a, timeout_seconds=None, **options))
+    if same or places is None or not (isinstance(a, sp.Expr) and isinstance(b, sp.Expr)):
+        return same
     difference = (a - b).evalf(DIGITS)
     return bool(difference.is_number and difference.is_real and abs(difference) * 10**places < 1)
 

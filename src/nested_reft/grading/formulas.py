@@ -1,4 +1,4 @@
-"""Symbolic equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
+"""Equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
 
 math-verify's own time limit is an alarm signal, which works on the main thread only and cannot stop a computation
 inside C code; killing a process can. The limit is on processor time, which the kernel enforces, so that a busy machine
@@ -16,21 +16,18 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 # Seconds of processor time for one question. Ordinary answers take milliseconds, and the worker has warmed up when it
 # says it is ready.
 TIME_LIMIT = 1.0
-# Wall-clock seconds, for a worker that hangs without computing.
-HANG_LIMIT = 20.0
-# Seconds for importing sympy on a busy machine.
-START_LIMIT = 120.0
+HANG_LIMIT = 20.0  # wall-clock seconds, for a worker that hangs without computing
+START_LIMIT = 120.0  # for importing sympy on a busy machine
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether two formulas are equal, None if the worker was cut off, and the seconds of processor time it took."""
 
     equal: bool | None
@@ -54,9 +51,8 @@ class _Worker:
                 reply, late = self._exchange(process, question, HANG_LIMIT)
                 if reply:
                     return Verdict(*json.loads(reply))
-                self._stop()
-                # Its successor imports what it needs while other answers are compared.
-                self._start()
+                self.stop()
+                self._start()  # imports what it needs while other answers are compared
                 if late:
                     break
             return Verdict(None, HANG_LIMIT)
@@ -67,7 +63,7 @@ class _Worker:
         if not self._ready:
             ready, _ = self._exchange(process, "", START_LIMIT)
             if not ready:
-                self._stop()
+                self.stop()
                 raise RuntimeError("the grading worker does not start (its error is above); is math-verify installed?")
             self._ready = True
         return process
@@ -76,7 +72,7 @@ class _Worker:
         # Run by its path: it needs nothing of this package, and -P keeps the working directory off its path.
         self._ready = False
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("grading_worker.py"))],
+            [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -109,7 +105,7 @@ class _Worker:
         finally:
             timer.cancel()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
@@ -138,7 +134,7 @@ def _forget_worker() -> None:
 # A forked child must not write into its parent's pipes.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_worker)
-atexit.register(lambda: _worker._stop())
+atexit.register(lambda: _worker.stop())
 
 
 @lru_cache(maxsize=8192)  # the completions of one problem repeat a few answers

@@ -1,0 +1,122 @@
+"""Grades a response against a gold answer: the verifiable reward.
+
+The answer is found in the response (`locate`, `options`), brought to one spelling (`spelling`) and compared
+(`compare`): numbers in exact rational arithmetic (`exact`), what needs algebra by math-verify in a worker process
+(`formulas`) that starts when it is needed and is killed at a time limit. The text of a model is never run as code.
+
+Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong;
+docs/grading.md has all of them, and what each rule decides on labelled answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from nested_reft.grading.compare import MAX_CHARS, TooLongError, Trace, equal
+from nested_reft.grading.locate import locate, prepared
+from nested_reft.grading.options import chosen, options
+from nested_reft.grading.spelling import clean, without_remark
+
+logger = logging.getLogger(__name__)
+_cut_off = Counter[str]()
+
+MARKS = ("\\boxed", "####", "<answer>", "JSON")
+_DIGITS = re.compile("[0-9]{1,99}")
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
+_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|cannot|or|isn't|aren't|doesn't)\b")
+
+
+class Verdict(NamedTuple):
+    """Whether a response is right, by which rule its answer was found, and by which it was compared."""
+
+    right: bool
+    found_by: str
+    compared_by: str
+
+
+def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") -> bool:
+    r"""Whether the response's final answer equals the gold answer: the verifiable reward.
+
+    No text makes it raise, and the text of a model is never run as code. A comparison that takes more than about a
+    second is cut off, logged as a warning, and counts as wrong.
+
+    Args:
+        response: a model's text of any length, or a bare answer.
+        gold: a bare answer, or a solution that holds one.
+        answer: `marked` if only an answer in a mark counts: `\boxed{...}`, after `####`, in `<answer>`, in JSON.
+
+    Returns:
+        True if the two answers are equal as numbers, options, words, lists, tuples or intervals in exact arithmetic,
+        or else as formulas by math-verify. False if either text has no answer.
+
+    Raises:
+        RuntimeError: the worker process that runs math-verify cannot be started, which is a fault of the installation
+            and must not be counted as wrong answers.
+    """
+    verdict = decide(response, gold)
+    return verdict.right and (answer == "any" or verdict.found_by in MARKS)
+
+
+def timeouts() -> int:
+    """How many answers this process has counted as wrong because their comparison was cut off at a time limit."""
+    return _cut_off["answers"]
+
+
+def decide(response: str, gold: str) -> Verdict:
+    """The verdict of `grade` with the rules that made it."""
+    expected, letters, literal = _gold_answer(gold)
+    if not expected:
+        return Verdict(False, "no gold answer", "no answer")
+    if letters:
+        rule, choice = chosen(response, len(letters) > 1)
+        if choice:
+            return Verdict(choice == letters, rule, "option")
+    words = _WORDS.fullmatch(expected) is not None
+    found = locate(response, words)
+    if found is None:
+        return Verdict(False, "no answer", "no answer")
+    if found.answer in (expected, gold.strip()):
+        return Verdict(True, found.rule, "text")
+    if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(found.answer or ""):
+        return Verdict(int(found.answer or "") == int(expected), found.rule, "number")
+    trace = Trace()
+    try:
+        right = found.answer is not None and equal(clean(found.answer[: MAX_CHARS + 1]), expected, trace)
+    except TooLongError:
+        _cut_off["answers"] += 1
+        logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", found.answer, gold)
+        right = trace.by("cut off", False)
+    if not right and literal in (_bare(found.sentence), _bare(without_remark(found.sentence))):
+        right = trace.by("text", True)
+    if not right and words and _says(found.sentence, expected):
+        right = trace.by("words", True)
+    return Verdict(right, found.rule, trace.rule)
+
+
+@lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
+def _gold_answer(gold: str) -> tuple[str, frozenset[str], str]:
+    """The gold answer, cleaned; its letters if it is one or several options; and its text as a sentence quotes it."""
+    if _DIGITS.fullmatch(gold):
+        return gold, frozenset(), gold
+    found = locate(gold, words=True)
+    answer = (found.answer or found.sentence) if found else ""
+    return clean(answer[: MAX_CHARS + 1]), options(gold) or options(answer), _bare(prepared(gold))
+
+
+def _bare(text: str) -> str:
+    return text.strip(" .*`").removeprefix(r"\(").removesuffix(r"\)").strip()
+
+
+def _says(sentence: str, expected: str) -> bool:
+    """Whether a sentence ends with the words of the gold answer, or begins with its yes or no, and denies nothing."""
+    text, words = clean(sentence[:MAX_CHARS]).casefold(), expected.casefold()
+    if words in ("yes", "no", "true", "false"):
+        said = re.findall(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:]|$))", text)
+        return bool(said) and said[-1] == words
+    before, _, after = text.rpartition(words)
+    before = re.split(r"\bbut\b|[,;:]", before)[-1]
+    return not after and not re.search(r"\w$", before) and not _NEGATION.search(before)

@@ -1,1 +1,0 @@
-"""Problems, data sets, prompts, grading, and models on disk."""
