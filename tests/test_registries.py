@@ -14,6 +14,7 @@ from valid_config import changed
 
 from nested_reft.config.experiment import Config, parse_config
 from nested_reft.config.jobs import train_settings
+from nested_reft.config.method import RunCorrection
 from nested_reft.config.run_table import run_table
 from nested_reft.config.strict import ConfigError
 from nested_reft.core import corrections, layer_selection
@@ -70,7 +71,7 @@ def test_a_toy_correction_goes_through_config_and_loss(toy: Correction) -> None:
 
 def test_a_toy_correction_is_in_tables_figures_docs_and_errors(toy: Correction, tmp_path: Path) -> None:
     config = make_config()
-    config = config.model_copy(update={"corrections": {**config.corrections, "toy": {"power": 1.0}}})
+    config = config.model_copy(update={"corrections": {**config.corrections, "toy": RunCorrection(power=1.0)}})
     collect(tmp_path, config)
     table = accuracy_table(read_table(tmp_path, "runs"), config, "sampled")
     assert [row for row in table["model"] if row.startswith("toy, skip ")]

@@ -44,7 +44,9 @@ def render(schema: dict[str, Any]) -> str:
             text += f"\nThe same keys are under {_names(paths[1:])}.\n"
         if name == "LayerChoice":
             text += "\n" + _selections()
-    return text + "\n" + _corrections()
+        if name == "RunCorrection":
+            text += "\n" + _corrections()
+    return text
 
 
 def _sections(schema: dict[str, Any]) -> dict[str, list[str]]:
@@ -136,11 +138,11 @@ def _corrections() -> str:
         if entry.clip == "update":
             parameters = "none: `training.update_clip_low` and `training.update_clip_high` clip it"
         rows.append(f"| `{entry.name}` | ${entry.formula}$ | {entry.source} | {parameters or 'none'} |")
-    return (
-        "## `corrections.<correction>`\n\nThe parameters of a correction; one that is left out, or null, has its "
-        "default. `gradients.corrections` takes the same. $\\rho_t$ is the ratio of target to behaviour policy, $A$ "
-        "the advantage.\n\n" + "\n".join(rows) + "\n"
+    intro = (
+        "Parameters are keys beside it; one that is left out, or null, has its default. `gradients.corrections` takes "
+        "the same. $\\rho_t$ is the ratio of target to behaviour policy, $A$ the advantage."
     )
+    return intro + "\n\n" + "\n".join(rows) + "\n"
 
 
 def _selections() -> str:

@@ -21,12 +21,40 @@ from nested_reft.runtime.lines import write_line
 from nested_reft.runtime.out_of_memory import explain_memory, memory_errors
 from nested_reft.runtime.warm import run_warm
 
-# The sub-commands that import torch and transformers, and those that import what figures need: `run_warm` is for these.
-COMPUTING = ("pretrain", "warmup", "train", "evaluate", "throughput", "step-speed", "on-policy-gradients", "gradients",
-             "influence", "nestability")  # fmt: skip
-REPORTING = ("collect", "tables", "claims", "figure", "page")
 # No room, too large, or no permission: the user's to fix, unlike a file that we look for in the wrong place.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+
+# What is measured of one model on some problems: what it is, and the config class of its settings.
+MEASUREMENTS = {
+    "throughput": ("rollout speed of nested views, in pairs", "ThroughputSettings"),
+    "step-speed": ("speed of whole training steps with nested rollouts, in pairs", "StepSpeedSettings"),
+    "on-policy-gradients": ("the gradient estimates that others are compared with", "OnPolicySettings"),
+    "gradients": ("bias and variance of gradient estimates", "GradientSettings"),
+    "influence": ("what leaving out each layer does to the next token", "InfluenceSettings"),
+    "nestability": ("how far nested rollouts are from the model", "NestabilitySettings"),
+}
+
+# The sub-commands that import torch and transformers, and those that import what figures need: `run_warm` is for these.
+COMPUTING = ("pretrain", "warmup", "train", "evaluate", *MEASUREMENTS)
+REPORTING = ("collect", "tables", "claims", "figure", "page")
+# What `plan` assumes; without an option, the config's section `plan` is asked, and then the device's defaults.
+PLAN_OPTIONS = {
+    "teraflops": "10^12 FLOP/s that a GPU, or a job's CPU threads, reach",
+    "gigabytes-per-s": "speed of reading weights and cache",
+    "layer-us": "microseconds to launch a layer's operations",
+    "prompt-tokens": "mean length of a prompt",
+    "length": "mean length of a completion, as a share of the maximum",
+    "mixed": "share of the groups whose rewards are not all equal",
+    "startup": "seconds before a job starts to compute",
+}
+
+
+def _gpus(text: str) -> tuple[int, int]:
+    """`8x80`: eight GPUs of 80 GB."""
+    count, _, size = text.partition("x")
+    if not (count.isdecimal() and size.isdecimal() and int(count) and int(size)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 8x80 (eight GPUs of 80 GB)")
+    return int(count), int(size)
 
 
 class _Version(argparse.Action):
@@ -39,7 +67,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser(with_plan: bool) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nested-reft", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -64,29 +92,19 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
         commands.choices[name].add_argument(
             "--lock", type=Path, default=Path("config/hub.lock"), metavar="PATH", help="default %(default)s"
         )
-    add("warmup", "supervised fine-tuning of one model on worked solutions", "WarmupSettings",
-        ("policy", "checkpoints", "output", "manifest")).add_argument(
-        "--problems", required=True, nargs="+", type=Path, metavar="PATH"
-    )  # fmt: skip
-    add("train", "one reinforced fine-tuning run", "TrainSettings",
-        ("policy", "problems", "checkpoints", "output", "metrics", "manifest"))  # fmt: skip
+    warmup_files = ("policy", "checkpoints", "output", "manifest")
+    warmup = add("warmup", "supervised fine-tuning of one model on worked solutions", "WarmupSettings", warmup_files)
+    warmup.add_argument("--problems", required=True, nargs="+", type=Path, metavar="PATH")
+    train_files = ("policy", "problems", "checkpoints", "output", "metrics", "manifest")
+    add("train", "one reinforced fine-tuning run", "TrainSettings", train_files)
     evaluate = add("evaluate", "one policy on some benchmarks", "EvaluateSettings", ("policy",))
     for file in ("problems", "output"):
         evaluate.add_argument(
             f"--{file}", required=True, nargs="+", type=Path, metavar="PATH", help="one per benchmark"
         )
-    add("throughput", "rollout speed of nested views, in pairs", "ThroughputSettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("step-speed", "speed of whole training steps with nested rollouts, in pairs", "StepSpeedSettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("on-policy-gradients", "the gradient estimates that others are compared with", "OnPolicySettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("gradients", "bias and variance of gradient estimates", "GradientSettings",
-        ("policy", "problems", "on-policy", "output"))  # fmt: skip
-    add("influence", "what leaving out each layer does to the next token", "InfluenceSettings",
-        ("policy", "problems", "output"))  # fmt: skip
-    add("nestability", "how far nested rollouts are from the model", "NestabilitySettings",
-        ("policy", "problems", "output"))  # fmt: skip
+    for name, (help_text, settings) in MEASUREMENTS.items():
+        add(name, help_text, settings, ("policy", "problems", "output"))
+    commands.choices["gradients"].add_argument("--on-policy", required=True, type=Path, metavar="PATH")
     for name in ("train", "gradients", "nestability"):
         commands.choices[name].add_argument(
             "--influence", type=Path, metavar="PATH", help="what `influence` wrote, for strategies that read it"
@@ -103,8 +121,17 @@ def _parser(with_plan: bool) -> argparse.ArgumentParser:
     add("summary", "print the verdicts and where the results are", "", ("root",))
     add("timings", "print where the time of an experiment went, by kind of job", "", ("root",))
     plan = add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ())
-    if with_plan:  # by name: the other sub-commands do not depend on the plan's defaults
-        import_module("nested_reft.planning.options").add_options(plan)
+    plan.add_argument("--config", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+    for name, help_text in PLAN_OPTIONS.items():
+        plan.add_argument(f"--{name}", type=float, help=help_text)
+    plan.add_argument(
+        "--gpus",
+        type=_gpus,
+        nargs="+",
+        default=[(1, 80), (1, 141), (8, 80)],
+        metavar="NxGB",
+        help="of the memory plan; default 1x80 1x141 8x80",
+    )
     on_gpu = commands.add_parser("on-gpu", help="run a command on GPUs that no other job of this machine uses")
     on_gpu.add_argument("--each", action="store_true", help="run it once for each of them, by torchrun")
     on_gpu.add_argument("count", type=int, help="how many GPUs the command gets")
@@ -120,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75 if it stopped as asked and can go on, 130 after Ctrl-C, 3 if `compare` found a difference.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _parser(with_plan=list(arguments[:1]) == ["plan"])
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.command == "on-gpu" and not options.job:
         parser.error("on-gpu: which command? nested-reft on-gpu COUNT COMMAND...")

@@ -13,8 +13,8 @@ from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problem
 from tiny_training import tiny_settings
 
 from nested_reft.cli import main
+from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.gradients import OnPolicySettings
-from nested_reft.config.influence import InfluenceSettings
 from nested_reft.data.records import DataError, write_problems
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.ablation import measure_influence

@@ -25,7 +25,7 @@ def settings(skip: int, **options: Any) -> ThroughputSettings:
     return ThroughputSettings.model_validate(
         {
             "size": "tiny", "skip": skip, "throughput": throughput, "prompt": PROMPT, "border": 1, "sampling": {},
-            "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
+            "max_new_tokens": throughput["new_tokens"], "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
         }
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Bytes of memory that one process takes at the peak of a training step, beyond what it took before it had a model.
 
-[torchrun ...] measured_peak.py WAY DTYPE [checkpointing]   # WAY: as in `planning.memory`; prints one line of JSON
+[torchrun ...] measured_peak.py WAY DTYPE [checkpointing]   # WAY: as in `planning.costs`; prints one line of JSON
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from tiny_training import tiny_settings
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nested_reft.config.training import Training
-from nested_reft.planning.memory import Gpus, plan_memory
-from nested_reft.planning.shapes import Shape
+from nested_reft.planning.costs import Gpus, Shape, plan_memory
 from nested_reft.rollouts.policy import Policy
 from nested_reft.training.run import make_objective, make_step_settings, refresh_engine, start_learner
 from nested_reft.training.step import reft_step

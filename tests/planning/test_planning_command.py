@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,32 @@ import yaml
 from workflow_harness import ROOT, Pipeline, read_config
 
 from nested_reft.cli import main
-from nested_reft.config.experiment import load_config
+from nested_reft.config.experiment import Config, load_config
 from nested_reft.config.sources import GeneratedProblems, HubProblems
 from nested_reft.data.lock import HubLock, read_lock
-from nested_reft.planning.costs import Machine
-from nested_reft.planning.disk import plan_disk
-from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_jobs, problem_count
-from nested_reft.planning.shapes import model_shape
+from nested_reft.planning.costs import Shape, model_shape
+from nested_reft.planning.plan import Assumptions, Jobs, other_jobs, plan_disk, plan_jobs, problem_count
 
-ASSUMED = Assumptions(Machine(1e12, 1e11, 1e-4), prompt_tokens=20, length=1.0, mixed=1.0, startup=10.0)
+ASSUMED = Assumptions(teraflops=1, gigabytes_per_s=100, layer_us=100, prompt_tokens=20, startup=10)
 
 
-def jobs_of(path: Path, lock: HubLock, assumed: Assumptions = ASSUMED) -> list[Jobs]:
+def assumed(**changes: float) -> Assumptions:
+    return ASSUMED.model_copy(update=changes)
+
+
+BUSY = assumed(gigabytes_per_s=1e21, layer_us=0.0, startup=0.0)
+
+
+def shape_of(config: Config, size: str) -> Shape:
+    shape = model_shape(config, size, Path("nowhere"))
+    assert shape is not None
+    return shape
+
+
+def jobs_of(path: Path, lock: HubLock, assumptions: Assumptions = ASSUMED) -> list[Jobs]:
     config = load_config(path)
-    shapes = {size: model_shape(config, size, Path("nowhere")) for size in config.sizes}
-    return list(plan_jobs(config, shapes, assumed, Path("nowhere"), lock))
+    shapes = {size: shape_of(config, size) for size in config.sizes}
+    return list(plan_jobs(config, shapes, assumptions, Path("nowhere"), lock))
 
 
 @pytest.fixture
@@ -55,60 +65,50 @@ def test_the_numbers_of_the_paper_s_jobs() -> None:
     }
 
 
-def test_a_warmup_costs_its_batches_and_leaves_a_model() -> None:
-    """Solutions of up to 32 tokens after prompts of 20, three passes of each batch, on a machine that is never idle."""
-    path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
-    (job,) = (job for job in jobs_of(path, HubLock(), assumed) if job.kind == "warmup")
+def test_the_work_of_each_kind_is_that_of_its_passes() -> None:
+    """Of smollm2: prompts of 20 tokens, on a machine that is never idle and reads for nothing."""
+    path = ROOT / "config/smollm2.yaml"
+    jobs = {job.kind: job for job in jobs_of(path, HubLock(), BUSY)}
     config = load_config(path)
-    shape = model_shape(config, "135m", Path("nowhere"))
-    assert shape is not None
-    flops = shape.flops(16 * 20, 10.5, 0) + shape.flops(16 * 32, 20 + 16, 16 * 32)
-    assert job.work is not None
-    # Two of them: with layer drop, and without it to compare.
-    assert job.count == 2
-    assert job.work.flops == pytest.approx(2 * 120 * 3 * flops)
-    assert job.work.seconds == pytest.approx(2 * 120 * 3 * flops / 1e12)
+    shape = shape_of(config, "135m")
+
+    def forward(prompts: int, rows: int, new: int) -> float:
+        return shape.flops(prompts * 20, 10.5, 0) + shape.flops(rows * new, 20 + new / 2, rows * new)
+
+    def rollout(prompts: int, rows: int, new: int, skipped: int) -> float:
+        prefill = shape.flops(prompts * 20, 10.5, prompts, skipped)
+        return prefill + shape.flops(rows * (new - 1), 20 + new / 2, rows * (new - 1), skipped)
+
+    expected = {
+        # Solutions of up to 32 tokens, three passes of each batch; with layer drop, and without it to compare.
+        "warmup": (2, 2 * 120 * 3 * forward(16, 16, 32)),
+        "influence": (3, 3 * 31 * shape.flops(16 * 20, 10.5, 16 * 20)),
+        # Three models; at skip 0 one way to choose layers stands for all three.
+        "nestability": (
+            3 * 4,
+            3
+            * 8
+            * sum(
+                ways * (rollout(8, 16, 32, skipped) + forward(8, 16, 32))
+                for ways, skipped in ((1, 0), (3, 2), (3, 3), (3, 4))
+            ),
+        ),
+        # 1 + 5 pairs, two steps each, with completions of 16 tokens.
+        "step_speed": (
+            3,
+            6
+            * sum(
+                rollout(8, 64, 16, layers) + 3 * forward(8, 64, 16) for skipped in (2, 3, 4) for layers in (0, skipped)
+            ),
+        ),
+    }
+    for kind, (count, flops) in expected.items():
+        work = jobs[kind].work
+        assert work is not None
+        assert (jobs[kind].count, work.flops) == (count, pytest.approx(flops)), kind
+        assert work.seconds == pytest.approx(flops / 1e12)
     disk = plan_disk(config, "135m", shape)
     assert disk.total == disk.model + 2 * 4 * shape.parameters + 21 * disk.policy
-
-
-def test_nestability_costs_its_rollouts_and_influence_a_pass_a_layer() -> None:
-    """Prompts of 20 tokens, completions of up to 32; on a machine that is never idle and reads for nothing."""
-    path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
-    jobs = {job.kind: job for job in jobs_of(path, HubLock(), assumed)}
-    config = load_config(path)
-    shape = model_shape(config, "135m", Path("nowhere"))
-    assert shape is not None
-    assert (jobs["influence"].count, jobs["nestability"].count) == (3, 3 * 4)
-    influence, nestability = jobs["influence"].work, jobs["nestability"].work
-    assert influence is not None
-    assert nestability is not None
-    assert influence.flops == pytest.approx(3 * 31 * shape.flops(16 * 20, 10.5, 16 * 20))
-    prompts, rows, context = 8 * 20, 16, 20 + 16
-    score = shape.flops(prompts, 10.5, 0) + shape.flops(rows * 32, context, rows * 32)
-    total = 0.0
-    for ways, skipped in ((1, 0), (3, 2), (3, 3), (3, 4)):
-        rollout = shape.flops(prompts, 10.5, 8, skipped) + shape.flops(rows * 31, context, rows * 31, skipped)
-        total += ways * 8 * (rollout + score)
-    assert nestability.flops == pytest.approx(3 * total)
-
-
-def test_the_speed_of_steps_costs_two_of_them_a_pair() -> None:
-    """8 problems x 8 completions of 16 tokens after prompts of 20; 1 + 5 pairs; a backward pass is two forward ones."""
-    path, assumed = ROOT / "config/smollm2.yaml", replace(ASSUMED, machine=Machine(1e12, 1e30, 0.0), startup=0.0)
-    (job,) = (job for job in jobs_of(path, HubLock(), assumed) if job.kind == "step_speed")
-    shape = model_shape(load_config(path), "135m", Path("nowhere"))
-    assert shape is not None
-    assert job.work is not None
-    prompts, rows, context = 8 * 20, 64, 20 + 8
-    update = 3 * (shape.flops(prompts, 10.5, 0) + shape.flops(rows * 16, context, rows * 16))
-    total = 0.0
-    for skipped in (2, 3, 4):
-        for layers in (0, skipped):
-            rollout = shape.flops(prompts, 10.5, 8, layers) + shape.flops(rows * 15, context, rows * 15, layers)
-            total += 6 * (rollout + update)
-    assert job.count == 3
-    assert job.work.flops == pytest.approx(total)
 
 
 @pytest.mark.parametrize("source", [{"source": "package", "package": "a==1"}, {"source": "gguf", "path": "a.gguf"}])
@@ -120,14 +120,13 @@ def test_a_gguf_file_costs_what_a_model_of_the_hub_does_but_is_stored_in_float32
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
     assert jobs_of(tmp_path / "own.yaml", HubLock()) == jobs_of(ROOT / "config/paper.yaml", HubLock())
     config = load_config(tmp_path / "own.yaml")
-    shape = model_shape(config, "1.5b", tmp_path)
-    assert shape is not None
+    shape = shape_of(config, "1.5b")
     assert plan_disk(config, "1.5b", shape).model == 4 * shape.parameters
 
 
 def test_every_job_has_work_and_starts_once() -> None:
     path = ROOT / "config/smoke.yaml"
-    at_once = jobs_of(path, HubLock(), replace(ASSUMED, startup=0.0))
+    at_once = jobs_of(path, HubLock(), assumed(startup=0.0))
     for job, quick in zip(jobs_of(path, HubLock()), at_once, strict=True):
         assert job.work is not None
         assert quick.work is not None
@@ -152,18 +151,17 @@ def test_what_the_config_expects_comes_after_the_options_and_before_the_defaults
 
 def test_only_groups_with_a_gradient_have_a_backward_pass() -> None:
     """Of a training step's update: a forward pass, and twice that for the share of the groups."""
-    path, machine = ROOT / "config/smollm2.yaml", Machine(1e12, 1e30, 0.0)
-    of_share = []
-    for mixed in (1.0, 0.5, 0.25):
-        jobs = jobs_of(path, HubLock(), replace(ASSUMED, machine=machine, mixed=mixed))
-        of_share += [job.work for job in jobs if job.kind == "train"]
-    whole, half, quarter = (work.flops for work in of_share if work is not None)
-    assert whole - half == pytest.approx(2 * (half - quarter))
+    path = ROOT / "config/smollm2.yaml"
+    whole, half = (
+        next(job.work for job in jobs_of(path, HubLock(), assumed(mixed=mixed)) if job.kind == "train")
+        for mixed in (1.0, 0.5)
+    )
+    assert whole is not None
+    assert half is not None
     config = load_config(path)
-    shape = model_shape(config, "135m", Path("nowhere"))
-    assert shape is not None
+    shape = shape_of(config, "135m")
     forward = shape.flops(8 * 20, 10.5, 0) + shape.flops(64 * 32, 20 + 16, 64 * 32)
-    assert whole - half == pytest.approx(21 * config.training.steps * forward)
+    assert whole.flops - half.flops == pytest.approx(21 * config.training.steps * forward)
 
 
 def test_a_benchmark_is_as_large_as_made_fetched_or_locked(tmp_path: Path) -> None:
@@ -243,17 +241,23 @@ def test_the_page_shows_what_the_command_prints() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpus", "8x"], "'8x' is not of the form 8x80"),
-        (["--gpus", "0x80"], "'0x80' is not of the form 8x80"),
-        (["--teraflops", "0"], "'0' is not above 0"),
-        (["--layer-us", "fast"], "'fast' is negative, or not a number"),
-        (["--length", "1.5"], "'1.5' is above 1"),
+        (["--teraflops", "0"], "teraflops: input should be greater than 0, got 0.0"),
+        (["--layer-us", "-1"], "layer_us: input should be greater than or equal to 0, got -1.0"),
+        (["--length", "1.5"], "length: input should be less than or equal to 1, got 1.5"),
+        (["--startup", "inf"], "startup: input should be a finite number, got inf"),
     ],
 )
 def test_a_bad_option_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = ROOT / "config/smoke.yaml"
+    assert main(["plan", "--config", str(path), *arguments]) == 1
+    assert capsys.readouterr().out == f"nested-reft plan: error: options: {message}\n"
+
+
+@pytest.mark.parametrize("text", ["8x", "0x80", "80"])
+def test_gpus_are_a_number_and_a_size(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["plan", *arguments])
-    assert message in capsys.readouterr().err
+        main(["plan", "--gpus", text])
+    assert f"'{text}' is not of the form 8x80" in capsys.readouterr().err
 
 
 def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,7 @@ from workflow_harness import ROOT
 from nested_reft.config.experiment import load_config
 from nested_reft.config.training import Lora, Training
 from nested_reft.data.records import DataError
-from nested_reft.planning.costs import Batch, Costs, Machine
-from nested_reft.planning.shapes import Shape, model_shape
+from nested_reft.planning.costs import Batch, Costs, Machine, Shape, model_shape
 
 PAPER = load_config(ROOT / "config/paper.yaml")
 INFINITE = Machine(flops=float("inf"), bandwidth=float("inf"), layer_seconds=0.0)
@@ -48,16 +47,16 @@ def test_the_models_of_the_paper_have_their_published_sizes(size: str, parameter
     assert (shape.parameters, shape.layers) == (parameters, 28)
 
 
-def test_a_fetched_model_is_read_and_without_it_and_a_shape_nothing_is_known(tmp_path: Path) -> None:
+def test_a_fetched_model_is_read_and_held_against_the_config_and_without_both_nothing_is_known(tmp_path: Path) -> None:
     (tmp_path / "models/7b").mkdir(parents=True)
     small_config(layers=3).save_pretrained(tmp_path / "models/7b")
     bare = PAPER.model_copy(update={"sizes": {"7b": PAPER.sizes["7b"].model_copy(update={"shape": None})}})
     shape = model_shape(bare, "7b", tmp_path)
     assert shape is not None
     assert (shape.layers, shape.vocabulary) == (3, 11)
-    with pytest.raises(DataError, match=r"sizes.7b.shape.width: is 3584, but hidden_size of the fetched model is 8"):
-        model_shape(PAPER, "7b", tmp_path)
     assert model_shape(bare, "7b", tmp_path / "elsewhere") is None
+    with pytest.raises(DataError, match=r"sizes\.7b\.shape\.width: is 3584, but hidden_size of the fetched model is 8"):
+        model_shape(PAPER, "7b", tmp_path)
 
 
 def test_the_shape_is_no_part_of_what_a_result_depends_on() -> None:
@@ -121,7 +120,6 @@ def test_an_update_is_three_forward_passes_a_micro_batch_and_the_optimizer(shape
 
 def test_gradients_are_a_rollout_and_one_backward_pass_an_estimate(shape: Shape) -> None:
     costs = Costs(shape, INFINITE, value_bytes=2)
-    work = costs.gradients(BATCH, 1, 4, TRAINING)
-    assert work.flops == costs.rollout(BATCH, 1).flops + (1 + 2 * 4) * costs.forward(BATCH).flops
-    again = costs.gradients(BATCH, 1, 4, TRAINING.model_copy(update={"gradient_checkpointing": True}))
-    assert again.flops == costs.rollout(BATCH, 1).flops + (1 + 3 * 4) * costs.forward(BATCH).flops
+    for checkpointing, passes in ((False, 2), (True, 3)):
+        work = costs.gradients(BATCH, 1, 4, checkpointing)
+        assert work.flops == costs.rollout(BATCH, 1).flops + (1 + passes * 4) * costs.forward(BATCH).flops

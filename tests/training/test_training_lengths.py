@@ -44,8 +44,8 @@ def evaluation(policy: Policy, folder: Path, new_tokens: int) -> None:
 
 def throughput(policy: Policy, folder: Path, new_tokens: int) -> None:
     settings: ThroughputSettings = throughput_settings(CONFIG, "tiny", 17)
-    changed = settings.throughput.model_copy(update={"new_tokens": new_tokens, "problems": 10, "pairs": 3})
-    measure_throughput(settings.model_copy(update={"throughput": changed}), policy, tiny_problems())
+    changed = {"throughput": settings.throughput.model_copy(update={"problems": 10, "pairs": 3})}
+    measure_throughput(settings.model_copy(update=changed | {"max_new_tokens": new_tokens}), policy, tiny_problems())
 
 
 def gradients(policy: Policy, folder: Path, new_tokens: int) -> None:

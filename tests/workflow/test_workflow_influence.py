@@ -10,7 +10,7 @@ import pytest
 from workflow_harness import Pipeline, tiny_config
 
 from nested_reft.config.experiment import parse_config
-from nested_reft.planning.plan import influence_models
+from nested_reft.config.jobs import influence_stages
 from nested_reft.runtime.sources import imported_modules
 
 RUNS = "results/tiny/runs/tiny/stories/retrace"
@@ -32,8 +32,8 @@ def test_it_is_planned_for_the_runs_that_read_it_only(pipeline: Pipeline) -> Non
     assert pipeline.dry_run(HALF, config=config).jobs["influence"] == 1
     others = compared("uniform", "influence", "static")
     assert "influence" not in pipeline.dry_run(config=pipeline.write_config(others)).jobs
-    assert influence_models(parse_config(compared("uniform", "least_half", "least"))) == {"pretrained"}
-    assert not influence_models(parse_config(others)), "`nested-reft plan` counts it too"
+    assert influence_stages(parse_config(compared("uniform", "least_half", "least"))) == ["pretrained"]
+    assert not influence_stages(parse_config(others)), "`nested-reft plan` counts it too"
 
 
 def test_gradients_read_it_if_all_runs_do(pipeline: Pipeline) -> None:

@@ -12,8 +12,8 @@ from workflow_harness import ROOT, Pipeline, read_config
 PROFILES = ROOT / "workflow/profiles"
 ASKED = "echo {resources.gpu} {resources.mem_mb} {resources.runtime}"
 
-# The files of the rules that are not named after their kind.
-RULES = {"throughput": "measure", "step-speed": "measure", "gradients": "measure"}
+# They share a rule's body.
+MEASUREMENTS = ("throughput", "step-speed", "gradients")
 
 
 def settings(device: str) -> dict[str, Any]:
@@ -26,15 +26,18 @@ def settings(device: str) -> dict[str, Any]:
 
 def start_with(pipeline: Pipeline, kind: str, commands: str) -> None:
     """Have the rule that calls this sub-command run these commands first."""
-    called = "{params.command}" if kind in ("data", "model") else kind
-    path = pipeline.folder / f"workflow/rules/{RULES.get(kind, kind)}.smk"
+    called = "{params.command}" if kind in ("data", "model", "measure") else kind
+    path = pipeline.folder / f"workflow/rules/{kind}.smk"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(f'"nested-reft {called} ', f'"{commands}; nested-reft {called} '))
 
 
 def tell(pipeline: Pipeline, kind: str, then: str = "") -> None:
     """Have the rule of this kind start with a command that shows what its jobs ask for."""
-    start_with(pipeline, kind, f"{ASKED} {kind}{then}")
+    if kind in MEASUREMENTS:
+        start_with(pipeline, "measure", f"{ASKED} {{params.command}}{then}")
+    else:
+        start_with(pipeline, kind, f"{ASKED} {kind}{then}")
 
 
 def test_jobs_ask_for_what_the_config_says_and_for_the_defaults_elsewhere(pipeline: Pipeline) -> None:

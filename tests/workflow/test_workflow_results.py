@@ -105,161 +105,98 @@ def plan(pipeline: Pipeline, change: Callable[[dict[str, Any]], Any] | None = No
     return pipeline.dry_run(*arguments, config=pipeline.write_config(settings))
 
 
-@pytest.mark.parametrize("source", ["report/figures/draw.py", "report/figures/style.py"])
-def test_editing_what_all_figures_share_redraws_them_and_nothing_else(twin: Pipeline, source: str) -> None:
+RETRAINED = {"train": 3, "step_speed": 1, "on_policy_gradients": 1, "gradients": 1}
+# The pre-trained model is evaluated again only if evaluation uses the edited file.
+REEVALUATED = RETRAINED | {"evaluate": 3} | REPORTED_ANEW
+RESAMPLED = RETRAINED | {"evaluate": 4, "throughput": 2} | REPORTED_ANEW
+EVERYTHING = RESAMPLED | {"data": 3, "check": 1, "model": 1}
+WRITTEN = {"presentation_tables": 1, "claims": 1, "page": len(PAGES)}
+EDITED = {
+    "report/figures/draw.py": {"figure": len(FIGURES)},
+    "report/figures/style.py": {"figure": len(FIGURES)},
+    "report/figures/speed.py": {"figure": 2},
+    "report/tables/write.py": {"presentation_tables": 1},
+    "report/pages/page.py": WRITTEN,
+    "report/pages/html.py": WRITTEN,
+    "report/pages/templates/base.html": WRITTEN,
+    "report/pages/runs.py": {"page": len(PAGES)},
+    "core/loss.py": REEVALUATED | {"exact": 1},
+    "core/advantages.py": REEVALUATED | {"exact": 1},
+    # The report reads the registry too: names, looks and settings.
+    "core/corrections.py": REEVALUATED | {"exact": 1} | REPORTED,
+    "engine/logp.py": RESAMPLED,  # a loaded model is held against it
+    "core/rollout.py": RESAMPLED,
+    "engine/decoder.py": RESAMPLED,
+    "engine/grouped_decoder.py": RESAMPLED,
+    "engine/llama.py": RESAMPLED,
+    "grading/grader.py": RETRAINED | {"evaluate": 4} | REPORTED_ANEW,
+    "config/evaluation.py": {"evaluate": 4} | REPORTED,
+    "data/problems.py": EVERYTHING,
+    # What fetches concerns nothing that was made here.
+    "data/hub.py": {},
+    "data/hub_models.py": {},
+    "commands/fetch_data.py": {},
+}
+
+
+@pytest.mark.parametrize("source", EDITED)
+def test_editing_a_source_runs_again_what_depends_on_it_and_nothing_else(twin: Pipeline, source: str) -> None:
     twin.edit(source)
-    assert plan(twin).jobs == {"figure": len(FIGURES)}
+    assert plan(twin).jobs == EDITED[source]
 
 
-def test_editing_a_figure_redraws_those_of_its_module(twin: Pipeline) -> None:
-    twin.edit("report/figures/speed.py")
-    planned = plan(twin)
-    assert planned.jobs == {"figure": 2}
-    assert planned.messages == {"Figure: throughput", "Figure: time"}
+def more(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda settings: settings[key].append(value)
+
+
+def changed(key: str, **values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda settings: settings.setdefault(key, {}).update(values)
+
+
+ONE = {"train": 1, "evaluate": 1}
+WIDE = tiny_config()["sizes"]["tiny"] | {"width": 64}
+NUMBERS = tiny_config()["benchmarks"]["heldout"] | {"start": [21, 30]}
+COMPARED = {"strategies": ["uniform", "static"], "skip": 17, "correction": "retrace"}
 
 
 @pytest.mark.parametrize(
-    ("source", "samples", "exact"),
+    ("change", "trained", "jobs"),
     [
-        ("core/loss.py", False, True),
-        ("core/advantages.py", False, True),
-        ("engine/logp.py", False, False),
-        ("core/rollout.py", True, False),
-        ("engine/decoder.py", True, False),
-        ("engine/grouped_decoder.py", True, False),
-        ("engine/llama.py", True, False),
+        (
+            more("skips", 33),
+            ["tiny, stories, base, skip33, seed 1", "tiny, stories, retrace, skip33, seed 1"],
+            {"train": 2, "evaluate": 2, "throughput": 1, "step_speed": 1, "gradients": 1},
+        ),
+        (
+            more("seeds", 2),
+            [f"tiny, stories, {cell}, seed 2" for cell in ("base, skip0", "base, skip17", "retrace, skip17")],
+            {"train": 3, "evaluate": 3},
+        ),
+        (changed("corrections", unit={}), ["tiny, stories, unit, skip17, seed 1"], ONE),
+        (changed("corrections", retrace={"lambda": 0.9}), ["tiny, stories, retrace, skip17, seed 1"], ONE),
+        (changed("layer_choice", **COMPARED), ["tiny, stories, retrace, skip17-static, seed 1"], ONE),
+        (changed("gradients", batches=5), [], {"on_policy_gradients": 1, "gradients": 1}),
+        (changed("evaluation", samples_per_problem=3), [], {"evaluate": 4}),
+        (
+            changed("sizes", wide=WIDE),
+            [f"wide, stories, {cell}, seed 1" for cell in ("base, skip0", "base, skip17", "retrace, skip17")],
+            RETRAINED | {"model": 1, "evaluate": 4, "throughput": 2},
+        ),
     ],
+    ids=["skip", "seed", "correction", "parameter", "strategy", "gradients", "evaluation", "size"],
 )
-def test_editing_the_method_retrains_all_runs_and_pretrains_nothing(
-    twin: Pipeline, source: str, samples: bool, exact: bool
+def test_a_changed_setting_runs_only_what_it_concerns(
+    twin: Pipeline, change: Callable[[dict[str, Any]], Any], trained: list[str], jobs: dict[str, int]
 ) -> None:
-    twin.edit(source)
-    jobs = plan(twin).jobs
-    assert jobs.pop("throughput", 0) == (2 if samples else 0)
-    assert jobs.pop("exact", 0) == (1 if exact else 0)
-    # the pre-trained model is evaluated again only if evaluation uses the edited file
-    assert jobs.pop("evaluate") == (4 if samples else 3)
-    assert jobs == {"train": 3, "step_speed": 1, "on_policy_gradients": 1, "gradients": 1} | REPORTED_ANEW
-
-
-def test_editing_the_registry_of_corrections_retrains_and_redraws_all(twin: Pipeline) -> None:
-    """The report reads it too: names, looks and settings."""
-    twin.edit("core/corrections.py")
-    measured = {"step_speed": 1, "on_policy_gradients": 1, "gradients": 1, "exact": 1}
-    assert plan(twin).jobs == {"train": 3, "evaluate": 3} | measured | REPORTED
-
-
-def test_editing_the_settings_of_evaluation_trains_nothing(twin: Pipeline) -> None:
-    twin.edit("config/evaluation.py")
-    assert plan(twin).jobs == {"evaluate": 4} | REPORTED
-
-
-def test_editing_how_problems_are_generated_makes_everything_again(twin: Pipeline) -> None:
-    twin.edit("data/problems.py")
-    jobs = plan(twin).jobs
-    assert jobs.pop("check") == 1
-    everything = {"data": 3, "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "step_speed": 1}
-    everything |= {"on_policy_gradients": 1, "gradients": 1}
-    assert jobs == everything | REPORTED_ANEW
-
-
-@pytest.mark.parametrize("source", ["data/hub.py", "data/hub_models.py", "commands/fetch_data.py"])
-def test_editing_what_fetches_makes_nothing_again_that_was_made_here(twin: Pipeline, source: str) -> None:
-    twin.edit(source)
-    assert plan(twin).jobs == {}
-
-
-def test_editing_the_grading_retrains_and_reevaluates_all(twin: Pipeline) -> None:
-    twin.edit("grading/grader.py")
-    jobs = plan(twin).jobs
-    measured = {"step_speed": 1, "on_policy_gradients": 1, "gradients": 1}
-    assert jobs == {"train": 3, "evaluate": 4} | measured | REPORTED_ANEW
-
-
-def test_editing_a_table_writes_tables_alone(twin: Pipeline) -> None:
-    twin.edit("report/tables/write.py")
-    assert plan(twin).jobs == {"presentation_tables": 1}
-
-
-@pytest.mark.parametrize("source", ["report/pages/page.py", "report/pages/html.py", "report/pages/templates/base.html"])
-def test_editing_how_tables_are_written_writes_claims_and_pages_too(twin: Pipeline, source: str) -> None:
-    twin.edit(source)
-    assert plan(twin).jobs == {"presentation_tables": 1, "claims": 1, "page": len(PAGES)}
-
-
-def test_editing_a_page_writes_pages_alone(twin: Pipeline) -> None:
-    twin.edit("report/pages/runs.py")
-    assert plan(twin).jobs == {"page": len(PAGES)}
-
-
-def test_one_more_skip_runs_only_its_own_runs(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["skips"].append(33))
-    new = {f"Train: tiny, stories, {correction}, skip33, seed 1" for correction in ("base", "retrace")}
-    assert planned.messages_of("Train") == new
-    assert planned.messages_of("Throughput") == {"Throughput, alone on the machine: tiny, skip 33 %"}
-    measured = {"throughput": 1, "step_speed": 1, "gradients": 1}
-    assert planned.jobs == {"train": 2, "evaluate": 2} | measured | REPORTED
-
-
-def test_one_more_seed_runs_only_its_own_runs(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["seeds"].append(2))
-    assert len(planned.messages_of("Train")) == 3
-    assert all(message.endswith("seed 2") for message in planned.messages_of("Train"))
-    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 3, "evaluate": 3}
-
-
-def test_one_more_correction_runs_only_its_own_run(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["corrections"].update(unit={}))
-    assert planned.messages_of("Train") == {"Train: tiny, stories, unit, skip17, seed 1"}
-    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
-
-
-def test_one_more_strategy_runs_only_its_own_run(twin: Pipeline) -> None:
-    compared = {"strategies": ["uniform", "static"], "skip": 17, "correction": "retrace"}
-    planned = plan(twin, lambda settings: settings.update(layer_choice=compared))
-    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip17-static, seed 1"}
-    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"train": 1, "evaluate": 1}
-
-
-def test_a_setting_of_the_gradients_measures_them_alone(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["gradients"].update(batches=5))
-    measured = {rule: count for rule, count in planned.jobs.items() if rule not in REPORT}
-    assert measured == {"on_policy_gradients": 1, "gradients": 1}
-
-
-def test_a_parameter_of_one_correction_retrains_only_its_runs(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["corrections"].update(retrace={"lambda": 0.9}))
-    assert planned.messages_of("Train") == {"Train: tiny, stories, retrace, skip17, seed 1"}
-    assert planned.jobs["evaluate"] == 1
-
-
-def test_an_evaluation_setting_evaluates_again_and_trains_nothing(twin: Pipeline) -> None:
-    planned = plan(twin, lambda settings: settings["evaluation"].update(samples_per_problem=3))
-    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {"evaluate": 4}
-
-
-def test_one_more_size_trains_only_that_size(twin: Pipeline) -> None:
-    def change(settings: dict[str, Any]) -> None:
-        settings["sizes"]["wide"] = settings["sizes"]["tiny"] | {"width": 64}
-
     planned = plan(twin, change)
-    assert all(message.startswith("Train: wide") for message in planned.messages_of("Train"))
-    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == {
-        "model": 1, "train": 3, "evaluate": 4, "throughput": 2, "step_speed": 1,
-        "on_policy_gradients": 1, "gradients": 1,
-    }  # fmt: skip
+    assert planned.messages_of("Train") == {f"Train: {run}" for run in trained}
+    assert {rule: count for rule, count in planned.jobs.items() if rule not in REPORT} == jobs
 
 
 def test_one_more_benchmark_trains_nothing(twin: Pipeline) -> None:
-    def change(settings: dict[str, Any]) -> None:
-        settings["benchmarks"]["numbers"] = settings["benchmarks"]["heldout"] | {"start": [21, 30]}
-
-    jobs = plan(twin, change).jobs
-    assert "train" not in jobs
-    assert "model" not in jobs
-    assert "throughput" not in jobs
-    assert jobs["data"] == 1
-    assert jobs["check"] == 1
+    jobs = plan(twin, changed("benchmarks", numbers=NUMBERS)).jobs
+    assert not {"train", "model", "throughput"} & jobs.keys()
+    assert (jobs["data"], jobs["check"]) == (1, 1)
     assert sum(count for rule, count in jobs.items() if rule.startswith("evaluate")) == 4
 
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from nested_reft.config.method import read_ablation
 from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.run import PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP
 from nested_reft.config.sources import FetchedModel, HubProblems
@@ -22,7 +23,6 @@ from nested_reft.config.experiment import (
 from nested_reft.config.run_table import all_runs
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
-from nested_reft.core.layer_selection import SELECTIONS
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.data.lock import no_lock
@@ -105,8 +105,8 @@ CONSTRAINTS = dict(
     seed=one_of(CONFIG.seeds),
     figure=one_of(FIGURES),
     page=one_of(PAGES),
-    # What was done to a model, as a path: nothing, or one run of the table (without its size).
-    tuning=one_of(
+    # A policy of a size, as a path: the model before reinforcement, or one run of the table.
+    policy=one_of(
         [*stages(CONFIG), *{run.path.split("/", 1)[1]: None for run in RUNS}]
     ),
 )
@@ -174,18 +174,18 @@ def run_of(wildcards):
     return run
 
 
-def tuned_run(wildcards):
-    """The run that `tuning` names, or None for a model before reinforcement."""
-    return find_run(f"{wildcards.size}/{wildcards.tuning}")
+def run_of_policy(wildcards):
+    """The run whose policy is evaluated, or None for a model before reinforcement."""
+    return find_run(f"{wildcards.size}/{wildcards.policy}")
 
 
 def policy_folder(wildcards):
     """The folder of the policy that an evaluation loads."""
-    run = tuned_run(wildcards)
+    run = run_of_policy(wildcards)
     return (
         f"{RESULTS}/runs/{run.path}/policy"
         if run
-        else f"{RESULTS}/{STAGE_FOLDERS[wildcards.tuning]}/{wildcards.size}"
+        else f"{RESULTS}/{STAGE_FOLDERS[wildcards.policy]}/{wildcards.size}"
     )
 
 
@@ -224,9 +224,23 @@ def stage_folder(wildcards):
 def influence_of(strategies, size, stage=STAGE):
     """The ablation influence of a model's layers, if one of these ways to choose layers reads it; other jobs do not wait
     for it."""
-    reads = any(SELECTIONS[name].influence_kind == "ablation" for name in strategies)
-    return [f"{RESULTS}/influence/{stage}/{size}.json"] if reads else []
+    needed = read_ablation(strategies)
+    return [f"{RESULTS}/influence/{stage}/{size}.json"] if needed else []
 
 
-def influence_option(wildcards, input):
-    return "--influence" if input.influence else ""
+def measured(wildcards):
+    """What a measurement is of: a size, and perhaps a stage and a skip."""
+    return (
+        {**wildcards, "skip": int(wildcards.skip)}
+        if "skip" in wildcards.keys()
+        else dict(wildcards)
+    )
+
+
+def optional_files(wildcards, input):
+    """The options for the files that not all trainings and measurements read."""
+    return " ".join(
+        f"--{name.replace('_', '-')} {input[name]}"
+        for name in ("on_policy", "influence")
+        if input.get(name)
+    )

@@ -13,13 +13,13 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
             problems=expand(f"{RESULTS}/data/test/{{benchmark}}.jsonl", benchmark=batch),
         output:
             expand(
-                f"{RESULTS}/evaluations/{{{{size}}}}/{{{{tuning}}}}/{{benchmark}}.json",
+                f"{RESULTS}/evaluations/{{{{size}}}}/{{{{policy}}}}/{{benchmark}}.json",
                 benchmark=batch,
             ),
         log:
-            f"{RESULTS}/logs/evaluate/{{size}}/{{tuning}}/{number}.log",
+            f"{RESULTS}/logs/evaluate/{{size}}/{{policy}}/{number}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/evaluate/{{size}}/{{tuning}}/{number}.tsv"
+            f"{RESULTS}/benchmarks/evaluate/{{size}}/{{policy}}/{number}.tsv"
         conda:
             ENVIRONMENT
         threads: CONFIG.threads_per_job
@@ -31,12 +31,12 @@ for number, batch in enumerate(benchmark_batches(CONFIG)):
             settings=lambda wildcards, batch=batch: jobs.evaluate_settings(
                 CONFIG,
                 wildcards.size,
-                tuned_run(wildcards),
+                run_of_policy(wildcards),
                 batch,
-                PRETRAINED if tuned_run(wildcards) else wildcards.tuning,
+                PRETRAINED if run_of_policy(wildcards) else wildcards.policy,
             ).canonical_json(),
         message:
-            f"Evaluate on {', '.join(batch)}: {{wildcards.size}} {{wildcards.tuning}}"
+            f"Evaluate on {', '.join(batch)}: {{wildcards.size}} {{wildcards.policy}}"
         shell:
             ON_GPU
             + "nested-reft evaluate --settings {params.settings:q} --threads {threads}"

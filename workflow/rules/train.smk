@@ -27,7 +27,7 @@ rule train:
         settings=lambda wildcards: jobs.train_settings(
             CONFIG, run_of(wildcards)
         ).canonical_json(),
-        influence=influence_option,
+        files=optional_files,
         # Not an output: Snakemake deletes outputs before a rerun, and a rerun continues from here.
         checkpoints=f"{PREFIXED_RESULTS}/checkpoints",
     message:
@@ -36,4 +36,4 @@ rule train:
         ON_EACH_GPU
         + "nested-reft train --settings {params.settings:q} --threads {threads} --policy {input.policy}"
         " --problems {input.problems} --checkpoints {params.checkpoints} --output {output.policy}"
-        " --metrics {output.metrics} --manifest {output.manifest} {params.influence} {input.influence} 2> {log}"
+        " --metrics {output.metrics} --manifest {output.manifest} {params.files} 2> {log}"

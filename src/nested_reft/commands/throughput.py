@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
-from nested_reft.config.strict import parse
+from nested_reft.commands.measurement import load_job
 from nested_reft.config.throughput import ThroughputSettings
-from nested_reft.data.records import read_problems
 from nested_reft.evaluation.throughput import measure_throughput
-from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the record of all pairs, and log each."""
-    settings = parse(ThroughputSettings, options.settings, "--settings")
-    torch.set_num_threads(options.threads)
-    problems = read_problems(options.problems)
-    policy = load_policy(
-        options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
-    )
+    settings, policy, problems = load_job(ThroughputSettings, options, cast_weights=True)
     record = measure_throughput(settings, policy, problems)
     write_json(options.output, record)
     progress = Progress(f"throughput {settings.size} skip{settings.skip}")

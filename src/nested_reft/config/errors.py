@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import types
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -17,17 +16,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"possible: {', '.join(choices)}"
 
 
-def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """The errors, each as `key: what is wrong`."""
-    return list(dict.fromkeys(_explain_one(item, root) for item in error.errors()))
+def explain(error: ValidationError, settings: Any) -> list[str]:
+    """The errors in these settings, each as `key: what is wrong`."""
+    return list(dict.fromkeys(_explain_one(item, settings) for item in error.errors()))
 
 
-def _explain_one(item: Any, root: type[BaseModel]) -> str:
-    location, kind = tuple(item["loc"]), item["type"]
-    models, keys = _walk(location, root)
-    key = ".".join(keys)
-    if kind == "extra_forbidden" and models:
-        return f"{key}: unknown key, {nearest(keys[-1], _yaml_keys(models[-1]))}"
+def _explain_one(item: Any, settings: Any) -> str:
+    kind = item["type"]
+    key = ".".join(_keys(item["loc"], settings, kind))
     if kind == "missing":
         return f"{key}: is missing"
     if kind in ("tuple_type", "list_type"):
@@ -49,7 +45,7 @@ def _explain_one(item: Any, root: type[BaseModel]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         if message.startswith("."):  # a check of the whole mapping, about one key in it
-            return f"{key}{message}"
+            return f"{key}{message}".removeprefix(".")
         return f"{key}: {message}" if key else message
     return f"{key}: {message[0].lower() + message[1:]}, got {shortened(item['input'])}"
 
@@ -64,44 +60,13 @@ def _quoted(text: str) -> list[str]:
     return text.split("'")[1::2]
 
 
-def _yaml_keys(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _walk(location: tuple[Any, ...], root: type[BaseModel]) -> tuple[list[type[BaseModel]], list[str]]:
-    """Follow pydantic's location; returns the models passed and the keys as in the YAML file.
-
-    Pydantic puts the tag of a discriminated union and the marker `[key]` into the location; the file has neither.
-    """
-    models, keys = [root], list[str]()
-    annotation: Any = root
-    for part in location:
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-        if get_origin(annotation) in (Union, types.UnionType):
-            tagged = [choice for choice in get_args(annotation) if _has_tag(choice, part)]
-            if tagged:
-                models.append(tagged[0])
-                annotation = tagged[0]
-                continue
-            annotation = next((choice for choice in get_args(annotation) if choice is not type(None)), None)
-        if part == "[key]":
+def _keys(location: Iterable[str | int], settings: Any, kind: str) -> Iterator[str]:
+    """The keys in pydantic's location, which also has what is not in the settings: tags of classes and `[key]`."""
+    parts, found = list(location), settings
+    for place, part in enumerate(parts):
+        listed = isinstance(found, list | tuple) and isinstance(part, int)
+        if listed or (isinstance(found, Mapping) and part in found):
+            found = found[part]
+        elif kind != "missing" or place < len(parts) - 1:
             continue
-        keys.append(str(part))
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            if models[-1] is not annotation:
-                models.append(annotation)
-            field = next((f for name, f in annotation.model_fields.items() if part in (name, f.alias)), None)
-            annotation = field.annotation if field else None
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-        else:
-            annotation = next(iter(get_args(annotation)), None)
-    return models, keys
-
-
-def _has_tag(choice: Any, tag: Any) -> bool:
-    if not (isinstance(choice, type) and issubclass(choice, BaseModel) and "source" in choice.model_fields):
-        return False
-    annotation = choice.model_fields["source"].annotation
-    return get_origin(annotation) is Literal and tag in get_args(annotation)
+        yield str(part)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nested_reft.config.reward import Reward, RewardSetting
+from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import PRETRAINED, Run, Stage
 from nested_reft.config.sampling import Prompt, Sampling
@@ -39,12 +39,12 @@ class EvaluateSettings(Strict):
 
     size: str
     run: Run | None
-    stage: Stage = Field(PRETRAINED, exclude_if=lambda value: value == PRETRAINED)
+    stage: Stage = PRETRAINED
     benchmarks: tuple[str, ...]
     evaluation: Evaluation
     prompt: Prompt
     dtype: str
     device: str
-    # None if the sampler of this package writes the completions; it is then not in the canonical JSON.
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
-    reward: RewardSetting = Reward()
+    vllm: Vllm | None = None
+    """None if the sampler of this package writes the completions."""
+    reward: Reward = Reward()

@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import Field, field_validator, model_validator
 
 from nested_reft.config.errors import nearest
 from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.gradients import Gradients
-from nested_reft.config.method import Correction, Corrections, LayerChoice, check_layers, split_skips
+from nested_reft.config.method import Correction, LayerChoice, RunCorrections, check_layers
 from nested_reft.config.nestability import Nestability
 from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
-from nested_reft.config.reward import Reward, RewardSetting
+from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm, refuse_truncation
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
@@ -55,30 +54,26 @@ class Config(Strict):
     skips: tuple[Percent, ...] = Field(min_length=1)
     """Percent of the layers that a rollout leaves out, rounded to whole layers. Skip 0, the baseline, is always run.
     For every size, each must leave out at least one layer and no more than `training.border` allows; no value twice."""
-    corrections: Corrections
+    corrections: RunCorrections
     """The corrections of the nested runs, each with its parameters or `{}`; `base` is required, as the baseline. With
     `skips`, a list of some of the top-level `skips`, a correction is run at these only."""
-    # What `skips` under a correction says; it is written and read there (`_take_skips`, `_put_skips_back`).
-    skips_of: SkipJsonSchema[dict[str, tuple[int, ...]]] = Field({}, exclude=True)
     seeds: tuple[int, ...] = Field(min_length=1)
     """One run per seed; none negative, none twice. An interval over seeds needs two."""
     prompt: Prompt
     """How a question becomes a prompt, for all models."""
-    reward: RewardSetting = Reward()
+    reward: Reward = Reward()
     """Which answers are right."""
     pretraining: Pretraining | None = None
     """How models with `source: scratch` are made; required if there is one."""
-    # Unset, it is not in the canonical JSON: what was made before it existed stays valid.
-    warmup: Warmup | None = Field(None, exclude_if=lambda value: value is None)
+    warmup: Warmup | None = None
     """Supervised fine-tuning before reinforcement; null: none, and reinforcement starts from the model as it is."""
     layer_choice: LayerChoice = LayerChoice()
     """How the layers to skip are chosen."""
-    # As with `warmup`, the default of the next two is not in the canonical JSON.
-    rollout_engine: Literal["torch", "vllm"] = Field("torch", exclude_if=lambda value: value == "torch")
+    rollout_engine: Literal["torch", "vllm"] = "torch"
     """What writes the completions of training, of evaluation and of the steps whose speed is measured: `torch`, this
     package's own sampler, or `vllm`, which needs the extra `vllm` (docs/vllm.md). All other measurements sample with
     `torch`."""
-    vllm: Vllm = Field(Vllm(), exclude_if=lambda value: value == Vllm())
+    vllm: Vllm = Vllm()
     """What vLLM takes of a GPU."""
     training: Training
     """Reinforced fine-tuning."""
@@ -90,30 +85,13 @@ class Config(Strict):
     """How the speed of whole training steps is measured."""
     gradients: Gradients
     """How bias and variance are measured and judged."""
-    nestability: Nestability | None = Field(None, exclude_if=lambda value: value is None)
+    nestability: Nestability | None = None
     """How far nested rollouts of the models are from them before reinforcement; null: it is not measured."""
     # Both are left out of the canonical JSON: requesting more memory must not rerun any job.
     plan: Planned = Field(Planned(), exclude=True)
     """What `nested-reft plan` assumes."""
     resources: dict[Name, SizeResources] = Field({}, exclude=True)
     """What jobs request from a scheduler, by size; a size that is not named requests the defaults."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_skips(cls, settings: Any) -> Any:
-        if not isinstance(settings, Mapping):
-            return settings
-        if "skips_of" in settings:
-            raise ValueError("skips_of: unknown key; write `skips` under the correction")
-        corrections, skips = split_skips(settings.get("corrections"))
-        return {**settings, "corrections": corrections, "skips_of": skips} if skips else settings
-
-    @model_serializer(mode="wrap")
-    def _put_skips_back(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        settings: dict[str, Any] = dump(self)
-        for name, skips in self.skips_of.items():
-            settings["corrections"][name] |= {"skips": list(skips)}
-        return settings
 
     @field_validator("skips", "seeds")
     @classmethod
@@ -185,8 +163,8 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _skips_of_corrections_are_skips(self) -> Config:
-        for name, skips in self.skips_of.items():
-            for skip in skips:
+        for name, correction in self.corrections.items():
+            for skip in correction.skips or ():
                 if skip not in self.skips:
                     raise ValueError(f"corrections.{name}.skips: {skip} is not one of skips: {list(self.skips)}")
         run = {skip for _, skip in nested_cells(self)}
@@ -242,7 +220,9 @@ def nested_skips(config: Config) -> list[int]:
 def nested_cells(config: Config) -> list[tuple[Correction, int]]:
     """The grid without the baseline: each correction with each skip that it is run at."""
     return [
-        (name, skip) for name in config.corrections for skip in sorted(config.skips_of.get(name, nested_skips(config)))
+        (name, skip)
+        for name, correction in config.corrections.items()
+        for skip in sorted(correction.skips or nested_skips(config))
     ]
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from nested_reft.config.method import Corrections, Strategy
-from nested_reft.config.reward import Reward, RewardSetting
-from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.reward import Reward
+from nested_reft.config.sampling import ModelJob, Sampling
 from nested_reft.config.strict import Positive, Strict
 
 
@@ -47,20 +47,14 @@ class Gradients(GradientMeasurement):
     """Controlled: the whole 95 % interval of the variance, over the on-policy estimate's, is at or below this."""
 
 
-class OnPolicySettings(Strict):
+class OnPolicySettings(ModelJob):
     """On-policy gradient estimates of one pre-trained model, which those of every skip setting are compared with."""
 
-    size: str
     gradients: GradientBatches
-    prompt: Prompt
     sampling: Sampling
-    max_new_tokens: int
-    max_prompt_tokens: int
     problems_per_micro_batch: int | None
     gradient_checkpointing: bool
-    dtype: str
-    device: str
-    reward: RewardSetting = Reward()
+    reward: Reward = Reward()
 
 
 class GradientSettings(OnPolicySettings):

@@ -6,14 +6,25 @@ others; its hash names the run's checkpoints.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.evaluation import EvaluateSettings
-from nested_reft.config.experiment import Config, problem_sets, vllm_of
+from nested_reft.config.experiment import (
+    Config,
+    benchmark_batches,
+    measured_models,
+    nested_skips,
+    problem_sets,
+    stages,
+    vllm_of,
+)
 from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
-from nested_reft.config.influence import InfluenceSettings
+from nested_reft.config.method import read_ablation
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
+from nested_reft.config.resources import JobKind
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Run, Stage
+from nested_reft.config.run_table import all_runs
 from nested_reft.config.sampling import Sampling
 from nested_reft.config.sources import CheckSettings, DataSettings, FetchedModel, ModelSettings, Role
 from nested_reft.config.strict import Strict
@@ -47,19 +58,13 @@ def model_settings(config: Config, size: str) -> ModelSettings:
 
 
 def warmup_settings(config: Config, size: str, stage: str = WARMED_UP) -> WarmupSettings:
-    training = config.training
     assert config.warmup is not None, "there is a rule only with a warm-up"
     warmup = _part(WarmupTraining, config.warmup)
     return WarmupSettings(
-        size=size,
+        **_model_job(config, size),
         warmup=warmup.model_copy(update={"layer_drop": 0.0}) if stage == WITHOUT_LAYER_DROP else warmup,
-        prompt=config.prompt,
-        border=training.border,
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        gradient_checkpointing=training.gradient_checkpointing,
-        device=config.device,
+        border=config.training.border,
+        gradient_checkpointing=config.training.gradient_checkpointing,
     )
 
 
@@ -68,7 +73,7 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
     return TrainSettings(
         run=run,
         training=config.training,
-        params=config.corrections[run.correction],
+        params=config.corrections[run.correction].params,
         prompt=config.prompt,
         reward=config.reward,
         device=config.device,
@@ -96,17 +101,17 @@ def evaluate_settings(
 
 
 def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSettings:
-    training = config.training
+    # Every completion has the same length.
+    equal = {
+        "prompt": config.prompt.model_copy(update={"end_tokens": ()}),
+        "max_new_tokens": config.throughput.new_tokens,
+    }
     return ThroughputSettings(
-        size=size,
+        **_model_job(config, size) | equal,
         skip=skip,
+        border=config.training.border,
         throughput=config.throughput,
-        prompt=config.prompt.model_copy(update={"end_tokens": ()}),  # every completion has the same length
-        sampling=_part(Sampling, training),
-        border=training.border,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        device=config.device,
+        sampling=_part(Sampling, config.training),
     )
 
 
@@ -119,7 +124,7 @@ def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettin
         skip=skip,
         # All corrections cost the same: they differ by one product per token.
         correction=BASELINE_CORRECTION,
-        params=config.corrections[BASELINE_CORRECTION],
+        params=config.corrections[BASELINE_CORRECTION].params,
         step_speed=config.step_speed,
         training=config.training.model_copy(update={**fixed, "max_new_tokens": length}),
         prompt=config.prompt,
@@ -129,19 +134,13 @@ def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettin
 
 
 def on_policy_settings(config: Config, size: str) -> OnPolicySettings:
-    training = config.training
     return OnPolicySettings(
-        size=size,
+        **_model_job(config, size),
         gradients=_part(GradientBatches, config.gradients),
-        prompt=config.prompt,
+        sampling=_part(Sampling, config.training),
+        problems_per_micro_batch=config.training.problems_per_micro_batch,
+        gradient_checkpointing=config.training.gradient_checkpointing,
         reward=config.reward,
-        sampling=_part(Sampling, training),
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        problems_per_micro_batch=training.problems_per_micro_batch,
-        gradient_checkpointing=training.gradient_checkpointing,
-        dtype=training.dtype,
-        device=config.device,
     )
 
 
@@ -158,36 +157,72 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
 
 
 def nestability_settings(config: Config, size: str, stage: str, skip: int) -> NestabilitySettings:
-    training = config.training
     assert config.nestability is not None, "there is a rule only with it"
     return NestabilitySettings(
-        size=size,
+        **_model_job(config, size),
         stage=stage,
         skip=skip,
+        border=config.training.border,
         nestability=_part(NestabilityMeasurement, config.nestability),
-        prompt=config.prompt,
+        sampling=_part(Sampling, config.training),
         reward=config.reward,
-        sampling=_part(Sampling, training),
-        border=training.border,
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        device=config.device,
     )
 
 
 def influence_settings(config: Config, size: str, stage: str) -> InfluenceSettings:
+    return InfluenceSettings(**_model_job(config, size), stage=stage, problems=config.layer_choice.influence_problems)
+
+
+def settings_by_kind(config: Config, size: str) -> dict[JobKind, list[Strict]]:
+    """The settings of every job of one size, by kind; kinds without jobs are left out."""
+    nested, models = nested_skips(config), measured_models(config)
+    runs = [run for run in all_runs(config) if run.size == size]
+    policies: list[tuple[Run | None, Stage]] = [(None, stage) for stage in stages(config)]
+    policies += [(run, PRETRAINED) for run in runs]
+    found: dict[JobKind, list[Strict]] = {
+        "model": [model_settings(config, size)],
+        "warmup": [warmup_settings(config, size, stage) for stage in warmups(config)],
+        "train": [train_settings(config, run) for run in runs],
+        "evaluate": [
+            evaluate_settings(config, size, run, batch, stage)
+            for run, stage in policies
+            for batch in benchmark_batches(config)
+        ],
+        "throughput": [throughput_settings(config, size, skip) for skip in (0, *nested)],
+        "step_speed": [step_speed_settings(config, size, skip) for skip in nested],
+        "gradients": [
+            on_policy_settings(config, size),
+            *(gradient_settings(config, size, skip) for skip in nested),
+        ],
+        "influence": [influence_settings(config, size, stage) for stage in influence_stages(config)],
+        "nestability": [nestability_settings(config, size, stage, skip) for stage in models for skip in (0, *nested)],
+    }
+    return {kind: settings for kind, settings in found.items() if settings}
+
+
+def warmups(config: Config) -> tuple[str, ...]:
+    """The stages that a warm-up makes: with the settings, and without layer drop if that is measured."""
+    return tuple(dict.fromkeys((*stages(config)[1:], *measured_models(config)[1:])))
+
+
+def influence_stages(config: Config) -> list[str]:
+    """The models whose ablation influence is measured: for runs and gradients, and for the nestability."""
+    found = stages(config)[-1:] if read_ablation(config.layer_choice.strategies) else ()
+    measured = config.nestability is not None and read_ablation(config.nestability.strategies)
+    return list(dict.fromkeys((*found, *(measured_models(config) if measured else ()))))
+
+
+def _model_job(config: Config, size: str) -> dict[str, Any]:
+    """The fields of `ModelJob`."""
     training = config.training
-    return InfluenceSettings(
-        size=size,
-        stage=stage,
-        problems=config.layer_choice.influence_problems,
-        prompt=config.prompt,
-        max_new_tokens=training.max_new_tokens,
-        max_prompt_tokens=training.max_prompt_tokens,
-        dtype=training.dtype,
-        device=config.device,
-    )
+    return {
+        "size": size,
+        "prompt": config.prompt,
+        "max_new_tokens": training.max_new_tokens,
+        "max_prompt_tokens": training.max_prompt_tokens,
+        "dtype": training.dtype,
+        "device": config.device,
+    }
 
 
 def _part(model: type[T], settings: T) -> T:

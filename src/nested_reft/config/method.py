@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from nested_reft.config.errors import nearest, shortened
 from nested_reft.config.strict import Percent, Positive, Strict
@@ -33,23 +33,11 @@ Correction = Annotated[str, AfterValidator(_name_in(CORRECTIONS)), Field(json_sc
 Strategy = Annotated[str, AfterValidator(_name_in(SELECTIONS)), Field(json_schema_extra=_names_of(SELECTIONS))]
 
 
-SKIPS = "skips"
-
-
-def _without_nulls(corrections: Any) -> Any:
+def _without_nulls(params: Any) -> Any:
     """Drop null parameters, so that they get their defaults."""
-    if not isinstance(corrections, Mapping):
-        return corrections
-    for name, params in corrections.items():
-        # Those of the runs were taken out before.
-        if isinstance(params, Mapping) and params.get(SKIPS) is not None:
-            raise ValueError(f".{name}.{SKIPS}: only corrections of runs have skips; remove it")
-    return {
-        name: {key: value for key, value in params.items() if value is not None}
-        if isinstance(params, Mapping)
-        else params
-        for name, params in corrections.items()
-    }
+    if not isinstance(params, Mapping):
+        return params
+    return {key: value for key, value in params.items() if value is not None}
 
 
 def _with_defaults(corrections: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -69,34 +57,49 @@ def _with_defaults(corrections: dict[str, dict[str, float]]) -> dict[str, dict[s
 
 # Corrections with their parameters, from the registry, with defaults filled in.
 Corrections = Annotated[
-    dict[Correction, dict[str, float]],
+    dict[Correction, Annotated[dict[str, float], BeforeValidator(_without_nulls)]],
     Field(min_length=1),
-    BeforeValidator(_without_nulls),
     AfterValidator(_with_defaults),
 ]
 
 
-def split_skips(corrections: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Corrections without their `skips`, and these by correction. Raises ValueError for what is no list of skips."""
-    if not isinstance(corrections, Mapping):
-        return corrections, {}
-    rest, skips = dict(corrections), dict[str, tuple[int, ...]]()
-    for name, params in corrections.items():
-        if not isinstance(params, Mapping) or params.get(SKIPS) is None:
-            continue
-        values = params[SKIPS]
-        key = f"corrections.{name}.{SKIPS}"
-        if isinstance(values, list | tuple):  # numbers within a value of --config are text
-            values = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in values]
-        if not isinstance(values, list) or not values or any(type(value) is not int for value in values):
-            raise ValueError(f"{key}: must be a list of skips in percent, got {shortened(values)}")
-        if len(set(values)) != len(values):
-            raise ValueError(f"{key}: has a value twice: {list(values)}")
-        if 0 in values:
-            raise ValueError(f"{key}: has 0, the baseline, which is always run; remove it")
-        skips[name] = tuple(values)
-        rest[name] = {parameter: value for parameter, value in params.items() if parameter != SKIPS}
-    return rest, skips
+class RunCorrection(Strict, extra="allow"):
+    """A correction of the nested runs, with its parameters."""
+
+    # The parameters of all corrections are in their registry.
+    __pydantic_extra__: dict[str, float]
+    skips: tuple[Percent, ...] | None = Field(None, min_length=1)
+    """The skips that it is run at, some of the top-level `skips`; null: all of them."""
+
+    @field_validator("skips")
+    @classmethod
+    def _are_nested(cls, skips: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if len(set(skips or ())) != len(skips or ()):
+            raise ValueError(f"has a value twice: {list(skips or ())}")
+        if 0 in (skips or ()):
+            raise ValueError("has 0, the baseline, which is always run; remove it")
+        return skips
+
+    @property
+    def params(self) -> dict[str, float]:
+        return self.__pydantic_extra__
+
+
+def _runs_with_defaults(corrections: dict[str, RunCorrection]) -> dict[str, RunCorrection]:
+    resolved = _with_defaults({name: correction.params for name, correction in corrections.items()})
+    return {name: RunCorrection(skips=corrections[name].skips, **params) for name, params in resolved.items()}
+
+
+RunCorrections = Annotated[
+    dict[Correction, Annotated[RunCorrection, BeforeValidator(_without_nulls)]],
+    Field(min_length=1),
+    AfterValidator(_runs_with_defaults),
+]
+
+
+def read_ablation(strategies: Iterable[Strategy]) -> bool:
+    """Whether one of these strategies reads the ablation influence of the layers."""
+    return any(SELECTIONS[name].influence_kind == "ablation" for name in strategies)
 
 
 class LayerChoice(Strict):

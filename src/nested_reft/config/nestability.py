@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from nested_reft.config.method import Strategy
-from nested_reft.config.reward import Reward, RewardSetting
-from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.reward import Reward
+from nested_reft.config.sampling import ModelJob, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.core.layer_selection import SELECTIONS
 
@@ -45,18 +45,12 @@ class Nestability(NestabilityMeasurement):
     """Warm up once more without `warmup.layer_drop`, and measure that model too; nothing else uses it."""
 
 
-class NestabilitySettings(Strict):
+class NestabilitySettings(ModelJob):
     """How nestable one model is at one skip setting."""
 
-    size: str
     stage: str
     skip: int
-    nestability: NestabilityMeasurement
-    prompt: Prompt
-    sampling: Sampling
     border: int
-    max_new_tokens: int
-    max_prompt_tokens: int
-    dtype: str
-    device: str
-    reward: RewardSetting = Reward()
+    nestability: NestabilityMeasurement
+    sampling: Sampling
+    reward: Reward = Reward()

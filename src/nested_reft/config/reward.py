@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from nested_reft.config.strict import Strict
 
@@ -15,7 +13,3 @@ class Reward(Strict):
     answer: Literal["any", "marked"] = "any"
     r"""`any`: the final answer, however it is written; `marked`: only one in a mark, as the prompt may ask for it:
     `\boxed{...}`, after `####`, in `<answer>`, or the value of `"answer"` in JSON. docs/grading.md has the rules."""
-
-
-# The default is not in the canonical JSON: what was made before the section existed stays valid.
-RewardSetting = Annotated[Reward, Field(exclude_if=lambda value: value == Reward())]

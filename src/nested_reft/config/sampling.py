@@ -18,12 +18,9 @@ class Prompt(Strict):
     """The system message of the chat template; null: none. `plain` has none."""
     suffix: str = ""
     """Appended to the question, in both styles."""
-    # Unset, the next two are not in the canonical JSON: what was made before they existed stays valid.
-    template: str | None = Field(None, exclude_if=lambda value: value is None)
+    template: str | None = None
     """The name of the chat template, if the model has several; null: the default one. `plain` has none."""
-    end_tokens: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
-        (), exclude_if=lambda value: not value
-    )
+    end_tokens: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
     """Tokens that end a completion, besides the model's own end tokens and, in style `chat`, the one that ends a turn
     of the template. Each must be one token of every model."""
 
@@ -43,3 +40,14 @@ class Sampling(Strict):
     """Sample from the k most probable tokens; null: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Sample from the fewest most probable tokens whose total probability reaches this; null: from all."""
+
+
+class ModelJob(Strict):
+    """What every job that measures one model, or warms it up, is passed; lengths and dtype are those of training."""
+
+    size: str
+    prompt: Prompt
+    max_new_tokens: int
+    max_prompt_tokens: int
+    dtype: str
+    device: str

@@ -83,13 +83,12 @@ class HubProblems(Strict):
     """Regular expression whose first group is the answer; null: the answer is the whole column."""
     limit: Positive | None = None
     """How many problems to keep, from the first; null: all."""
-    # Unset, the next three are not in the canonical JSON: what was made before they existed stays valid.
-    offset: Annotated[int, Field(ge=0)] = Field(0, exclude_if=lambda value: not value)
+    offset: Annotated[int, Field(ge=0)] = 0
     """How many problems to leave out before the first that is kept; with `limit` it splits one data set in two."""
-    solution: str | None = Field(None, exclude_if=lambda value: value is None)
+    solution: str | None = None
     """Worked solutions, for `warmup.datasets` only: a text with columns in braces, such as `{Equation} = {Answer}`. A
     brace itself is written twice."""
-    solution_without: str | None = Field(None, exclude_if=lambda value: value is None)
+    solution_without: str | None = None
     """Regular expression; what it matches is removed from the solution."""
 
     @field_validator("split")
@@ -176,10 +175,14 @@ class ModelShape(Strict):
 
 # The names of a shape's keys in config.json.
 SHAPE_KEYS = {
-    "architecture": "model_type", "width": "hidden_size", "heads": "num_attention_heads",
-    "key_value_heads": "num_key_value_heads", "feed_forward": "intermediate_size", "vocabulary": "vocab_size",
+    "architecture": "model_type",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads",
+    "feed_forward": "intermediate_size",
+    "vocabulary": "vocab_size",
     "tied": "tie_word_embeddings",
-}  # fmt: skip
+}
 
 
 # Of all models that are fetched. Not in a common base class: its fields would come first in the canonical JSON.

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nested_reft.config.errors import explain
+from nested_reft.config.errors import explain, nearest
 from nested_reft.runtime.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
@@ -26,6 +26,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, settings: Any) -> Any:
+        if isinstance(settings, Mapping) and cls.model_config["extra"] == "forbid":
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in settings.keys() - known - cls.model_fields.keys():
+                raise ValueError(f".{key}: unknown key, {nearest(str(key), known)}")
+        return settings
 
     def canonical_json(self) -> str:
         """The settings as compact JSON: what a rule passes to its sub-command, and what is hashed.
@@ -50,12 +59,14 @@ def parse(model: type[T], settings: Mapping[str, Any] | str, where: str, said: M
     In the error, `where` names the source of what is wrong, or `--config` if it is what was `said` on the command line.
     """
     try:
-        if isinstance(settings, str):
-            return model.model_validate_json(settings)
-        return model.model_validate(dict(settings))
+        given = json.loads(settings) if isinstance(settings, str) else settings
+    except ValueError as error:
+        raise ConfigError(f"{where}: is not JSON: {error}") from None
+    try:
+        return model.model_validate(given)
     except ValidationError as error:
         wrong: dict[str, list[str]] = {}
-        for text in explain(error, model):
+        for text in explain(error, given):
             wrong.setdefault("--config" if _has(said or {}, text.partition(":")[0]) else where, []).append(text)
         raise ConfigError("; ".join(f"{source}: {'; '.join(texts)}" for source, texts in wrong.items())) from None
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nested_reft.config.rollout_engine import Vllm
-from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.sampling import ModelJob, Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.config.training import Training
 
@@ -29,18 +29,16 @@ class Throughput(Strict):
     """Seed of the layers, which are drawn uniformly for each pair, and of the completions."""
 
 
-class ThroughputSettings(Strict):
-    """Rollout speed of one size at one skip setting, against the same model at skip 0."""
+class ThroughputSettings(ModelJob):
+    """Rollout speed of one size at one skip setting, against the same model at skip 0.
 
-    size: str
+    `max_new_tokens` is the length of every completion.
+    """
+
     skip: int
-    throughput: Throughput
-    prompt: Prompt
-    sampling: Sampling
     border: int
-    max_prompt_tokens: int
-    dtype: str
-    device: str
+    throughput: Throughput
+    sampling: Sampling
 
 
 class StepSpeed(Strict):
@@ -70,5 +68,5 @@ class StepSpeedSettings(Strict):
     training: Training
     prompt: Prompt
     device: str
-    # None, for the sampler of this package, is not in the canonical JSON.
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
+    vllm: Vllm | None = None
+    """None if the sampler of this package writes the completions."""

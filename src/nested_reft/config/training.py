@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nested_reft.config.reward import Reward, RewardSetting
+from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import Run
 from nested_reft.config.sampling import Prompt, Sampling
@@ -115,10 +115,10 @@ class TrainSettings(Strict):
     params: dict[str, float]
     prompt: Prompt
     device: str
-    # None if the sampler of this package writes the completions; as the next, it is then not in the canonical JSON.
-    vllm: Vllm | None = Field(None, exclude_if=lambda value: value is None)
-    # Unset for all runs with a fixed number.
-    adapt: Adaptation | None = Field(None, exclude_if=lambda value: value is None)
+    vllm: Vllm | None = None
+    """None if the sampler of this package writes the completions."""
+    adapt: Adaptation | None = None
+    """None for all runs with a fixed number of skipped layers."""
 
     @model_validator(mode="after")
     def _adaptive_runs_have_a_target(self) -> TrainSettings:
@@ -131,4 +131,4 @@ class TrainSettings(Strict):
         """Hash of everything that the run depends on; checkpoints of other settings are not continued."""
         return settings_hash(self.canonical_json())
 
-    reward: RewardSetting = Reward()
+    reward: Reward = Reward()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from nested_reft.config.sampling import Prompt
+from nested_reft.config.sampling import ModelJob
 from nested_reft.config.sources import HubProblems, Problems
 from nested_reft.config.strict import Name, Positive, Strict
 
@@ -49,15 +49,9 @@ class Warmup(WarmupTraining):
         return datasets
 
 
-class WarmupSettings(Strict):
+class WarmupSettings(ModelJob):
     """The warm-up of one model."""
 
-    size: str
     warmup: WarmupTraining
-    prompt: Prompt
     border: int
-    max_new_tokens: int
-    max_prompt_tokens: int
-    dtype: str
     gradient_checkpointing: bool
-    device: str

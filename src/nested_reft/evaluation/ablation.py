@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nested_reft.config.influence import InfluenceSettings
+from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import ablation_influence
-from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.policy import Policy, compute_dtype
-from nested_reft.rollouts.prompts import encode_prompts
 
 
 def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -22,9 +21,7 @@ def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Seq
 
     Raises DataError if a prompt is too long, alone or with a completion.
     """
-    questions = [problem.question for problem in problems[: settings.problems]]
-    prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
-    check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
+    prompts = fitting_prompts(settings, policy, problems[: settings.problems])
     ids, mask = policy.batch(prompts)
     with compute_dtype(policy.model, settings.dtype):
         influence = ablation_influence(policy.model, ids, mask)

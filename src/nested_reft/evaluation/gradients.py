@@ -11,8 +11,7 @@ subset of the parameters, the same for all gradients, so that memory does not gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,19 @@ from transformers import PreTrainedModel
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import correction_named
-from nested_reft.core.layer_selection import choose_skipped_layers
-from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.layers import nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import DataError, Problem
-from nested_reft.engine.layer_influence import influence_of
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
+from nested_reft.evaluation.batches import Batch, choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
-from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.policy import Policy, compute_dtype
-from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.rollouts.rewards import rollout_rewards
 from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.runtime.seeding import derive_seed
 
-UNBIASED: dict[str, Any] = {
-    "normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False,
-}  # fmt: skip
+UNBIASED: dict[str, Any] = {"normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False}
 REMEDY = "delete the file to make it again"
 DIGITS = 8  # of the inner products in the record
 # The nested view uses the random numbers of the first on-policy set: where the two distributions agree, it writes the
@@ -94,9 +88,14 @@ def estimate_gradients(
         logp = completion_logp(model, part, settings.sampling.temperature)
         for number, objective in enumerate(objectives):
             loss, _ = policy_loss(
-                objective, logp, part.logp, part.mask, advantages[first:last],
-                max_new_tokens=settings.max_new_tokens, scale=scale[rows],
-            )  # fmt: skip
+                objective,
+                logp,
+                part.logp,
+                part.mask,
+                advantages[first:last],
+                max_new_tokens=settings.max_new_tokens,
+                scale=scale[rows],
+            )
             grads = torch.autograd.grad(-loss, parameters, retain_graph=number + 1 < len(objectives), allow_unused=True)
             total[number] += torch.cat(
                 [
@@ -119,34 +118,6 @@ def make_objective(correction: str, params: Mapping[str, float], settings: Gradi
     )
 
 
-@dataclass(frozen=True)
-class GradientBatch:
-    """Problems that every set of estimates is made from once, and their prompts: ids and mask (P, S)."""
-
-    number: int
-    problems: Sequence[Problem]
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-
-
-def gradient_batches(
-    settings: OnPolicySettings, policy: Policy, problems: Sequence[Problem]
-) -> Iterator[GradientBatch]:
-    """The batches, which go through the problems in a random order and start over at its end."""
-    options = settings.gradients
-    prompts = encode_prompts(
-        [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
-    )
-    check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
-    order = torch.randperm(
-        len(problems), generator=torch.Generator().manual_seed(derive_seed("gradient-problems", options.seed))
-    ).tolist()
-    for number in range(options.batches):
-        first = number * options.problems_per_batch
-        indices = [order[i % len(order)] for i in range(first, first + options.problems_per_batch)]
-        yield GradientBatch(number, [problems[i] for i in indices], *policy.batch([prompts[i] for i in indices]))
-
-
 def measure_on_policy(
     settings: OnPolicySettings, policy: Policy, problems: Sequence[Problem], report: Callable[[int], None]
 ) -> dict[str, Tensor]:
@@ -157,7 +128,7 @@ def measure_on_policy(
     coordinates = _coordinates(settings, policy)
     objective = [Objective(correction="unit", **UNBIASED)]
     sets: dict[str, list[Tensor]] = {"on_policy": [], "repeat": []}
-    for batch in gradient_batches(settings, policy, problems):
+    for batch in problem_batches(settings, settings.gradients, policy, problems, "gradient"):
         for name, gradients in sets.items():
             numbers = "repeat" if name == "repeat" else PAIRED
             gradients.append(_estimates(settings, policy, batch, (), numbers, objective, coordinates)[0])
@@ -182,16 +153,9 @@ def measure_gradients(
     coordinates = _coordinates(settings, policy)
     corrected = [make_objective(name, params, settings) for name, params in options.corrections.items()]
     estimates = []
-    for batch in gradient_batches(settings, policy, problems):
-        skipped = choose_skipped_layers(
-            settings.strategy,
-            len(decoder_layers(model)),
-            settings.skip,
-            settings.border,
-            batch_seed=derive_seed("gradient-layers", options.seed, batch.number),
-            run_seed=derive_seed("gradient-layers", options.seed),
-            influence=influence_of(settings.strategy, model, batch.prompt_ids, batch.prompt_mask, influence),
-        )
+    for batch in problem_batches(settings, settings.gradients, policy, problems, "gradient"):
+        seeds = ("gradient-layers", options.seed)
+        skipped = choose_layers(settings.strategy, settings, policy, batch, seeds, influence)
         estimates.append(_estimates(settings, policy, batch, skipped, PAIRED, corrected, coordinates))
         report(batch.number + 1)
     on, repeat, nested = on_policy["on_policy"], on_policy["repeat"], torch.stack(estimates, dim=1)
@@ -239,7 +203,7 @@ def _coordinates(settings: OnPolicySettings, policy: Policy) -> list[Tensor]:
 def _estimates(
     settings: OnPolicySettings,
     policy: Policy,
-    batch: GradientBatch,
+    batch: Batch,
     skipped: Sequence[int],
     numbers: str,
     objectives: Sequence[Objective],

@@ -15,15 +15,12 @@ from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
 from nested_reft.core.diagnostics import off_policy_diagnostics
-from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
-from nested_reft.engine.layer_influence import influence_of
 from nested_reft.engine.logp import completion_logp
+from nested_reft.evaluation.batches import choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
-from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.policy import Policy, compute_dtype
-from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.rollouts.rewards import rollout_rewards
 from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.runtime.seeding import derive_seed
@@ -45,41 +42,23 @@ def measure_nestability(
     Raises DataError if the model cannot take such lengths.
     """
     options, model = settings.nestability, policy.model
-    prompts = encode_prompts(
-        [problem.question for problem in problems], settings.prompt, policy.tokenizer, settings.max_prompt_tokens
-    )
-    check_policy_lengths(policy, prompts, settings.max_new_tokens, "training.max_new_tokens")
     check_policy_skip(policy, settings.skip, settings.border)
-    order = torch.randperm(
-        len(problems), generator=torch.Generator().manual_seed(derive_seed("nestability-problems", options.seed))
-    ).tolist()
     found: dict[str, list[dict[str, Any]]] = {
         name: [] for name in (options.strategies if settings.skip else options.strategies[:1])
     }
-    for batch in range(options.batches):
-        first = batch * options.problems_per_batch
-        indices = [order[i % len(order)] for i in range(first, first + options.problems_per_batch)]
-        prompt_ids, prompt_mask = policy.batch([prompts[i] for i in indices])
+    for batch in problem_batches(settings, options, policy, problems, "nestability"):
         for name, rows in found.items():
-            skipped = choose_skipped_layers(
-                name,
-                len(decoder_layers(model)),
-                settings.skip,
-                settings.border,
-                batch_seed=derive_seed("nestability-layers", options.seed, batch),
-                run_seed=derive_seed("nestability-layers", options.seed),
-                influence=influence_of(name, model, prompt_ids, prompt_mask, influence),
-            )
+            skipped = choose_layers(name, settings, policy, batch, ("nestability-layers", options.seed), influence)
             with compute_dtype(model, settings.dtype), torch.no_grad():
                 rollout = sample_rollout(
                     policy,
                     nested_view(model, skipped).eval(),
-                    prompt_ids,
-                    prompt_mask,
+                    batch.prompt_ids,
+                    batch.prompt_mask,
                     settings.sampling,
                     group_size=options.completions_per_problem,
                     max_new_tokens=settings.max_new_tokens,
-                    seed=derive_seed("nestability", options.seed, batch),
+                    seed=derive_seed("nestability", options.seed, batch.number),
                 )
                 logp = completion_logp(nested_view(model, ()).eval(), rollout, settings.sampling.temperature)
             distances = off_policy_diagnostics(logp, rollout.logp, rollout.mask)
@@ -87,13 +66,11 @@ def measure_nestability(
                 {
                     "skipped_layers": list(skipped),
                     "tokens": int(rollout.mask.sum()),
-                    "reward": rollout_rewards(policy, rollout, [problems[i] for i in indices], settings.reward)
-                    .mean()
-                    .item(),
+                    "reward": rollout_rewards(policy, rollout, batch.problems, settings.reward).mean().item(),
                     **{key: distances[key] for key in MEASURED},
                 }
             )
-        report(batch + 1)
+        report(batch.number + 1)
     return {
         "size": settings.size,
         "stage": settings.stage,

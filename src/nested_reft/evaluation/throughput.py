@@ -17,10 +17,9 @@ from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
+from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.agreement import check_policy_skip
-from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.rollouts.samplers import sample_rollout
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
@@ -51,9 +50,7 @@ def ideal_speedup(model: PreTrainedModel, num_skipped: int, context: float) -> f
 def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
     """The throughput record of one size and skip: tokens per second of every pair after the warm-up pairs."""
     options, model = settings.throughput, policy.model
-    questions = [problem.question for problem in problems[: options.problems]]
-    prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
-    check_policy_lengths(policy, prompts, options.new_tokens, "throughput.new_tokens")
+    prompts = fitting_prompts(settings, policy, problems[: options.problems], "throughput.new_tokens")
     check_policy_skip(policy, settings.skip, settings.border)
     prompt_ids, prompt_mask = policy.batch(prompts)
     num_layers = len(decoder_layers(model))
@@ -67,7 +64,7 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
             prompt_mask,
             settings.sampling,
             group_size=options.completions_per_problem,
-            max_new_tokens=options.new_tokens,
+            max_new_tokens=settings.max_new_tokens,
             seed=derive_seed("throughput", options.seed, pair),
             stop_at_end=False,
         )
@@ -87,7 +84,7 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
             pairs.append(
                 {"baseline_tokens_per_s": baseline, "nested_tokens_per_s": nested, "skipped_layers": list(skipped)}
             )
-    context = prompt_mask.sum(-1).double().mean().item() + options.new_tokens / 2
+    context = prompt_mask.sum(-1).double().mean().item() + settings.max_new_tokens / 2
     return {
         "size": settings.size,
         "skip": settings.skip,

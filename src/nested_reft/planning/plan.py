@@ -1,46 +1,82 @@
-"""The jobs of an experiment, and what each costs."""
+"""The plan of an experiment as text: its jobs with their hours, disk and memory, from the settings of every job."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Annotated
 
-from nested_reft.config.experiment import (
-    Config,
-    benchmark_batches,
-    job_resources,
-    measured_models,
-    problem_sets,
-    stages,
-)
+import pandas as pd
+from pydantic import Field
+
+from nested_reft.config.ablation import InfluenceSettings
+from nested_reft.config.evaluation import EvaluateSettings, Evaluation
+from nested_reft.config.experiment import Config, job_resources, problem_sets, vllm_of
+from nested_reft.config.gradients import GradientSettings, OnPolicySettings
+from nested_reft.config.jobs import settings_by_kind, warmups
+from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.config.planned import AboveZero, Share
 from nested_reft.config.resources import JobKind
 from nested_reft.config.run_table import all_runs
-from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubProblems
-from nested_reft.core.layer_selection import SELECTIONS, num_skipped
+from nested_reft.config.sampling import ModelJob
+from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubModel, HubProblems, ModelSettings
+from nested_reft.config.strict import Positive, Strict
+from nested_reft.config.throughput import StepSpeedSettings, ThroughputSettings
+from nested_reft.config.training import Training, TrainSettings
+from nested_reft.config.warmup import WarmupSettings
+from nested_reft.core.layer_selection import num_skipped
 from nested_reft.data.lock import HubLock
-from nested_reft.planning.costs import VALUE_BYTES, Batch, Costs, Machine, Work
-from nested_reft.planning.shapes import Shape
+from nested_reft.planning.costs import (
+    ADAMW_STATES,
+    FLOAT32,
+    GB,
+    VALUE_BYTES,
+    Batch,
+    Costs,
+    Gpus,
+    Machine,
+    Shape,
+    Way,
+    Work,
+    plan_memory,
+    trained_parameters,
+    vllm_fits,
+)
 from nested_reft.report.registry import FIGURES, PAGES
+from nested_reft.training.checkpoint import KEPT
 
+# Assumed unless the config or an option says otherwise. cuda: 40 % of the 989 TFLOP/s in bfloat16 and 60 % of the 3,350
+# GB/s that an H100 SXM has on its data sheet, and 30 small operations per layer of 8 microseconds each. cpu: what one
+# thread reached in docs/benchmarks.md, whose rates include launching operations; jobs are forked from a warm process.
+DEFAULTS: dict[str, dict[str, float]] = {
+    "cuda": {"teraflops": 400, "gigabytes_per_s": 2000, "layer_us": 240, "prompt_tokens": 200, "startup": 60},
+    "cpu": {"teraflops": 0.03, "gigabytes_per_s": 1.3, "layer_us": 0, "prompt_tokens": 25, "startup": 0.5},
+}
 OTHER_JOBS = 5  # check, exact, collect, presentation_tables, claims
+USABLE = 0.9  # of a GPU's memory: the rest is torch's context and fragmentation
+UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Assumptions:
-    """What the plan cannot know, and the user can state."""
+class Assumptions(Strict):
+    """What the plan cannot know, and the user can state, by the options of their names."""
 
-    machine: Machine
-    prompt_tokens: int
-    """Mean length of a prompt."""
-    length: float
-    """Mean length of a completion, as a share of the maximum."""
-    mixed: float
-    """Share of the groups whose rewards are not all equal."""
-    startup: float
-    """Seconds of a job before its first computation: imports, loading the model."""
+    teraflops: AboveZero
+    gigabytes_per_s: AboveZero
+    layer_us: Annotated[float, Field(ge=0)]
+    prompt_tokens: Positive
+    length: Share = 1.0
+    mixed: Share = 1.0
+    startup: Annotated[float, Field(ge=0)]
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.teraflops * 1e12, self.gigabytes_per_s * GB, self.layer_us * 1e-6)
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -66,17 +102,6 @@ def other_jobs(config: Config) -> int:
     return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(FIGURES) + len(PAGES)
 
 
-def influence_models(config: Config) -> set[str]:
-    """The models whose ablation influence is measured, by stage: of runs and gradients, and of the nestability."""
-
-    def read(names: Iterable[str]) -> bool:
-        return any(SELECTIONS[name].influence_kind == "ablation" for name in names)
-
-    start = {stages(config)[-1]} if read(config.layer_choice.strategies) else set[str]()
-    measured = config.nestability is not None and read(config.nestability.strategies)
-    return start.union(measured_models(config) if measured else ())
-
-
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
     """How many problems a benchmark has: made here, as fetched, or as locked; None if none of these says."""
     if isinstance(source, GeneratedProblems):
@@ -93,185 +118,293 @@ def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, loc
 
 @dataclass(frozen=True)
 class Planner:
-    """The costs of one size's jobs."""
+    """The work of one size's jobs, by what they are passed."""
 
     config: Config
-    size: str
     shape: Shape
     assumed: Assumptions
-    results: Path
-    lock: HubLock
+    benchmarks: Mapping[str, int | None]
+    """How many problems each has."""
+    several_gpus: bool
+    """Whether a training has more than one."""
+
+    def work(self, settings: Strict) -> Work | None:
+        """The work of the job with these settings; None if the size of a benchmark is not known."""
+        training, costs = self.config.training, self._costs
+        match settings:
+            case ModelSettings(model=model, pretraining=pretraining):
+                if isinstance(model, FetchedModel) or pretraining is None:
+                    return Work()
+                tokens = self.assumed.prompt_tokens + self.assumed.length * training.max_new_tokens
+                batch = Batch(pretraining.batch_size, 0, 1, tokens, ceil(tokens))
+                return costs.pretraining_step(batch).times(model.pretraining_steps)
+            case WarmupSettings(warmup=warmup):
+                part = warmup.solutions_per_micro_batch or warmup.solutions_per_batch
+                changes = {"updates_per_rollout": 1, "kl_coefficient": 0.0, "lora": None}
+                supervised = training.model_copy(update=changes | {"problems_per_micro_batch": part})
+                batch = self._batch(warmup.solutions_per_batch, 1, settings)
+                return costs.update(batch, supervised).times(warmup.steps)
+            case TrainSettings(run=run):
+                batch = self._batch(training.problems_per_step, training.completions_per_problem, training)
+                # Groups of equal rewards have no backward pass, unless processes must stay in step or KL counts.
+                mixed = 1.0 if self.several_gpus or training.kl_coefficient > 0 else self.assumed.mixed
+                once = costs.rollout(batch, self._skipped(run.skip)) + costs.update(batch, training, mixed)
+                return once.times(training.steps)
+            case EvaluateSettings(benchmarks=names):
+                counts = [self.benchmarks[name] for name in names]
+                return None if None in counts else sum((self._benchmark(count or 0) for count in counts), Work())
+            case ThroughputSettings(throughput=options, skip=skip):
+                batch = self._equal(options.problems, options.completions_per_problem, settings)
+                pair = costs.rollout(batch) + costs.rollout(batch, self._skipped(skip))
+                return pair.times(options.warmup_pairs + options.pairs)
+            case StepSpeedSettings(step_speed=speed, training=timed, skip=skip):
+                batch = self._equal(timed.problems_per_step, timed.completions_per_problem, timed)
+                rollouts = costs.rollout(batch) + costs.rollout(batch, self._skipped(skip))
+                return (rollouts + costs.update(batch, timed).times(2)).times(speed.warmup_pairs + speed.pairs)
+            case GradientSettings(gradients=measured, skip=skip):
+                return self._gradients(settings, self._skipped(skip), len(measured.corrections))
+            case OnPolicySettings():
+                return self._gradients(settings, 0, 1).times(2)
+            case InfluenceSettings(problems=problems):
+                prompt = min(self.assumed.prompt_tokens, settings.max_prompt_tokens)
+                return costs.read(problems, prompt).times(self.shape.layers + 1)
+            case NestabilitySettings(nestability=nested, skip=skip):
+                batch = self._batch(nested.problems_per_batch, nested.completions_per_problem, settings)
+                once = costs.rollout(batch, self._skipped(skip)) + costs.forward(batch)
+                return once.times(nested.batches * (len(nested.strategies) if skip else 1))
+        raise TypeError(f"no job has {type(settings).__name__}")
 
     @property
     def _costs(self) -> Costs:
         return Costs(self.shape, self.assumed.machine, VALUE_BYTES[self.config.training.dtype])
 
-    def _batch(self, prompts: int, group: int, most: int, most_prompt: int) -> Batch:
-        return Batch(
-            prompts, min(self.assumed.prompt_tokens, most_prompt), group, max(1, self.assumed.length * most), most
-        )
+    def _skipped(self, percent: int) -> int:
+        return num_skipped(self.shape.layers, percent)
 
-    def train(self) -> list[Work]:
-        """The work of each run."""
-        training, costs = self.config.training, self._costs
-        batch = self._batch(
-            training.problems_per_step, training.completions_per_problem, training.max_new_tokens,
-            training.max_prompt_tokens,
-        )  # fmt: skip
-        gpus = job_resources(self.config, self.size, "train").gpu if self.config.device == "cuda" else 1
-        # As in training.accumulation.groups_with_gradient.
-        every = gpus > 1 or training.kl_coefficient > 0
-        update = costs.update(batch, training, 1.0 if every else self.assumed.mixed)
-        runs = (run for run in all_runs(self.config) if run.size == self.size)
-        skips = (num_skipped(self.shape.layers, run.skip) for run in runs)
-        return [(costs.rollout(batch, skipped) + update).times(training.steps) for skipped in skips]
+    def _batch(self, prompts: int, group: int, lengths: Training | Evaluation | ModelJob) -> Batch:
+        """Completions that end on their own."""
+        most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
+        return Batch(prompts, prompt, group, max(1, self.assumed.length * most), most)
 
-    def evaluate(self) -> list[Work] | None:
-        """The work of each policy and batch of benchmarks; None if the size of a benchmark is not known."""
-        counts = {
-            name: problem_count(source, self.results / f"data/test/{name}.json", self.lock)
-            for name, source in self.config.benchmarks.items()
-        }
-        if None in counts.values():
-            return None
-        policies = len(stages(self.config)) + sum(run.size == self.size for run in all_runs(self.config))
-        jobs = [
-            sum((self._benchmark(counts[name] or 0) for name in names), Work())
-            for names in benchmark_batches(self.config)
-        ]
-        return jobs * policies
+    def _equal(self, prompts: int, group: int, lengths: Training | ModelJob) -> Batch:
+        """Completions that all have the largest length."""
+        most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
+        return Batch(prompts, prompt, group, most, most)
 
     def _benchmark(self, problems: int) -> Work:
-        evaluation = self.config.evaluation
-        answered = Work()
+        evaluation, answered = self.config.evaluation, Work()
         for group in (1, evaluation.samples_per_problem):
-            prompts = min(problems, evaluation.batch_problems)
-            batch = self._batch(prompts, group, evaluation.max_new_tokens, evaluation.max_prompt_tokens)
+            batch = self._batch(min(problems, evaluation.batch_problems), group, evaluation)
             answered += self._costs.rollout(batch).times(ceil(problems / evaluation.batch_problems))
         return answered
 
-    def throughput(self) -> list[Work]:
-        """The work of each skip; completions have a fixed length."""
-        options, costs = self.config.throughput, self._costs
-        most = self.config.training.max_prompt_tokens
-        batch = Batch(
-            options.problems, min(self.assumed.prompt_tokens, most), options.completions_per_problem,
-            options.new_tokens, options.new_tokens,
-        )  # fmt: skip
-        pairs = options.warmup_pairs + options.pairs
-        skips = (num_skipped(self.shape.layers, skip) for skip in {0, *self.config.skips})
-        return [(costs.rollout(batch) + costs.rollout(batch, skipped)).times(pairs) for skipped in skips]
-
-    def step_speed(self) -> list[Work]:
-        """The work of each skip but 0; completions have a fixed length, and no group is left out of the update."""
-        options, training, costs = self.config.step_speed, self.config.training, self._costs
-        length = options.new_tokens or training.max_new_tokens
-        batch = Batch(
-            training.problems_per_step, min(self.assumed.prompt_tokens, training.max_prompt_tokens),
-            training.completions_per_problem, length, length,
-        )  # fmt: skip
-        full = costs.rollout(batch) + costs.update(batch, training).times(2)
-        skips = (num_skipped(self.shape.layers, skip) for skip in self.config.skips if skip)
-        return [(full + costs.rollout(batch, skipped)).times(options.warmup_pairs + options.pairs) for skipped in skips]
-
-    def gradients(self) -> list[Work]:
-        """The work of the on-policy estimates, two sets of them, and of each skip but 0."""
-        options, training = self.config.gradients, self.config.training
-        batch = self._batch(
-            options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
-            training.max_prompt_tokens,
-        )  # fmt: skip
-        skips = (num_skipped(self.shape.layers, skip) for skip in self.config.skips if skip)
-        corrections = len(options.corrections)
-        sets = [self._costs.gradients(batch, 0, 1, training).times(2)]
-        sets += [self._costs.gradients(batch, skipped, corrections, training) for skipped in skips]
-        return [work.times(options.batches) for work in sets]
-
-    def model(self) -> list[Work]:
-        """The work of pre-training, in float32 (3 forward passes per batch); other models are only fetched."""
-        model, pretraining = self.config.sizes[self.size], self.config.pretraining
-        if isinstance(model, FetchedModel) or pretraining is None:
-            return [Work()]
-        tokens = self.assumed.prompt_tokens + self.assumed.length * self.config.training.max_new_tokens
-        batch = Batch(pretraining.batch_size, 0, 1, tokens, ceil(tokens))
-        return [self._costs.pretraining_step(batch).times(model.pretraining_steps)]
-
-    def warmup(self) -> list[Work]:
-        """The work of each warm-up; layers that it drops are counted."""
-        warmup, training = self.config.warmup, self.config.training
-        if warmup is None:
-            return []
-        part = warmup.solutions_per_micro_batch or warmup.solutions_per_batch
-        batch = self._batch(
-            warmup.solutions_per_batch, 1, training.max_new_tokens, training.max_prompt_tokens
-        )  # fmt: skip
-        once = training.model_copy(
-            update={"problems_per_micro_batch": part, "updates_per_rollout": 1, "kl_coefficient": 0.0, "lora": None}
-        )
-        return [self._costs.update(batch, once).times(warmup.steps)] * warmups(self.config)
-
-    def influence(self) -> list[Work]:
-        """The work of each model."""
-        prompts, most = self.config.layer_choice.influence_problems, self.config.training.max_prompt_tokens
-        read = self._costs.read(prompts, min(self.assumed.prompt_tokens, most))
-        return [read.times(self.shape.layers + 1)] * len(influence_models(self.config))
-
-    def nestability(self) -> list[Work]:
-        """The work of each model and skip, 0 too, where one way to choose layers stands for all."""
-        options, training, costs = self.config.nestability, self.config.training, self._costs
-        if options is None:
-            return []
-        batch = self._batch(
-            options.problems_per_batch, options.completions_per_problem, training.max_new_tokens,
-            training.max_prompt_tokens,
-        )  # fmt: skip
-        works = []
-        for skip in sorted({0, *self.config.skips}):
-            rollout = costs.rollout(batch, num_skipped(self.shape.layers, skip))
-            ways = len(options.strategies) if skip else 1
-            works.append((rollout + costs.forward(batch)).times(ways * options.batches))
-        return works * len(measured_models(self.config))
-
-
-def warmups(config: Config) -> int:
-    """How many warm-ups a size has: one with the settings, and one without layer drop if it is measured."""
-    if config.warmup is None:
-        return 0
-    return 1 + int(config.nestability is not None and config.nestability.without_layer_drop)
-
-
-KINDS: tuple[JobKind, ...] = (
-    "model", "warmup", "train", "evaluate", "throughput", "step_speed", "gradients", "influence", "nestability",
-)  # fmt: skip
+    def _gradients(self, settings: OnPolicySettings, skipped: int, estimates: int) -> Work:
+        options = settings.gradients
+        batch = self._batch(options.problems_per_batch, options.completions_per_problem, settings)
+        one = self._costs.gradients(batch, skipped, estimates, settings.gradient_checkpointing)
+        return one.times(options.batches)
 
 
 def plan_jobs(
-    config: Config, shapes: dict[str, Shape | None], assumed: Assumptions, results: Path, lock: HubLock
+    config: Config, shapes: Mapping[str, Shape | None], assumed: Assumptions, results: Path, lock: HubLock
 ) -> Iterator[Jobs]:
     """The jobs of every size and kind."""
-    counts = {
-        "model": 1,
-        "warmup": warmups(config),
-        "throughput": len({0, *config.skips}),
-        "step_speed": len({*config.skips} - {0}),
-        "gradients": 1 + len({*config.skips} - {0}),
-        "influence": len(influence_models(config)),
-        "nestability": len(measured_models(config)) * len({0, *config.skips}),
+    benchmarks = {
+        name: problem_count(source, results / f"data/test/{name}.json", lock)
+        for name, source in config.benchmarks.items()
     }
     for size, shape in shapes.items():
-        runs = sum(run.size == size for run in all_runs(config))
-        counts |= {"train": runs, "evaluate": (len(stages(config)) + runs) * len(benchmark_batches(config))}
-        for kind in (kind for kind in KINDS if counts[kind]):
-            works = None
-            if shape is not None:
-                works = getattr(Planner(config, size, shape, assumed, results, lock), kind)()
+        several = config.device == "cuda" and job_resources(config, size, "train").gpu > 1
+        planner = Planner(config, shape, assumed, benchmarks, several) if shape else None
+        for kind, settings in settings_by_kind(config, size).items():
+            works = [planner.work(job) for job in settings] if planner else [None]
+            known = [work for work in works if work is not None]
             fetched = kind == "model" and isinstance(config.sizes[size], FetchedModel)
             gpus = 0 if config.device == "cpu" or fetched else job_resources(config, size, kind).gpu
             devices = max(gpus, 1)
             start = 0.0 if fetched else assumed.startup
-            total = None
-            if works is not None:
-                # The best case: with n GPUs a job computes for an nth of the time.
-                total = sum(works, Work()) + Work(seconds=devices * start * len(works))
-            longest = max((work.seconds / devices + start for work in works or ()), default=0.0)
-            yield Jobs(size, kind, counts[kind], gpus, total, longest)
+            # The best case: with n GPUs a job computes for an nth of the time.
+            total = sum(known, Work()) + Work(seconds=devices * start * len(known))
+            longest = max((work.seconds / devices + start for work in known), default=0.0)
+            yield Jobs(size, kind, len(settings), gpus, total if len(known) == len(works) else None, longest)
+
+
+# --- disk -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of weights that a size leaves on disk; exact."""
+
+    size: str
+    model: int
+    policy: int
+    policies: int
+    checkpoint: int
+    """Of one step: what is trained, and its optimizer states, in float32."""
+    warmed_up: int = 0
+    """The weights after each warm-up, in float32; 0 if there is none."""
+
+    @property
+    def checkpoints(self) -> int:
+        """Of one run while it trains: those that are kept, and the one that is being written."""
+        return (KEPT + 1) * self.checkpoint
+
+    @property
+    def total(self) -> int:
+        """Without checkpoints, which are deleted when a run ends."""
+        return self.model + self.warmed_up + self.policies * self.policy
+
+
+def plan_disk(config: Config, size: str, shape: Shape) -> Disk:
+    """What one size needs; a model of the hub is assumed to be stored in two bytes per parameter, like Qwen's."""
+    stored = VALUE_BYTES["bfloat16"] if isinstance(config.sizes[size], HubModel) else FLOAT32
+    return Disk(
+        size,
+        model=stored * shape.parameters,
+        policy=VALUE_BYTES[config.training.dtype] * shape.parameters,
+        policies=sum(run.size == size for run in all_runs(config)),
+        warmed_up=FLOAT32 * shape.parameters * len(warmups(config)),
+        checkpoint=FLOAT32 * (1 + ADAMW_STATES) * trained_parameters(shape, config.training),
+    )
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def plan_page(
+    config: Config,
+    shapes: Mapping[str, Shape | None],
+    assumed: Assumptions,
+    kinds: Sequence[Gpus],
+    results: Path,
+    lock: HubLock,
+) -> str:
+    """What is exact, what is estimated, and from which assumptions."""
+    jobs = list(plan_jobs(config, shapes, assumed, results, lock))
+    known = {size: shape for size, shape in shapes.items() if shape is not None}
+    parts = [
+        f"## Experiment '{config.experiment}'",
+        _assumptions(assumed, config.device),
+        "**Jobs.** Their number is exact; hours are estimates.",
+        _jobs_table(jobs, config),
+        *_short_jobs(jobs, config),
+    ]
+    for size in (size for size, shape in shapes.items() if shape is None):
+        fetch = f"snakemake --cores 1 {results}/models/{size}.json"
+        parts.append(f"Unknown: the shape of '{size}'. Fetch it ({fetch}), or write it under sizes.{size}.shape.")
+    parts.append("**Disk.** Only weights; exact, for models of the hub if they are stored in bfloat16.")
+    parts.append(_disk_table([plan_disk(config, size, shape) for size, shape in known.items()], known))
+    if vllm := vllm_of(config):
+        parts.append(
+            "**vLLM** writes the completions of trainings and evaluations, in eager mode. Their hours are the same "
+            "least work; what vLLM reaches of it has not been measured. The column `rollout` is vLLM's share of a GPU, "
+            f"which it {'gives back' if vllm.sleep else 'keeps'} during an update (`vllm.sleep`)."
+        )
+    if config.device == "cuda":
+        parts.append("**Memory** of a training step on each GPU, in GB; estimates.")
+        parts.append(_memory_table(config, known, assumed.prompt_tokens, kinds))
+        parts += _small_shares(config, known, kinds)
+    return "\n\n".join(parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return str(pd.DataFrame(rows, columns=list(header)).to_markdown(index=False, disable_numparse=True))
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / GB:,.1f}" if value >= GB / 10 else f"{value / GB:.2g}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _assumptions(assumed: Assumptions, device: str) -> str:
+    return f"""\
+Assumptions about {"a GPU" if device == "cuda" else "the CPU threads of a job"}; replace them by what yours reaches:
+
+- `--teraflops {assumed.teraflops:g}`, in matrix products;
+- `--gigabytes-per-s {assumed.gigabytes_per_s:g}`, reading weights and cache;
+- `--layer-us {assumed.layer_us:g}`, to launch all operations of a layer;
+- `--prompt-tokens {assumed.prompt_tokens}` on average;
+- `--length {assumed.length:g}`, the mean completion's share of the maximal length;
+- `--mixed {assumed.mixed:g}`, the share of groups whose rewards differ: others have no backward pass;
+- `--startup {assumed.startup:g}` seconds before a job starts to compute.
+
+n GPUs are assumed to be n times as fast as one. Grading and waiting in a queue are not counted."""
+
+
+def _jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
+    unit = "GPU-hours" if config.device == "cuda" else "hours"
+    header = ["size", "job", "jobs", "GPUs each", f"{unit}, all", "hours, longest", "hours requested"]
+    rows = []
+    for job in jobs:
+        asked = job_resources(config, job.size, job.kind).runtime / 60
+        hours, longest = UNKNOWN, UNKNOWN
+        if job.device_hours is not None:
+            hours, longest = _hours(job.device_hours), _hours(job.longest / 3600)
+        rows.append([job.size, job.kind, f"{job.count:,}", str(job.gpus), hours, longest, _hours(asked)])
+    known = [job.device_hours for job in jobs if job.device_hours is not None]
+    total = _hours(sum(known)) if len(known) == len(jobs) else f"{_hours(sum(known))} plus the unknown"
+    others = other_jobs(config)
+    rows.append(["", "data and report", str(others), "0", "", "", ""])
+    rows.append(["all", "", f"{sum(job.count for job in jobs) + others:,}", "", total, "", ""])
+    return _table(header, rows)
+
+
+def _short_jobs(jobs: Sequence[Jobs], config: Config) -> Iterator[str]:
+    for job in jobs:
+        asked = job_resources(config, job.size, job.kind).runtime
+        if job.longest / 60 > asked:
+            yield (
+                f"Too short: resources.{job.size}.{job.kind}.runtime: {asked} minutes are requested, but the longest "
+                f"job is estimated at {job.longest / 60:,.0f}."
+            )
+
+
+def _disk_table(disks: Sequence[Disk], shapes: Mapping[str, Shape]) -> str:
+    header = ["size", "parameters", "model, GB", "final policies, GB", "both, GB"]
+    rows = [
+        [
+            disk.size,
+            f"{shapes[disk.size].parameters:,}",
+            _gigabytes(disk.model),
+            f"{disk.policies} x {_gigabytes(disk.policy)}",
+            _gigabytes(disk.total),
+            _gigabytes(disk.checkpoints),
+        ]
+        for disk in disks
+    ]
+    return _table([*header, "checkpoints of a run in training, GB"], rows)
+
+
+def _memory_table(config: Config, shapes: Mapping[str, Shape], prompt_tokens: int, kinds: Sequence[Gpus]) -> str:
+    """One row per size, set of GPUs and way to train; the peak without and with activation checkpointing."""
+    parts = ["weights", "gradients", "optimizer", "copies", "logits", "rollout"]
+    header = ["size", "GPUs", "trained", *("AdamW" if part == "optimizer" else part for part in parts)]
+    rows = []
+    for size, shape in shapes.items():
+        for gpus in kinds:
+            # One GPU has no shards, and on several nothing else is as small.
+            ways: tuple[Way, ...] = ("all weights", "adapters") if gpus.count == 1 else ("shards",)
+            for way in ways:
+                memory = plan_memory(shape, config.training, prompt_tokens, gpus, way, vllm_of(config))
+                row = [size, str(gpus), way, *(_gigabytes(getattr(memory, part)) for part in parts)]
+                for kept, checkpointing in ((memory.activations, False), (memory.checkpointed, True)):
+                    peak = memory.peak(checkpointing)
+                    fits = "fits" if peak <= USABLE * gpus.gigabytes * GB else "too much"
+                    row += [_gigabytes(kept), f"{_gigabytes(peak)}, {fits}"]
+                rows.append(row)
+    return _table([*header, "activations: all", "peak", "checkpointed", "peak"], rows)
+
+
+def _small_shares(config: Config, shapes: Mapping[str, Shape], kinds: Sequence[Gpus]) -> Iterator[str]:
+    if vllm := vllm_of(config):
+        for size, shape in shapes.items():
+            for gigabytes in sorted({gpus.gigabytes for gpus in kinds}):
+                if not vllm_fits(shape, config.training, Gpus(1, gigabytes), vllm):
+                    yield (
+                        f"Too small: vllm.memory_share: {vllm.memory_share:g} of {gigabytes:g} GB does not hold the "
+                        f"weights of '{size}', and keys and values of one completion."
+                    )

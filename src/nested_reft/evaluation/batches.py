@@ -1,0 +1,74 @@
+"""Problems of a measurement, as prompts that fit the model, in batches; and the layers that a batch's rollout skips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nested_reft.config.sampling import ModelJob
+from nested_reft.core.layer_selection import choose_skipped_layers
+from nested_reft.core.layers import decoder_layers
+from nested_reft.data.records import Problem
+from nested_reft.engine.layer_influence import influence_of
+from nested_reft.evaluation.prompts import fitting_prompts
+from nested_reft.rollouts.policy import Policy
+from nested_reft.runtime.seeding import derive_seed
+
+if TYPE_CHECKING:  # so that one measurement does not depend on the settings of another
+    from nested_reft.config.gradients import GradientBatches, GradientSettings
+    from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some problems and their prompts: ids and mask (P, S)."""
+
+    number: int
+    problems: Sequence[Problem]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+
+
+def problem_batches(
+    settings: ModelJob,
+    options: GradientBatches | NestabilityMeasurement,
+    policy: Policy,
+    problems: Sequence[Problem],
+    measurement: str,
+) -> Iterator[Batch]:
+    """The batches, which go through the problems in a random order and start over at its end."""
+    prompts = fitting_prompts(settings, policy, problems)
+    generator = torch.Generator().manual_seed(derive_seed(f"{measurement}-problems", options.seed))
+    order = torch.randperm(len(problems), generator=generator).tolist()
+    for number in range(options.batches):
+        first = number * options.problems_per_batch
+        indices = [order[i % len(order)] for i in range(first, first + options.problems_per_batch)]
+        yield Batch(number, [problems[i] for i in indices], *policy.batch([prompts[i] for i in indices]))
+
+
+def choose_layers(
+    strategy: str,
+    settings: GradientSettings | NestabilitySettings,
+    policy: Policy,
+    batch: Batch,
+    seeds: tuple[str, int],
+    influence: Tensor | None,
+) -> tuple[int, ...]:
+    """The layers that the rollout of a batch leaves out, chosen as in a run.
+
+    `seeds`: the name of these random numbers, and the measurement's seed. `influence` (L,) is the ablation influence,
+    for strategies that read it.
+    """
+    return choose_skipped_layers(
+        strategy,
+        len(decoder_layers(policy.model)),
+        settings.skip,
+        settings.border,
+        batch_seed=derive_seed(*seeds, batch.number),
+        run_seed=derive_seed(*seeds),
+        influence=influence_of(strategy, policy.model, batch.prompt_ids, batch.prompt_mask, influence),
+    )
