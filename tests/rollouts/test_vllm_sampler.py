@@ -25,8 +25,8 @@ from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
 from nested_reft.rollouts.policy import save_policy
-from nested_reft.rollouts.samplers import RolloutEngine, TorchEngine, engine_name, rollout_engine
-from nested_reft.rollouts.vllm_sampler import EngineError, as_rollout, merged_parameters
+from nested_reft.rollouts.samplers import Sampler, TorchSampler, sampler_factory, sampler_name
+from nested_reft.rollouts.vllm_sampler import SamplerError, as_rollout, merged_parameters
 from nested_reft.training.adapter import add_adapter
 
 PROMPTS = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "policy"
 
 
-def sampled(engine: RolloutEngine, skipped: tuple[int, ...] = (), prompts: Any = PROMPTS, **changes: Any) -> Any:
+def sampled(engine: Sampler, skipped: tuple[int, ...] = (), prompts: Any = PROMPTS, **changes: Any) -> Any:
     options = {"group_size": 3, "max_new_tokens": 5, "seed": 7, "sampling": Sampling(temperature=0.8)} | changes
     return engine.sample(skipped, *engine.policy.batch(prompts), **options)
 
@@ -101,8 +101,8 @@ def test_the_engine_is_made_for_nested_rollouts_within_its_share(folder: Path, m
     assert asked["max_model_len"] == 256  # the positions of the model, which are fewer
     assert asked["distributed_executor_backend"] is None
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert engine.name == engine_name(Vllm()) == f"vllm {fake_engine.VERSION}"
-    assert TorchEngine(tiny_policy()).name == engine_name(None) == "torch"
+    assert engine.name == sampler_name(Vllm()) == f"vllm {fake_engine.VERSION}"
+    assert TorchSampler(tiny_policy()).name == sampler_name(None) == "torch"
 
 
 def test_each_request_is_a_prompt_with_the_policy_s_end_tokens_and_its_own_seed(
@@ -143,7 +143,7 @@ def test_greedy_completions_are_those_of_torch_and_truncation_reaches_vllm(
 ) -> None:
     fake_engine.install(monkeypatch)
     engine = making(folder)(tiny_policy())
-    greedy = [sampled(made, (2,), sampling=None, group_size=1) for made in (engine, TorchEngine(engine.policy))]
+    greedy = [sampled(made, (2,), sampling=None, group_size=1) for made in (engine, TorchSampler(engine.policy))]
     assert torch.equal(greedy[0].tokens, greedy[1].tokens)
     assert torch.equal(greedy[0].logp, greedy[1].logp)
     assert {(asked.temperature, asked.logprobs) for asked in fake_engine.made[0].options} == {(0.0, None)}
@@ -190,7 +190,7 @@ def test_merged_parameters_are_those_of_the_merged_model_which_stays_as_it_is() 
 
 
 def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(SamplerError) as caught:
         call()
     text = str(caught.value)
     assert "\n" not in text
@@ -200,14 +200,14 @@ def refusal(call: Callable[[], object]) -> str:
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_the_package_nothing_is_loaded() -> None:
-    text = refusal(lambda: rollout_engine(Vllm(), Path("nowhere"), "float32", 9))
+    text = refusal(lambda: sampler_factory(Vllm(), Path("nowhere"), "float32", 9))
     assert "needs the package vllm; run: pip install 'nested-reft[vllm]'" in text
 
 
 def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vllm").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert "needs the package vllm" in refusal(lambda: rollout_engine(Vllm(), Path("nowhere"), "float32", 9))
+    assert "needs the package vllm" in refusal(lambda: sampler_factory(Vllm(), Path("nowhere"), "float32", 9))
 
 
 def test_a_package_that_cannot_be_imported_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

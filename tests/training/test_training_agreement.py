@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import HYBRIDS, MODELS, SHAPE, tiny_model
-from tiny_training import grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import run, tiny_policy, tiny_settings
 from transformers import (
     BambaConfig,
     BambaForCausalLM,
@@ -21,7 +21,6 @@ from transformers import (
 
 from nested_reft.data.records import DataError
 from nested_reft.rollouts.policy import Policy
-from nested_reft.training.run import train
 
 TINY = tiny_policy()
 TOKENS = len(TINY.tokenizer)
@@ -32,10 +31,8 @@ def policy_of(model: PreTrainedModel) -> Policy:
     return Policy(model.eval(), TINY.tokenizer, TINY.end_ids, TINY.pad_id)
 
 
-def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, policy: Policy, **settings: Any) -> list[dict[str, Any]]:
-    monkeypatch.setattr("nested_reft.rollouts.rewards.grade", grade_by_checksum)
-    wanted = tiny_settings(**{"steps": 3, "learning_rate": 0.01} | settings)
-    return train(wanted, policy, tiny_problems(), folder, lambda row, left: None, lambda text: None).metrics
+def trained(folder: Path, policy: Policy, **settings: Any) -> list[dict[str, Any]]:
+    return run(folder, tiny_settings(**{"steps": 3, "learning_rate": 0.01} | settings), policy=policy).rows
 
 
 def random_in_training(kind: str, **changes: float) -> PreTrainedModel:
@@ -59,12 +56,10 @@ def hybrid(kind: str) -> PreTrainedModel:
         pytest.param(lambda: random_in_training("mixtral", router_jitter_noise=0.3), id="router jitter"),
     ],
 )
-def test_the_ratio_is_1_at_skip_0(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, lora: Any, checkpointing: bool
-) -> None:
+def test_the_ratio_is_1_at_skip_0(tmp_path: Path, model: Any, lora: Any, checkpointing: bool) -> None:
     torch.manual_seed(0)
     rows = trained(
-        tmp_path, monkeypatch, policy_of(model()), skip=0, lora=lora, gradient_checkpointing=checkpointing
+        tmp_path, policy_of(model()), skip=0, lora=lora, gradient_checkpointing=checkpointing
     )  # fmt: skip
     assert len(rows) == 3
     for row in rows:
@@ -74,8 +69,8 @@ def test_the_ratio_is_1_at_skip_0(
 
 
 @pytest.mark.parametrize("kind", HYBRIDS)
-def test_a_hybrid_model_trains_on_nested_rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    rows = trained(tmp_path, monkeypatch, policy_of(hybrid(kind)), skip=34)
+def test_a_hybrid_model_trains_on_nested_rollouts(tmp_path: Path, kind: str) -> None:
+    rows = trained(tmp_path, policy_of(hybrid(kind)), skip=34)
     assert all(len(row["skipped_layers"]) == 2 and 0.01 < row["ess"] < 0.999 for row in rows)
 
 
@@ -109,16 +104,16 @@ def layers_with_dropout() -> PreTrainedModel:
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_one_line_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, settings: dict[str, Any], message: str
+    tmp_path: Path, model: Any, settings: dict[str, Any], message: str
 ) -> None:
     policy = policy_of(model())
     policy.model.name_or_path = "models/odd"
     with pytest.raises(DataError, match=f"^models/odd: {message}") as caught:
-        trained(tmp_path, monkeypatch, policy, **settings)
+        trained(tmp_path, policy, **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_such_models_work_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_such_models_work_otherwise(tmp_path: Path) -> None:
     for folder, model in {"numbers": layers_by_number(), "dropout": layers_with_dropout()}.items():
-        rows = trained(tmp_path / folder, monkeypatch, policy_of(model), skip=0)
+        rows = trained(tmp_path / folder, policy_of(model), skip=0)
         assert all(row["ess"] == pytest.approx(1, abs=1e-6) for row in rows)

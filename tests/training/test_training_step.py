@@ -162,7 +162,7 @@ def test_a_reference_holds_the_policy_back() -> None:
 def test_activation_checkpointing_gives_the_same_gradient(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     if way != "packed":
-        monkeypatch.setattr("nested_reft.engine.logp.unsupported", lambda model: "this test wants the other way")
+        monkeypatch.setattr("nested_reft.engine.logp.why_unsupported", lambda model: "this test wants the other way")
     _, rollout = rollout_of(policy)
     rewards = torch.eye(4)  # no group has equal rewards: every completion has a backward pass
     loss, expected, _ = gradient(policy, rollout, "base", rewards=rewards)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import HubProblems, Problems
-from nested_reft.config.strict import Name, Positive, Strict
+from nested_reft.config.strict import Name, Positive, Strict, settings_hash
 
 
 class WarmupTraining(Strict):
@@ -61,3 +61,8 @@ class WarmupSettings(Strict):
     dtype: str
     gradient_checkpointing: bool
     device: str
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the warm-up depends on; checkpoints of other settings are not continued."""
+        return settings_hash(self.canonical_json())

@@ -113,9 +113,16 @@ def register(selection: Selection) -> Selection:
 
 
 def choose_skipped_layers(
-    strategy: str, num_layers: int, skip_percent: int, border: int, *, batch_seed: int, run_seed: int,
-    influence: Callable[[], Tensor] | None = None, max_skipped: int | None = None,
-) -> tuple[int, ...]:  # fmt: skip
+    strategy: str,
+    num_layers: int,
+    skip_percent: int,
+    border: int,
+    *,
+    batch_seed: int,
+    run_seed: int,
+    influence: Callable[[], Tensor] | None = None,
+    max_skipped: int | None = None,
+) -> tuple[int, ...]:
     """The layers that a batch's rollouts leave out: k ascending indices; () if k is 0.
 
     Args:
