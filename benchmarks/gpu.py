@@ -46,7 +46,7 @@ SKIPS = (5, 10, 15)  # the paper's
 PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 256, 128
 OURS, GENERATE, BATCHED, GRAPHED, EAGER = "ours", "generate", "generate_batch", "vllm, graphs", "vllm, eager"
 NO_VLLM = "vllm is not installed"
-NO_TRAINER = "the trainer samples with our own engine only"
+NO_TRAINER = "the trainer samples with our own sampler only"
 GRAPHS = "its graphs hold all layers, and would be captured again for each draw"
 
 
@@ -123,7 +123,7 @@ def vllm_rows(name: str, case: Case, engine: str, options: argparse.Namespace) -
 
 
 def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_tokens: int, pairs: int) -> Iterator[Row]:
-    """The row of a step of our engine, the median of some. Trains the model a little."""
+    """The row of a step of our trainer, the median of some. Trains the model a little."""
     device = model.device
     prompt_ids, _ = random_prompts(model, training.problems_per_step, prompt_tokens)
     rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()

@@ -1,6 +1,6 @@
-"""vLLM as the rollout engine: rollouts from its answers, what is asked of it, and what is refused in one line.
+"""vLLM as the sampler: rollouts from its answers, what is asked of it, and what is refused in one line.
 
-On a stand-in for the package (`fake_engine.py`); tests/vllm_engine has the real one.
+On a fake of the package (`fake_engine.py`); tests/vllm_engine has the real one.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def test_memory_that_runs_out_in_a_rollout_or_on_waking_is_the_user_s_line(
 
 
 def test_views_of_the_stand_in_are_the_policy_s(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in leaves out what it is told to, or the tests above would show nothing."""
+    """The fake leaves out what it is told to, or the tests above would show nothing."""
     fake_engine.install(monkeypatch)
     engine = making(folder)(tiny_policy())
     rollout = sampled(engine, (2, 3))
