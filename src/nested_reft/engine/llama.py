@@ -1,8 +1,8 @@
 """The forward pass of a Llama-like model on packed tokens: no padding goes through a layer.
 
 It computes what the model's own forward computes, with the model's own weights, in fewer and larger operations. The
-caller provides the attention function, which depends on how its tokens are laid out. If `why_unsupported` finds a reason,
-use the model's own forward.
+caller provides the attention function, which depends on how its tokens are laid out. If `why_unsupported` finds a
+reason, use the model's own forward.
 """
 
 from __future__ import annotations
