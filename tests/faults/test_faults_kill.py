@@ -28,7 +28,7 @@ KILLS = 20
 MOMENTS: dict[str, tuple[Callable[[], None], int]] = {
     "while a progress bar is drawn": (killing(tqdm, "display", 1), 0),
     "before the first step": (killing(training_run, "reft_step", 1), 0),
-    "in a rollout": (killing(sampling, "_choose", 17), 3),
+    "in a rollout": (killing(sampling, "_choose", 27), 3),
     "after a rollout": (killing(step, "gather_batch", 8), 6),
     "between loss and update": (killing(step, "policy_loss", 9, after=True), 3),
     "between two updates of one step": (killing(accumulation, "off_policy_diagnostics", 5), 3),

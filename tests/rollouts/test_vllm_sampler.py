@@ -93,7 +93,7 @@ def test_greedy_completions_are_certain() -> None:
 
 def test_the_engine_is_made_for_nested_rollouts_within_its_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engine.install(monkeypatch)
-    engine = making(folder, Vllm(memory_share=0.4), most_tokens=9999)(tiny_policy())
+    engine = making(folder, Vllm(memory_share=0.4), max_model_len=9999)(tiny_policy())
     asked = fake_engine.made[0].arguments
     assert (asked["enforce_eager"], asked["logprobs_mode"]) == (True, "processed_logprobs")
     assert asked["worker_extension_cls"] == "nested_reft.integrations.vllm.NestedWorker"

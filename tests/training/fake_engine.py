@@ -103,6 +103,6 @@ def install(patch: pytest.MonkeyPatch, device: str = "cpu", llm: Any = FakeLLM) 
     patch.setitem(sys.modules, "vllm.platforms", platforms)
 
 
-def making(folder: Path, vllm: Vllm | None = None, most_tokens: int = 99) -> Callable[[Policy], Sampler]:
+def making(folder: Path, vllm: Vllm | None = None, max_model_len: int = 99) -> Callable[[Policy], Sampler]:
     """What makes the sampler of vLLM for the policy that was saved in `folder`."""
-    return sampler_factory(vllm or Vllm(), folder, "float32", most_tokens)
+    return sampler_factory(vllm or Vllm(), folder, "float32", max_model_len)

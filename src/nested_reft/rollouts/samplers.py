@@ -81,7 +81,7 @@ class TorchSampler:
         """Nothing: a view's weights are the model's own."""
 
 
-def sampler_factory(vllm: Vllm | None, folder: Path, dtype: str, most_tokens: int) -> Callable[[Policy], Sampler]:
+def sampler_factory(vllm: Vllm | None, folder: Path, dtype: str, max_model_len: int) -> Callable[[Policy], Sampler]:
     """What makes the sampler that the settings ask for, once the policy is in its place; raises SamplerError before
     that if its package is missing.
 
@@ -89,13 +89,13 @@ def sampler_factory(vllm: Vllm | None, folder: Path, dtype: str, most_tokens: in
         vllm: the settings of vLLM; None for the sampler of this package, which needs nothing else.
         folder: where the policy was loaded from.
         dtype: of vLLM's weights and matrix products.
-        most_tokens: of a prompt and its completion.
+        max_model_len: the most tokens of a prompt and its completion.
     """
     if vllm is None:
         return TorchSampler
     module = import_module(VLLM_MODULE)  # by name: see `engine_modules`
     module.require_vllm()
-    return partial(module.VllmSampler, settings=vllm, folder=folder, dtype=dtype, most_tokens=most_tokens)
+    return partial(module.VllmSampler, settings=vllm, folder=folder, dtype=dtype, max_model_len=max_model_len)
 
 
 def sampler_name(vllm: Vllm | None) -> str:

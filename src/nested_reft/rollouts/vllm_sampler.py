@@ -89,7 +89,7 @@ class VllmSampler:
         settings: what vLLM may take of the GPU.
         folder: where the policy was loaded from; vLLM loads it too.
         dtype: of vLLM's weights and matrix products.
-        most_tokens: of a prompt and its completion; more than the model has positions are as many as it has.
+        max_model_len: the most tokens of a prompt and its completion; at most the model's positions are used.
 
     Raises:
         SamplerError: the engine cannot be made, or cannot leave out layers.
@@ -97,7 +97,7 @@ class VllmSampler:
 
     schedules = True
 
-    def __init__(self, policy: Policy, *, settings: Vllm, folder: Path, dtype: str, most_tokens: int) -> None:
+    def __init__(self, policy: Policy, *, settings: Vllm, folder: Path, dtype: str, max_model_len: int) -> None:
         vllm = _import_vllm()
         self.policy, self.name, self._settings = policy, vllm_name(), settings
         from vllm.platforms import current_platform
@@ -117,7 +117,7 @@ class VllmSampler:
                 dtype=dtype,
                 skip_tokenizer_init=True,
                 use_tqdm_on_load=False,
-                max_model_len=min(most_tokens, position_limit(policy.model.config) or most_tokens),
+                max_model_len=min(max_model_len, position_limit(policy.model.config) or max_model_len),
                 gpu_memory_utilization=settings.memory_share,
                 enable_sleep_mode=settings.sleep,
                 distributed_executor_backend=launcher,
