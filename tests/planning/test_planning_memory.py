@@ -72,7 +72,7 @@ def test_the_activations_of_a_layer_are_what_autograd_keeps(
     """Within 15 %: what is left out is small and depends on how torch computes attention."""
     tokens = PROMPTS * (PROMPT + GROUP * NEW)
     if not packed:
-        monkeypatch.setattr(logp, "unsupported", lambda _: "by the model's own forward")
+        monkeypatch.setattr(logp, "why_unsupported", lambda _: "by the model's own forward")
         tokens = PROMPTS * GROUP * (PROMPT + NEW)
     measured = (kept(3, dtype) - kept(2, dtype)) / tokens
     planned = layer_activations(Shape(small_model(1)), value_bytes, (PROMPT + NEW) / NEW)
