@@ -82,7 +82,7 @@ test: env  ## the fast tests
 test-slow: env  ## whole DAGs
 	$(BIN)/python -m pytest -m slow --ignore tests/faults --ignore tests/slurm
 
-test-faults: env  ## kills, damage, full disks, hostile answers, bad input: all of docs/reliability.md
+test-faults: env  ## kills, damage, full disks, adversarial answers, bad input: all of docs/reliability.md
 	$(BIN)/python -m pytest -n auto tests/faults
 
 test-slurm: env  ## the cluster profiles, on an existing Slurm or, as root, on one of a single node

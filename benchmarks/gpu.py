@@ -27,6 +27,8 @@ from pathlib import Path
 import torch
 import transformers
 from common import ROOT, SHAPES, Spread, parse_options, print_result, random_model, random_prompts, timed_pairs
+from nested_reft.planning.memory import Gpus, plan_memory
+from nested_reft.planning.shapes import Shape
 from rollout_sides import Case, continuous_batching, nested_pairs, ours, theirs
 from transformers import PreTrainedModel
 from vllm_sides import count_tokens, installed, vllm_engine, vllm_version
@@ -34,20 +36,17 @@ from vllm_sides import count_tokens, installed, vllm_engine, vllm_version
 from nested_reft.config.experiment import load_config
 from nested_reft.config.run import BASELINE_CORRECTION, Run
 from nested_reft.config.training import Training
-from nested_reft.core.loss import Objective
 from nested_reft.evaluation.throughput import ideal_speedup
-from nested_reft.planning.memory import Gpus, plan_memory
-from nested_reft.planning.shapes import Shape
 from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.manifest import processor_name
-from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
+from nested_reft.training.run import PhaseClock, make_learner
 from nested_reft.training.step import reft_step
 
 SKIPS = (5, 10, 15)  # the paper's
 PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 256, 128
 OURS, GENERATE, BATCHED, GRAPHED, EAGER = "ours", "generate", "generate_batch", "vllm, graphs", "vllm, eager"
 NO_VLLM = "vllm is not installed"
-NO_TRAINER = "the trainer samples with our own engine only"
+NO_TRAINER = "the trainer samples with our own sampler only"
 GRAPHS = "its graphs hold all layers, and would be captured again for each draw"
 
 
@@ -124,22 +123,22 @@ def vllm_rows(name: str, case: Case, engine: str, options: argparse.Namespace) -
 
 
 def step_rows(name: str, model: PreTrainedModel, training: Training, prompt_tokens: int, pairs: int) -> Iterator[Row]:
-    """The row of a step of our engine, the median of some. Trains the model a little."""
+    """The row of a step of our trainer, the median of some. Trains the model a little."""
     device = model.device
     prompt_ids, _ = random_prompts(model, training.problems_per_step, prompt_tokens)
     rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
     rewards[:, 0], rewards[:, 1] = 0.0, 1.0  # every group has a gradient
     policy = Policy(model, None, end_ids=(), pad_id=0)  # type: ignore[arg-type]  # no text is read or written
-    learner = make_learner(policy, training, Objective())
-    settings = make_step_settings(Run(size="", dataset="", correction=BASELINE_CORRECTION, skip=0, seed=0), training)
+    run = Run(size="", dataset="", correction=BASELINE_CORRECTION, skip=0, seed=0)
+    learner = make_learner(policy, run, training, {})
     phases = []
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     for step in range(1, pairs + 2):
         clock = PhaseClock(device)
-        reft_step(learner, settings, step, prompt_ids.tolist(), lambda *_: rewards, clock.lap)
-        clock.lap("update")
+        reft_step(learner, step, prompt_ids.tolist(), lambda *_: rewards, clock.end_phase)
+        clock.end_phase("update")
         phases.append(clock.slowest(learner.world))
     rollout, update = (statistics.median(phase[key] for phase in phases[1:]) for key in ("rollout", "update"))
     peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None

@@ -49,8 +49,8 @@ from nested_reft.rollouts.policy import Policy
 from nested_reft.rollouts.prompts import encode_prompts, render_prompt
 from nested_reft.rollouts.rewards import rollout_rewards
 from nested_reft.training.batches import batch_indices
-from nested_reft.training.optimizer import set_learning_rate
-from nested_reft.training.run import make_learner, make_objective, make_step_settings
+from nested_reft.training.optimizer import set_learning_rate, warmup_factor
+from nested_reft.training.run import make_learner
 from nested_reft.training.step import reft_step
 
 WARMUP_STEPS, LAST_STEPS = 2, 10
@@ -61,9 +61,7 @@ class OurSteps:
 
     def __init__(self, config: Config, policy: Policy, problems: Sequence[Problem], run: Run) -> None:
         self._training, self._policy, self._problems, self._run = config.training, policy, problems, run
-        objective = make_objective(run, config.corrections[run.correction], config.training)
-        self._learner = make_learner(policy, config.training, objective)
-        self._settings = make_step_settings(run, config.training)
+        self._learner = make_learner(policy, run, config.training, config.corrections[run.correction])
         questions = [problem.question for problem in problems]
         self._prompts = encode_prompts(questions, config.prompt, policy.tokenizer, config.training.max_prompt_tokens)
 
@@ -72,11 +70,13 @@ class OurSteps:
         training = self._training
         indices = batch_indices(step, training.problems_per_step, len(self._problems), self._run.seed)
         problems = [self._problems[i] for i in indices]
-        set_learning_rate(self._learner.optimizer, training.learning_rate, training.warmup_steps, step)
+        set_learning_rate(self._learner.optimizer, training.learning_rate * warmup_factor(step, training.warmup_steps))
         batch, _ = reft_step(
-            self._learner, self._settings, step, [self._prompts[i] for i in indices],
+            self._learner,
+            step,
+            [self._prompts[i] for i in indices],
             lambda rollout, share: rollout_rewards(self._policy, rollout, problems[share], Reward()),
-        )  # fmt: skip
+        )
         return batch.rewards.mean().item()
 
 

@@ -45,20 +45,19 @@ from common import (
     smollm2_batch,
     timed_pairs,
 )
+from nested_reft.planning.shapes import Shape
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.run import BASELINE_CORRECTION, Run
 from nested_reft.config.training import Training
 from nested_reft.core.layers import nested_view
-from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
-from nested_reft.planning.shapes import Shape
 from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.timing import now
-from nested_reft.training.run import PhaseClock, make_learner, make_step_settings
+from nested_reft.training.run import PhaseClock, make_learner
 from nested_reft.training.step import reft_step
 
 CASES = ("small", "large", SMOLLM2, "qwen2.5-0.5b")
@@ -134,15 +133,14 @@ def phase_seconds(
     )
     rewards = (torch.rand(len(prompt_ids), training.completions_per_problem) < 0.5).float()
     policy = Policy(model, None, end_ids=(), pad_id=0)  # type: ignore[arg-type]  # no text is read or written
-    learner = make_learner(policy, training, Objective())
     run = Run(size="", dataset="", correction=BASELINE_CORRECTION, skip=0, seed=0)
-    settings = make_step_settings(run, training)
+    learner = make_learner(policy, run, training, {})
     prompts = [ids[real].tolist() for ids, real in zip(prompt_ids, prompt_mask.bool(), strict=True)]
     updates = []
     for step in range(1, pairs + 2):
         clock = PhaseClock(model.device)
-        reft_step(learner, settings, step, prompts, lambda *_: rewards, clock.lap)
-        clock.lap("update")
+        reft_step(learner, step, prompts, lambda *_: rewards, clock.end_phase)
+        clock.end_phase("update")
         updates.append(clock.slowest(learner.world)["update"])
     prefill = statistics.median(pair.seconds[0] for pair in done)
     decode = statistics.median(pair.seconds[1] - pair.seconds[0] for pair in done)

@@ -1,4 +1,4 @@
-"""Rollouts of our engine against vLLM's, and what skipping layers gains inside vLLM.
+"""Rollouts of our sampler against vLLM's, and what skipping layers gains inside vLLM.
 
     python benchmarks/vllm_rollout.py [--quick] [--threads N] [--pairs N]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,36 +17,22 @@ REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]], dtype=torch
 STD = 0.5  # sample standard deviation of both rows: sqrt((9/16 + 3/16) / 3)
 
 
-def close(actual: Tensor, expected: list[list[float]]) -> None:
-    torch.testing.assert_close(actual, torch.tensor(expected, dtype=actual.dtype), rtol=0, atol=1e-12)
+THIRD, SCALE = 1 / 3, 1 / (STD + 1e-4)
 
 
-def test_group_mean() -> None:
-    close(
-        group_advantages(REWARDS, baseline="group_mean", scale_by_std=False),
-        [[0.75, -0.25, -0.25, -0.25], [0.25, 0.25, 0.25, -0.75]],
-    )
-
-
-def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
-    third = 1 / 3
-    close(
-        group_advantages(REWARDS, baseline="leave_one_out", scale_by_std=False),
-        [[1.0, -third, -third, -third], [third, third, third, -1.0]],
-    )
-
-
-@pytest.mark.parametrize(("baseline", "stretch"), [("group_mean", 1.0), ("leave_one_out", 4 / 3)])
-def test_scaled_by_the_sample_standard_deviation(baseline: str, stretch: float) -> None:
-    large, small = (stretch * share / (STD + 1e-4) for share in (0.75, 0.25))
-    close(
-        group_advantages(REWARDS, baseline=baseline, scale_by_std=True),
-        [[large, -small, -small, -small], [small, small, small, -large]],
-    )
-
-
-def test_defaults_are_grpo_s() -> None:
-    assert torch.equal(group_advantages(REWARDS), group_advantages(REWARDS, baseline="group_mean", scale_by_std=True))
+@pytest.mark.parametrize(
+    ("switches", "large", "small"),  # of the completion that differs from the others, and of each of these
+    [
+        ({"baseline": "group_mean", "scale_by_std": False}, 0.75, 0.25),
+        ({"baseline": "leave_one_out", "scale_by_std": False}, 1.0, THIRD),
+        ({"baseline": "group_mean", "scale_by_std": True}, 0.75 * SCALE, 0.25 * SCALE),
+        ({"baseline": "leave_one_out", "scale_by_std": True}, SCALE, THIRD * SCALE),
+        ({}, 0.75 * SCALE, 0.25 * SCALE),  # the defaults are GRPO's
+    ],
+)
+def test_advantages_by_hand(switches: dict[str, Any], large: float, small: float) -> None:
+    expected = torch.tensor([[large, -small, -small, -small], [small, small, small, -large]], dtype=torch.float64)
+    torch.testing.assert_close(group_advantages(REWARDS, **switches), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out"])
@@ -54,17 +41,6 @@ def test_equal_rewards_have_advantages_of_exactly_zero(baseline: str, value: flo
     """0.1 and 1/3 have means that rounding moves; a standard deviation near 0 would blow that up."""
     advantages = group_advantages(torch.full((2, 7), value), baseline=baseline)
     assert torch.equal(advantages, torch.zeros(2, 7))
-
-
-@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 2, 2)])
-def test_rewards_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"rewards must be \(problems, completions >= 2\)"):
-        group_advantages(torch.zeros(shape))
-
-
-def test_an_unknown_baseline_is_refused() -> None:
-    with pytest.raises(ValueError, match="baseline must be one of group_mean, leave_one_out, got 'mean'"):
-        group_advantages(REWARDS, baseline="mean")
 
 
 @given(
@@ -81,7 +57,16 @@ def test_advantages_sum_to_zero_and_keep_the_order_of_rewards(rewards: list[floa
             assert (one > other) == (first > second + 1e-9)
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
-def test_a_reward_that_is_not_finite_is_refused(reward: float) -> None:
-    with pytest.raises(ValueError, match="rewards has a value that is not finite"):
-        group_advantages(torch.tensor([[1.0, reward]]))
+@pytest.mark.parametrize(
+    ("rewards", "baseline", "message"),
+    [
+        *((torch.zeros(shape), "group_mean", r"rewards must be \(problems, completions >= 2\)")
+          for shape in ((3,), (2, 1), (2, 2, 2))),
+        (REWARDS, "mean", "baseline must be one of group_mean, leave_one_out, got 'mean'"),
+        (torch.tensor([[1.0, math.nan]]), "group_mean", "rewards has a value that is not finite"),
+        (torch.tensor([[1.0, math.inf]]), "group_mean", "rewards has a value that is not finite"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_does_not_fit_is_named(rewards: Tensor, baseline: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        group_advantages(rewards, baseline=baseline)

@@ -8,6 +8,8 @@ import re
 import torch
 from torch import Tensor
 from transformers import (
+    BambaConfig,
+    BambaForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -18,6 +20,8 @@ from transformers import (
     Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
@@ -70,17 +74,33 @@ MODELS = {
 }  # fmt: skip
 # What their layers without attention are called.
 HYBRIDS = {"lfm2": "conv", "qwen3_5": "linear_attention", "granitemoehybrid": "mamba"}
+# What cannot be sampled: a cache of its own, and layers that ask for their number.
+ODD = {
+    "minimax": (
+        MiniMaxForCausalLM, MiniMaxConfig, {"num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 4},
+    ),
+    "bamba": (
+        BambaForCausalLM, BambaConfig,
+        {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "attn_layer_indices": [1]},
+    ),
+}  # fmt: skip
 KINDS = tuple(kind for kind in MODELS if kind not in HYBRIDS)
 
 
-def tiny_model(kind: str = "qwen2", *, layers: int = 5, vocab: int = 23, seed: int = 0) -> PreTrainedModel:
-    """A model in evaluation mode, with random weights large enough that every layer matters."""
-    model_class, config_class, options = MODELS[kind]
-    if kind in (other := {"gemma3": WINDOW} | HYBRIDS):
+def tiny_model(
+    kind: str = "qwen2", *, layers: int = 5, vocab: int = 23, seed: int = 0, **changes: object
+) -> PreTrainedModel:
+    """A model in evaluation mode, with random weights large enough that every layer matters.
+
+    `changes` are of its config.
+    """
+    model_class, config_class, options = (MODELS | ODD)[kind]
+    if kind in (other := {"gemma3": WINDOW, "minimax": "linear_attention"} | HYBRIDS):
         options = options | {"layer_types": [FULL if index % 3 == 2 else other[kind] for index in range(layers)]}
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # for what is random of the vectors, to which noise is added
-        model = model_class(config_class(**SHAPE, num_hidden_layers=layers, vocab_size=vocab, **options))
+        settings = SHAPE | {"num_hidden_layers": layers, "vocab_size": vocab} | options | changes
+        model = model_class(config_class(**settings))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

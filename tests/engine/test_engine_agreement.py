@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from tiny_models import HYBRIDS, KINDS, MODELS, SHAPE, tiny_model
+from tiny_models import HYBRIDS, KINDS, tiny_model
 from torch import Tensor, nn
-from transformers import MiniMaxConfig, MiniMaxForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.agreement import AgreementError, RandomnessError, check_agreement, trial_rollout
@@ -18,12 +16,6 @@ from nested_reft.engine.logp import completion_logp
 def check(model: PreTrainedModel) -> None:
     rollout = trial_rollout(nested_view(model, ()).eval())
     check_agreement(model, rollout, lambda part: completion_logp(model, part, 1.0))
-
-
-def with_settings(kind: str, **changes: Any) -> PreTrainedModel:
-    """A tiny model with other settings, in training mode."""
-    model_class, config_class, options = MODELS[kind]
-    return model_class(config_class(**SHAPE, num_hidden_layers=3, vocab_size=23, **options | changes)).train()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -51,11 +43,11 @@ def noisy() -> PreTrainedModel:
 
 RANDOM = {
     "attention": (
-        lambda: with_settings("qwen2", attention_dropout=0.2),
+        lambda: tiny_model("qwen2", attention_dropout=0.2).train(),
         r"^attention_dropout 0.2: model.layers.0.self_attn \(Qwen2Attention\) draws random numbers .*; use 0$",
     ),
     "jitter": (
-        lambda: with_settings("mixtral", router_jitter_noise=0.3),
+        lambda: tiny_model("mixtral", router_jitter_noise=0.3).train(),
         r"^router_jitter_noise 0.3: model.layers.0.mlp \(MixtralSparseMoeBlock\) draws random numbers .*; use 0$",
     ),
     "embedding": (noisy, r"^model.embed_tokens \(Noise\) draws random numbers in training mode, noise in every"),
@@ -91,16 +83,8 @@ def test_other_log_probabilities_than_the_sampler_s_are_refused() -> None:
         check_agreement(model, rollout, lambda part: completion_logp(model, part, 1.2))
 
 
-def cache_of_its_own() -> PreTrainedModel:
-    options = {"num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 4}
-    layers = ["linear_attention", "full_attention"]
-    return MiniMaxForCausalLM(
-        MiniMaxConfig(**SHAPE | options, vocab_size=23, num_hidden_layers=2, layer_types=layers)
-    ).eval()
-
-
 def test_a_model_that_cannot_be_sampled_is_refused_with_the_reason() -> None:
     with pytest.raises(
         AgreementError, match=r"^MiniMaxForCausalLM cannot be sampled token by token .*cache of its own"
     ):
-        check(cache_of_its_own())
+        check(tiny_model("minimax"))

@@ -118,7 +118,7 @@ def test_packed_log_probabilities_and_gradients_are_the_model_s(kind: str, monke
         return logp.detach(), torch.autograd.grad(logp[rollout.mask].mean(), list(model.parameters()))
 
     packed = logp_and_gradients()
-    monkeypatch.setattr("nested_reft.engine.logp.why_unsupported", lambda model: "this test wants the other way")
+    monkeypatch.setattr("nested_reft.engine.logp.why_unsupported", lambda model: "wants the other way")
     plain = logp_and_gradients()
     # The model's own norms round to float32 even here.
     torch.testing.assert_close(packed[0], plain[0], rtol=0, atol=5e-6)

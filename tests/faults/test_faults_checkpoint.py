@@ -12,7 +12,7 @@ from faults_harness import Run, assert_same_outcome, killing
 from tiny_training import tiny_policy
 
 from nested_reft.rollouts.policy import save_policy
-from nested_reft.training import run as training_run
+from nested_reft.training import loop as training_loop
 
 
 def truncate(path: Path) -> None:
@@ -57,7 +57,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.fixture
 def cut_off(run: Run) -> Run:
     """The run, killed after its third checkpoint: steps 6 and 9 are kept."""
-    assert run.call(killing(training_run, "save_checkpoint", 3, after=True)).code == -signal.SIGKILL
+    assert run.call(killing(training_loop, "save_checkpoint", 3, after=True)).code == -signal.SIGKILL
     assert [path.name for path in steps_of(run)] == ["step00000006.safetensors", "step00000009.safetensors"]
     return run
 
@@ -95,10 +95,10 @@ def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(cut_off: Run, u
 def test_a_bad_checkpoint_of_a_later_step_is_gone_with_the_next_save(cut_off: Run) -> None:
     """Otherwise it would count as one of the two that are kept."""
     flip_a_bit(steps_of(cut_off)[-1])
-    cut_off.call(killing(training_run, "save_checkpoint", 1))
+    cut_off.call(killing(training_loop, "save_checkpoint", 1))
     late = cut_off.checkpoints / "step00000011.safetensors"
     steps_of(cut_off)[-1].rename(late)
-    cut_off.call(killing(training_run, "save_checkpoint", 1, after=True))
+    cut_off.call(killing(training_loop, "save_checkpoint", 1, after=True))
     assert [path.name for path in steps_of(cut_off)] == ["step00000006.safetensors", "step00000009.safetensors"]
 
 

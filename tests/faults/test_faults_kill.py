@@ -18,6 +18,7 @@ from nested_reft.engine import sampling
 from nested_reft.rollouts import policy
 from nested_reft.runtime import files
 from nested_reft.training import accumulation, checkpoint, step
+from nested_reft.training import loop as training_loop
 from nested_reft.training import run as training_run
 
 KILLS = 20
@@ -31,12 +32,12 @@ MOMENTS: dict[str, tuple[Callable[[], None], int]] = {
     "after a rollout": (killing(step, "gather_batch", 8), 6),
     "between loss and update": (killing(step, "policy_loss", 9, after=True), 3),
     "between two updates of one step": (killing(accumulation, "off_policy_diagnostics", 5), 3),
-    "before a checkpoint": (killing(training_run, "save_checkpoint", 2), 3),
+    "before a checkpoint": (killing(training_loop, "save_checkpoint", 2), 3),
     "while a checkpoint is written": (killing(checkpoint, "save_file", 2, after=True), 3),
     "before a checkpoint is moved to its place": (killing(os, "fsync", 5), 3),
     "between a checkpoint and its checksum": (killing(checkpoint, "_sha256", 2), 3),
-    "after a checkpoint": (killing(training_run, "save_checkpoint", 3, after=True), 9),
-    "after the last checkpoint": (killing(training_run, "save_checkpoint", 4, after=True), 12),
+    "after a checkpoint": (killing(training_loop, "save_checkpoint", 3, after=True), 9),
+    "after the last checkpoint": (killing(training_loop, "save_checkpoint", 4, after=True), 12),
     "before the policy is written": (killing(policy, "check_space", 1), 12),
     "before the metrics are written": (killing(train, "write_metrics", 1), 12),
     "before the manifest is written": (killing(train, "build_manifest", 1), 12),

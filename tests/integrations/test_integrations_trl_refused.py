@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tiny_models import HYBRIDS, MODELS, SHAPE, tiny_model
+from tiny_models import HYBRIDS, tiny_model
 from tiny_trl import (
     LAYERS,
     PROMPTS,
-    VOCAB,
     NestedConfig,
     NestedGRPOTrainer,
     config,
@@ -23,7 +22,7 @@ from tiny_trl import (
     trainer_of,
 )
 from torch import Tensor, nn
-from transformers import BambaConfig, BambaForCausalLM, MiniMaxConfig, MiniMaxForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from nested_reft.core.layers import nested_view
 from nested_reft.integrations.trl_model import check_log_probabilities, refuse_model
@@ -36,14 +35,6 @@ CUT = "the target would not be renormalised on the tokens that it keeps"
 
 def other() -> None:
     """Never called."""
-
-
-def random_in_training(kind: str, **changes: float) -> PreTrainedModel:
-    """A tiny model with other settings of what is random."""
-    model_class, config_class, options = MODELS[kind]
-    model = model_class(config_class(**SHAPE, num_hidden_layers=LAYERS, vocab_size=VOCAB, **options | changes))
-    model.load_state_dict(tiny_model(kind, layers=LAYERS).state_dict())
-    return model.eval()
 
 
 class NoisyLayerNorm(nn.Module):
@@ -63,19 +54,6 @@ def with_kernels() -> PreTrainedModel:
     model = tiny_model(layers=LAYERS)
     model._use_kernels = True  # what `from_pretrained(use_kernels=True)` leaves; the package is not needed
     return model
-
-
-def with_cache_of_its_own() -> PreTrainedModel:
-    options = {"num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 4}
-    layers = ["linear_attention", "full_attention"] * 2
-    return MiniMaxForCausalLM(
-        MiniMaxConfig(**SHAPE | options, vocab_size=VOCAB, num_hidden_layers=4, layer_types=layers)
-    ).eval()
-
-
-def with_layers_by_number() -> PreTrainedModel:
-    options = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "attn_layer_indices": [1]}
-    return BambaForCausalLM(BambaConfig(**SHAPE | options, vocab_size=VOCAB, num_hidden_layers=8)).eval()
 
 
 def setting(value: Any, reason: str, nested: NestedConfig | None = None, **more: Any) -> Any:
@@ -152,11 +130,11 @@ ARGUMENTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "lora_dropout 0.05: base_model.model.model.layers.0.self_attn.q_proj.lora_dropout.default (Dropout) draws",
     ),
     "attention_dropout": (
-        lambda: {"model": random_in_training("qwen2", attention_dropout=0.2)},
+        lambda: {"model": tiny_model("qwen2", layers=LAYERS, attention_dropout=0.2)},
         "attention_dropout 0.2: model.layers.0.self_attn (Qwen2Attention) draws random numbers in training mode",
     ),
     "router_jitter_noise": (
-        lambda: {"model": random_in_training("mixtral", router_jitter_noise=0.3)},
+        lambda: {"model": tiny_model("mixtral", layers=LAYERS, router_jitter_noise=0.3)},
         "router_jitter_noise 0.3: model.layers.0.mlp (MixtralSparseMoeBlock) draws random numbers in training mode",
     ),
     "module_dropout": (
@@ -170,10 +148,12 @@ ARGUMENTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "model.norm (NoisyLayerNorm) draws random numbers in training mode, noise in every importance ratio",
     ),
     "a cache of its own": (
-        lambda: {"model": with_cache_of_its_own()}, "MiniMaxForCausalLM cannot be sampled token by token (ValueError: ",
+        lambda: {"model": tiny_model("minimax", layers=4)},
+        "MiniMaxForCausalLM cannot be sampled token by token (ValueError: ",
     ),
     "layers by number": (
-        lambda: {"model": with_layers_by_number()}, "BambaForCausalLM has layer types computed from the layer's numb",
+        lambda: {"model": tiny_model("bamba", layers=8)},
+        "BambaForCausalLM has layer types computed from the layer's numb",
     ),
     "a loss that TRL cannot compute": (
         lambda: {"model": tiny_model("granitemoehybrid", layers=LAYERS)},

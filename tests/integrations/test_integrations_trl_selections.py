@@ -1,4 +1,4 @@
-"""Every way to choose layers, in TRL: what it reads is measured, and a resumed run chooses as before."""
+"""Every layer-selection strategy, in TRL: what it reads is measured, and a resumed run chooses as before."""
 
 from __future__ import annotations
 

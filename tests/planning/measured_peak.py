@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from nested_reft.config.training import Training
 from nested_reft.planning.costs import Gpus, Shape, plan_memory
 from nested_reft.rollouts.policy import Policy
-from nested_reft.training.run import make_objective, make_step_settings, refresh_engine, start_learner
+from nested_reft.training.run import make_learner
 from nested_reft.training.step import reft_step
 from nested_reft.training.world import init_distributed
 
@@ -45,13 +45,13 @@ def steps(policy: Policy, training: Training) -> None:
     """Two steps: the second has the optimizer's states."""
     with init_distributed("cpu") as world:
         run = tiny_settings(skip=0).run
-        learner, _ = start_learner(policy, training, make_objective(run, {}, training), 1, world)
-        refresh_engine(learner)
+        learner = make_learner(policy, run, training, {}, world)
+        learner.refresh_sampler()
         rewards = torch.eye(training.problems_per_step // world.size, training.completions_per_problem)
         prompts = torch.randint(policy.model.config.vocab_size, (training.problems_per_step, PROMPT)).tolist()
         for step in (1, 2):
-            reft_step(learner, make_step_settings(run, training), step, prompts, lambda *_: rewards)
-            refresh_engine(learner)
+            reft_step(learner, step, prompts, lambda *_: rewards)
+            learner.refresh_sampler()
 
 
 def main(way: str, dtype: str, *options: str) -> None:

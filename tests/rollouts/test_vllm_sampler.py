@@ -1,6 +1,6 @@
-"""vLLM as the rollout engine: rollouts from its answers, what is asked of it, and what is refused in one line.
+"""vLLM as the sampler: rollouts from its answers, what is asked of it, and what is refused in one line.
 
-On a stand-in for the package (`fake_engine.py`); tests/vllm_engine has the real one.
+On a fake of the package (`fake_engine.py`); tests/vllm_engine has the real one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
 from nested_reft.rollouts.policy import save_policy
-from nested_reft.rollouts.samplers import Sampler, TorchSampler, engine_name, rollout_engine
-from nested_reft.rollouts.vllm_sampler import EngineError, as_rollout, merged_parameters
+from nested_reft.rollouts.samplers import Sampler, TorchSampler, sampler_factory, sampler_name
+from nested_reft.rollouts.vllm_sampler import SamplerError, as_rollout, merged_parameters
 from nested_reft.training.adapter import add_adapter
 
 PROMPTS = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
@@ -93,7 +93,7 @@ def test_greedy_completions_are_certain() -> None:
 
 def test_the_engine_is_made_for_nested_rollouts_within_its_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engine.install(monkeypatch)
-    engine = making(folder, Vllm(memory_share=0.4), most_tokens=9999)(tiny_policy())
+    engine = making(folder, Vllm(memory_share=0.4), max_model_len=9999)(tiny_policy())
     asked = fake_engine.made[0].arguments
     assert (asked["enforce_eager"], asked["logprobs_mode"]) == (True, "processed_logprobs")
     assert asked["worker_extension_cls"] == "nested_reft.integrations.vllm.NestedWorker"
@@ -101,8 +101,8 @@ def test_the_engine_is_made_for_nested_rollouts_within_its_share(folder: Path, m
     assert asked["max_model_len"] == 256  # the positions of the model, which are fewer
     assert asked["distributed_executor_backend"] is None
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert engine.name == engine_name(Vllm()) == f"vllm {fake_engine.VERSION}"
-    assert TorchSampler(tiny_policy()).name == engine_name(None) == "torch"
+    assert engine.name == sampler_name(Vllm()) == f"vllm {fake_engine.VERSION}"
+    assert TorchSampler(tiny_policy()).name == sampler_name(None) == "torch"
 
 
 def test_each_request_is_a_prompt_with_the_policy_s_end_tokens_and_its_own_seed(
@@ -190,7 +190,7 @@ def test_merged_parameters_are_those_of_the_merged_model_which_stays_as_it_is() 
 
 
 def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(SamplerError) as caught:
         call()
     text = str(caught.value)
     assert "\n" not in text
@@ -200,14 +200,14 @@ def refusal(call: Callable[[], object]) -> str:
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_the_package_nothing_is_loaded() -> None:
-    text = refusal(lambda: rollout_engine(Vllm(), Path("nowhere"), "float32", 9))
+    text = refusal(lambda: sampler_factory(Vllm(), Path("nowhere"), "float32", 9))
     assert "needs the package vllm; run: pip install 'nested-reft[vllm]'" in text
 
 
 def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vllm").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert "needs the package vllm" in refusal(lambda: rollout_engine(Vllm(), Path("nowhere"), "float32", 9))
+    assert "needs the package vllm" in refusal(lambda: sampler_factory(Vllm(), Path("nowhere"), "float32", 9))
 
 
 def test_a_package_that_cannot_be_imported_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_memory_that_runs_out_in_a_rollout_or_on_waking_is_the_user_s_line(
 
 
 def test_views_of_the_stand_in_are_the_policy_s(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in leaves out what it is told to, or the tests above would show nothing."""
+    """The fake leaves out what it is told to, or the tests above would show nothing."""
     fake_engine.install(monkeypatch)
     engine = making(folder)(tiny_policy())
     rollout = sampled(engine, (2, 3))

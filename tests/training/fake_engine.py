@@ -1,4 +1,4 @@
-"""A stand-in for the package vllm in this process, on a copy of the policy that only handed-over weights change.
+"""A fake of the package vllm in this process, on a copy of the policy that only handed-over weights change.
 
 Its completions are those of this package's sampler, each with the generator of its own seed, as vLLM's are.
 """
@@ -20,7 +20,7 @@ from nested_reft.config.rollout_engine import Vllm
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.samplers import Sampler, rollout_engine
+from nested_reft.rollouts.samplers import Sampler, sampler_factory
 
 VERSION = "0.0.fake"
 
@@ -91,7 +91,7 @@ made: list[FakeLLM] = []
 
 
 def install(patch: pytest.MonkeyPatch, device: str = "cpu", llm: Any = FakeLLM) -> None:
-    """`import vllm` finds the stand-in, built for this kind of device."""
+    """`import vllm` finds the fake, built for this kind of device."""
     made.clear()
     package, platforms = ModuleType("vllm"), ModuleType("vllm.platforms")
     package.__spec__ = ModuleSpec("vllm", None, origin=str(Path(__file__)))
@@ -103,6 +103,6 @@ def install(patch: pytest.MonkeyPatch, device: str = "cpu", llm: Any = FakeLLM) 
     patch.setitem(sys.modules, "vllm.platforms", platforms)
 
 
-def making(folder: Path, vllm: Vllm | None = None, most_tokens: int = 99) -> Callable[[Policy], Sampler]:
-    """What makes vLLM's engine for the policy that was saved in `folder`."""
-    return rollout_engine(vllm or Vllm(), folder, "float32", most_tokens)
+def making(folder: Path, vllm: Vllm | None = None, max_model_len: int = 99) -> Callable[[Policy], Sampler]:
+    """What makes the sampler of vLLM for the policy that was saved in `folder`."""
+    return sampler_factory(vllm or Vllm(), folder, "float32", max_model_len)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_training import DTYPES, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import DTYPES, assert_resumes, rollout_of, tiny_policy, tiny_settings
 
 from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
-from nested_reft.rollouts import rewards
 from nested_reft.training.adapter import AdapterError, add_adapter
 from nested_reft.training.optimizer import make_optimizer
-from nested_reft.training.run import train
-from nested_reft.training.stopping import StoppedError
 
 LORA = {"rank": 4, "alpha": 8}
 
@@ -67,30 +65,19 @@ def test_the_optimizer_has_the_adapters_alone_and_they_get_gradients() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_stopped_run_goes_on_bit_by_bit_and_ends_without_adapters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, dtype: str
+    tmp_path: Path, checkpointing: bool, dtype: str
 ) -> None:
-    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
     settings = tiny_settings(lora=LORA, gradient_checkpointing=checkpointing, dtype=dtype, steps=4)
-    problems, start = tiny_problems(), tiny_policy()
-    names = set(start.model.state_dict())
+    others = iter(range(3))
 
-    def run(folder: str, stop_after: int = 99):
-        policy, seen = tiny_policy(), []
-        torch.manual_seed(len(folder))  # what else the process draws must not matter
-        state = train(
-            settings, policy, problems, tmp_path / folder, lambda row, left: seen.append(row), lambda text: None,
-            lambda: len(seen) >= stop_after,
-        )  # fmt: skip
-        return policy.model.state_dict(), state.metrics
+    def options() -> dict[str, Any]:
+        torch.manual_seed(next(others))  # what else the process draws must not matter
+        return {}
 
-    weights, metrics = run("whole")
-    with pytest.raises(StoppedError):
-        run("parts", stop_after=3)
-    again, rest = run("parts")
-    assert set(weights) == set(again) == names
-    assert [row["loss"] for row in rest] == [row["loss"] for row in metrics]
-    assert all(torch.equal(again[name], weights[name]) for name in weights)
-    changed = {name for name, weight in start.model.state_dict().items() if not torch.equal(weight, weights[name])}
+    whole, _ = assert_resumes(tmp_path, settings, options=options, stops_after=3)
+    start = dict(tiny_policy().model.named_parameters())
+    assert whole.weights.keys() == start.keys()
+    changed = {name for name, weight in whole.weights.items() if not torch.equal(weight, start[name])}
     assert changed
     assert all("_proj" in name for name in changed), "embedding, norms and head are frozen"
 

@@ -11,16 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import TIMINGS, grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
-from torch import Tensor
+from tiny_training import Done, assert_resumes, run, tiny_settings
 
 from nested_reft.config.strict import ConfigError, parse
 from nested_reft.config.training import TrainSettings
-from nested_reft.rollouts import rewards
-from nested_reft.rollouts.policy import Policy
 from nested_reft.training.adaptive import adapted_count
-from nested_reft.training.checkpoint import TrainingState
-from nested_reft.training.run import train
 
 GOOD, LOW, BAD = 0.9, 0.4, 0.2  # above a target of 0.5, below it, below half of it
 
@@ -120,71 +115,38 @@ def test_a_run_moves_by_one_and_rises_after_enough_batches_only(values: list[flo
 # --- in a run
 
 
-class InterruptionError(Exception):
-    """Raised in the middle of a run, as a kill would be."""
-
-
-@pytest.fixture(autouse=True)
-def _cheap_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
-
-
-def run(folder: Path, settings: TrainSettings, *, stop_after: int | None = None) -> tuple[Policy, TrainingState]:
-    policy = tiny_policy()
-
-    def report(row: dict[str, Any], _: float) -> None:
-        if row["step"] == stop_after:
-            raise InterruptionError
-
-    return policy, train(settings, policy, tiny_problems(), folder, report, lambda text: None)
-
-
 def adaptive(target: float, **changes: Any) -> TrainSettings:
     """Up to three of the four eligible layers, judged after each batch."""
     adapt = {"target_ess": target, "ess_batches": 1}
     return tiny_settings(skip=50, strategy="adaptive", adapt=adapt, **changes)
 
 
-def numbers(progress: TrainingState) -> list[int]:
-    return [len(row["skipped_layers"]) for row in progress.metrics]
+def numbers(done: Done) -> list[int]:
+    return [len(row["skipped_layers"]) for row in done.rows]
 
 
 def test_a_run_leaves_out_more_layers_while_it_stays_close(tmp_path: Path) -> None:
-    assert numbers(run(tmp_path / "easy", adaptive(0.01))[1]) == [1, 2, 3, 3, 3, 3]
-    assert numbers(run(tmp_path / "hard", adaptive(1.0))[1]) == [1] * 6
+    assert numbers(run(tmp_path / "easy", adaptive(0.01))) == [1, 2, 3, 3, 3, 3]
+    assert numbers(run(tmp_path / "hard", adaptive(1.0))) == [1] * 6
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 5])
-def test_an_interrupted_run_ends_exactly_like_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
-    _, measured = run(tmp_path / "probe", adaptive(0.01))
+@pytest.mark.parametrize("dies_after", [1, 3, 4, 5])
+def test_an_interrupted_run_ends_exactly_like_an_uninterrupted_one(tmp_path: Path, dies_after: int) -> None:
     # Between those of one layer and of more, so that the number rises and falls.
-    shares = [row["ess"] for row in measured.metrics]
+    shares = [row["ess"] for row in run(tmp_path / "probe", adaptive(0.01)).rows]
     settings = adaptive((shares[0] + min(shares[1:])) / 2)
-    whole, expected = run(tmp_path / "whole", settings)
-    found = numbers(expected)
+    whole, continued = assert_resumes(tmp_path, settings, dies_after=dies_after)
+    found = numbers(whole)
     assert any(after > before for before, after in pairwise(found)), found
     assert any(after < before for before, after in pairwise(found)), found
-    with pytest.raises(InterruptionError):
-        run(tmp_path / "cut", settings, stop_after=stop)
-    continued, progress = run(tmp_path / "cut", settings)
-    untimed = [
-        [{key: value for key, value in row.items() if key not in TIMINGS} for row in state.metrics]
-        for state in (progress, expected)
-    ]
-    assert untimed[0] == untimed[1]
-    weights: list[dict[str, Tensor]] = [dict(policy.model.named_parameters()) for policy in (continued, whole)]
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    assert all("rollout_seconds" in row for row in progress.metrics), "for comparisons at equal rollout time"
+    assert all("rollout_seconds" in row for row in continued.state.metrics), "for comparisons at equal rollout time"
 
 
 def test_a_checkpoint_made_with_another_influence_is_not_continued(tmp_path: Path) -> None:
-    settings, drawn = tiny_settings(strategy="least"), []
-    for influence in (torch.arange(6.0), -torch.arange(6.0)):
-        policy, log = tiny_policy(), list[str]()
-        progress = train(settings, policy, tiny_problems(), tmp_path, lambda *_: None, log.append, influence=influence)
-        drawn.append({tuple(row["skipped_layers"]) for row in progress.metrics})
-    assert drawn == [{(1, 2)}, {(3, 4)}]
-    assert "it belongs to other settings" in log[0]
+    settings = tiny_settings(strategy="least")
+    done = [run(tmp_path, settings, influence=influence) for influence in (torch.arange(6.0), -torch.arange(6.0))]
+    assert [{tuple(row["skipped_layers"]) for row in one.rows} for one in done] == [{(1, 2)}, {(3, 4)}]
+    assert "it belongs to other settings" in done[1].log[0]
 
 
 def test_a_run_that_adapts_needs_a_target() -> None:

@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import padded_prompts, tiny_model
-from tiny_training import grade_by_checksum, rollout_of, step_on, tiny_policy, tiny_problems, tiny_settings
+from tiny_training import rollout_of, run, step_on, tiny_policy, tiny_settings
 from torch import Tensor
 
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.layer_influence import ablation_influence, layer_influence
 from nested_reft.engine.logp import completion_logp
 from nested_reft.engine.sampling import sample_completions
-from nested_reft.rollouts import rewards
 from nested_reft.rollouts.policy import Policy
-from nested_reft.training.checkpoint import TrainingState
-from nested_reft.training.run import train
 from nested_reft.training.stopping import StoppedError
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -86,21 +83,12 @@ def test_an_update_is_the_cpu_s(correction: str, micro_batch: int | None) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_goes_on_after_an_interruption(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
+def test_a_run_goes_on_after_an_interruption(dtype: str, tmp_path: Path) -> None:
     settings = tiny_settings(dtype=dtype)
-
-    def run(name: str, *, steps: int = 6) -> TrainingState:
-        done: list[float] = []
-        return train(
-            settings, on_gpu(tiny_policy()), tiny_problems(), tmp_path / name,
-            lambda row, _: done.append(row["loss"]), lambda text: None, stop=lambda: len(done) == steps,
-        )  # fmt: skip
-
-    whole = run("whole")
+    whole = run(tmp_path / "whole", settings, policy=on_gpu(tiny_policy())).state
     with pytest.raises(StoppedError, match="after step 3"):
-        run("interrupted", steps=3)
-    continued = run("interrupted")
+        run(tmp_path / "cut", settings, policy=on_gpu(tiny_policy()), stops_after=3)
+    continued = run(tmp_path / "cut", settings, policy=on_gpu(tiny_policy())).state
     assert [row["skipped_layers"] for row in continued.metrics] == [row["skipped_layers"] for row in whole.metrics]
     for quantity in ("reward", "completion_length", "grad_norm"):
         found, expected = ([row[quantity] for row in state.metrics] for state in (continued, whole))

@@ -33,9 +33,7 @@ def make_policy(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Policy]:
             pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[lora]'")
             add_adapter(policy.model, Lora(rank=4), 5)
         elif way != "packed":
-            monkeypatch.setattr(
-                "nested_reft.engine.logp.why_unsupported", lambda model: "this test wants the other way"
-            )
+            monkeypatch.setattr("nested_reft.engine.logp.why_unsupported", lambda model: "wants the other way")
         return policy
 
     return make

@@ -23,6 +23,7 @@ from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.policy import Policy
 from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.rollouts.samplers import TorchSampler
+from nested_reft.training.loop import Job
 from nested_reft.training.run import train
 
 CONFIG = load_config(Path(__file__).parents[2] / "config/smoke.yaml")
@@ -33,7 +34,7 @@ ROOM = 256 - LONGEST  # of the 256 positions of a model that is made here
 
 def training(policy: Policy, folder: Path, new_tokens: int) -> None:
     settings = tiny_settings(max_new_tokens=new_tokens, steps=1)
-    train(settings, policy, tiny_problems(), folder, lambda row, left: None, lambda text: None)
+    train(settings, policy, tiny_problems(), Job(folder))
 
 
 def evaluation(policy: Policy, folder: Path, new_tokens: int) -> None:

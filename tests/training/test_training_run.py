@@ -9,100 +9,71 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import DTYPES, TIMINGS, grade_by_checksum, rollout_of, tiny_policy, tiny_problems, tiny_settings
-from torch import Tensor
+from tiny_training import (
+    DTYPES,
+    Done,
+    InterruptionError,
+    assert_resumes,
+    assert_same,
+    rollout_of,
+    run,
+    tiny_policy,
+    tiny_settings,
+)
 
-from nested_reft.config.training import Alarms, TrainSettings
-from nested_reft.rollouts import rewards
-from nested_reft.rollouts.policy import Policy
+from nested_reft.config.training import Alarms
 from nested_reft.training import step
 from nested_reft.training.batches import batch_indices
-from nested_reft.training.checkpoint import TrainingState, remove_checkpoints
+from nested_reft.training.checkpoint import remove_checkpoints
+from nested_reft.training.loop import NumericalError
 from nested_reft.training.metrics import step_alarms
-from nested_reft.training.run import NumericalError, train
+
+FRESH = "starts at step 1: no checkpoint to continue from"
 
 
-class InterruptionError(Exception):
-    """Raised in the middle of a run, as a kill would be."""
-
-
-@pytest.fixture(autouse=True)
-def _cheap_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "grade", grade_by_checksum)
-
-
-def run(
-    folder: Path, settings: TrainSettings, *, stop_after: int | None = None, policy: Policy | None = None
-) -> tuple[Policy, TrainingState, list[str]]:
-    """Train a fresh tiny policy (or the given one); the log says how it started."""
-    policy, log = policy or tiny_policy(), list[str]()
-
-    def report(row: dict[str, Any], _: float) -> None:
-        if row["step"] == stop_after:
-            raise InterruptionError
-
-    progress = train(settings, policy, tiny_problems(), folder, report, log.append)
-    return policy, progress, log
-
-
-def weights(policy: Policy) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
-
-
-def assert_same_weights(one: Policy, other: Policy) -> None:
-    expected = weights(other)
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, expected[name]), name
-
-
-def untimed(progress: TrainingState) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in progress.metrics]
+def moved(one: Done, other: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(tensor, other[name]) for name, tensor in one.weights.items())
 
 
 # --- continuing
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("stop", "resumed_from"), [(4, 4), (5, 4), (1, None), (6, 6)])
+@pytest.mark.parametrize(("dies_after", "resumed_from"), [(4, 4), (5, 4), (1, None), (6, 6)])
 def test_an_interrupted_run_ends_exactly_like_an_uninterrupted_one(
-    tmp_path: Path, stop: int, resumed_from: int | None, dtype: str
+    tmp_path: Path, dies_after: int, resumed_from: int | None, dtype: str
 ) -> None:
-    settings = tiny_settings(dtype=dtype)
-    whole, expected, _ = run(tmp_path / "whole", settings)
-    with pytest.raises(InterruptionError):
-        run(tmp_path / "cut", settings, stop_after=stop)
-    continued, progress, log = run(tmp_path / "cut", settings)
+    whole, continued = assert_resumes(tmp_path, tiny_settings(dtype=dtype), dies_after=dies_after)
+    assert continued.log == [f"continues after step {resumed_from}" if resumed_from else FRESH]
+    assert [row["step"] for row in whole.rows] == [1, 2, 3, 4, 5, 6]
+    assert moved(whole, dict(tiny_policy().model.named_parameters())), "nothing was learnt"
 
-    found = (
-        f"continues after step {resumed_from}" if resumed_from else "starts at step 1: no checkpoint to continue from"
-    )
-    assert log == [found]
-    assert_same_weights(continued, whole)
-    assert untimed(progress) == untimed(expected)
-    assert [row["step"] for row in progress.metrics] == [1, 2, 3, 4, 5, 6]
-    before = weights(tiny_policy())
-    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(whole).items()), "nothing was learnt"
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_updates_a_rollout_and_a_reference_survive_a_stop(tmp_path: Path, dtype: str) -> None:
+    settings = tiny_settings(updates_per_rollout=3, kl_coefficient=0.1, dtype=dtype)
+    whole, _ = assert_resumes(tmp_path, settings, stops_after=3)
+    assert whole.rows[0]["kl_reference"] > 0, "the second update of the first step has left the reference"
+    assert moved(whole, run(tmp_path / "once", tiny_settings()).weights)
 
 
 def test_the_time_before_the_interruption_counts(tmp_path: Path) -> None:
     settings = tiny_settings()
     with pytest.raises(InterruptionError):
-        run(tmp_path, settings, stop_after=4)
-    _, progress, _ = run(tmp_path, settings)
-    steps = sum(row["rollout_seconds"] + row["reward_seconds"] + row["update_seconds"] for row in progress.metrics)
-    assert progress.seconds >= steps
+        run(tmp_path, settings, dies_after=4)
+    state = run(tmp_path, settings).state
+    steps = sum(row["rollout_seconds"] + row["reward_seconds"] + row["update_seconds"] for row in state.metrics)
+    assert state.seconds >= steps
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     """Not even in the same folder, which only happens by hand."""
     run(tmp_path, tiny_settings())
     other = tiny_settings(learning_rate=0.001)
-    continued, progress, log = run(tmp_path, other)
-    assert [line.split(" is not used: ")[-1] for line in log[:2]] == ["it belongs to other settings"] * 2
-    assert log[2:] == ["starts at step 1: no checkpoint to continue from"]
-    fresh, expected, _ = run(tmp_path / "fresh", other)
-    assert_same_weights(continued, fresh)
-    assert untimed(progress) == untimed(expected)
+    continued = run(tmp_path, other)
+    assert [line.split(" is not used: ")[-1] for line in continued.log[:2]] == ["it belongs to other settings"] * 2
+    assert continued.log[2:] == [FRESH]
+    assert_same(continued, run(tmp_path / "fresh", other))
 
 
 def test_the_last_two_checkpoints_are_kept_each_with_its_checksum(tmp_path: Path) -> None:
@@ -117,8 +88,8 @@ def test_the_last_two_checkpoints_are_kept_each_with_its_checksum(tmp_path: Path
 
 
 def test_layers_are_drawn_again_for_each_batch(tmp_path: Path) -> None:
-    _, progress, _ = run(tmp_path, tiny_settings())
-    drawn = [tuple(row["skipped_layers"]) for row in progress.metrics]
+    done = run(tmp_path, tiny_settings())
+    drawn = [tuple(row["skipped_layers"]) for row in done.state.metrics]
     assert all(len(layers) == 2 and set(layers) <= {1, 2, 3, 4} for layers in drawn)
     assert len(set(drawn)) > 2
 
@@ -140,8 +111,8 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
 
 
 def test_a_static_choice_is_one_draw_for_the_whole_run(tmp_path: Path) -> None:
-    _, progress, _ = run(tmp_path / "one", tiny_settings(strategy="static"))
-    assert len({tuple(row["skipped_layers"]) for row in progress.metrics}) == 1
+    done = run(tmp_path / "one", tiny_settings(strategy="static"))
+    assert len({tuple(row["skipped_layers"]) for row in done.state.metrics}) == 1
     others = [rollout_of(tiny_policy(), strategy="static", seed=seed)[0] for seed in range(1, 9)]
     assert len(set(others)) > 2
 
@@ -161,8 +132,8 @@ def test_a_choice_by_influence_leaves_out_the_layers_that_do_least() -> None:
 def test_runs_of_one_seed_draw_the_same_layers_whatever_their_correction(tmp_path: Path) -> None:
     drawn = []
     for correction in ("base", "unit"):
-        _, progress, _ = run(tmp_path / correction, tiny_settings(correction=correction))
-        drawn.append([row["skipped_layers"] for row in progress.metrics])
+        done = run(tmp_path / correction, tiny_settings(correction=correction))
+        drawn.append([row["skipped_layers"] for row in done.state.metrics])
     assert drawn[0] == drawn[1]
 
 
@@ -186,8 +157,8 @@ def test_the_order_of_problems_depends_on_the_seed() -> None:
 
 
 def test_the_metrics_of_a_step(tmp_path: Path) -> None:
-    _, progress, _ = run(tmp_path, tiny_settings())
-    for row in progress.metrics:
+    done = run(tmp_path, tiny_settings())
+    for row in done.state.metrics:
         assert 0 <= row["reward"] <= 1
         assert 1 <= row["completion_length"] <= 5
         assert row["ratio_min"] <= row["ratio_q50"] <= row["ratio_max"]
@@ -195,9 +166,9 @@ def test_the_metrics_of_a_step(tmp_path: Path) -> None:
         assert row["rollout_tokens_per_s"] == pytest.approx(tokens / row["rollout_seconds"])
         seconds = row["rollout_seconds"] + row["reward_seconds"] + row["update_seconds"]
         assert row["tokens_per_s"] == pytest.approx(tokens / seconds)
-    rates = [row["learning_rate"] for row in progress.metrics]
+    rates = [row["learning_rate"] for row in done.state.metrics]
     assert rates == pytest.approx([0.001, 0.002, 0.003, 0.003, 0.003, 0.003])  # two warm-up steps
-    assert any(row["chi2"] > 0.01 for row in progress.metrics)
+    assert any(row["chi2"] > 0.01 for row in done.state.metrics)
 
 
 def test_a_run_that_diverges_names_the_step_and_what_to_try(tmp_path: Path) -> None:
@@ -209,13 +180,13 @@ def test_a_run_that_diverges_names_the_step_and_what_to_try(tmp_path: Path) -> N
 
 def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
-    before = weights(policy)
+    before = {name: tensor.clone() for name, tensor in policy.model.named_parameters()}
     monkeypatch.setattr(
         step, "policy_loss", lambda _, logp, *__, **___: (logp.sum() * float("inf"), {"weight_max": 1.0})
     )
     with pytest.raises(NumericalError, match="step 1 has loss -inf and gradient norm"):
         run(tmp_path, tiny_settings(), policy=policy)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(policy).items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.model.named_parameters())
     assert [path.name for path in tmp_path.iterdir()] == ["not-finite-step1.safetensors"]
 
 
@@ -254,12 +225,12 @@ def test_an_alarm_is_what_leaves_the_sane_range_or_is_no_number(
 
 def test_an_alarm_stands_in_the_log_and_names_step_value_and_limit(tmp_path: Path) -> None:
     limits = {"ess_below": 0.999, "kl_above": None}
-    _, progress, log = run(tmp_path, tiny_settings(alarms=limits))
-    expected = [row for row in progress.metrics if row["ess"] < 0.999]
+    done = run(tmp_path, tiny_settings(alarms=limits))
+    expected = [row for row in done.state.metrics if row["ess"] < 0.999]
     assert expected
-    assert log[1:] == [f"alarm: step {row['step']}: ess is {row['ess']:.3g}, below 0.999" for row in expected]
+    assert done.log[1:] == [f"alarm: step {row['step']}: ess is {row['ess']:.3g}, below 0.999" for row in expected]
     alarms = tiny_settings(alarms=limits).training.alarms
-    found = [alarm for row in progress.metrics for alarm in step_alarms(row, alarms)]
+    found = [alarm for row in done.state.metrics for alarm in step_alarms(row, alarms)]
     assert found == [
         {"step": row["step"], "quantity": "ess", "value": row["ess"], "limit": "below 0.999"} for row in expected
     ]
@@ -268,24 +239,6 @@ def test_an_alarm_stands_in_the_log_and_names_step_value_and_limit(tmp_path: Pat
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_sane_run_has_no_alarm(tmp_path: Path, dtype: str) -> None:
     """What samples and what is trained round alike: in bfloat16 the rollout is on-policy, too."""
-    _, progress, log = run(tmp_path, tiny_settings(skip=0, dtype=dtype, alarms={"ess_below": 0.99, "kl_above": 0.01}))
-    assert max(row["kl_k3"] for row in progress.metrics) < (1e-8 if dtype == "float32" else 1e-3)
-    assert log == ["starts at step 1: no checkpoint to continue from"]
-
-
-# --- several updates, and a reference
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_several_updates_a_rollout_and_a_reference_survive_an_interruption(tmp_path: Path, dtype: str) -> None:
-    settings = tiny_settings(updates_per_rollout=3, kl_coefficient=0.1, dtype=dtype)
-    whole, expected, _ = run(tmp_path / "whole", settings)
-    with pytest.raises(InterruptionError):
-        run(tmp_path / "cut", settings, stop_after=4)
-    continued, progress, _ = run(tmp_path / "cut", settings)
-    assert_same_weights(continued, whole)
-    assert untimed(progress) == untimed(expected)
-    assert expected.metrics[0]["kl_reference"] > 0, "the second update of the first step has left the reference"
-    once, _, _ = run(tmp_path / "once", tiny_settings())
-    pairs = zip(weights(once).values(), weights(whole).values(), strict=True)
-    assert any(not torch.equal(one, other) for one, other in pairs)
+    done = run(tmp_path, tiny_settings(skip=0, dtype=dtype, alarms={"ess_below": 0.99, "kl_above": 0.01}))
+    assert max(row["kl_k3"] for row in done.state.metrics) < (1e-8 if dtype == "float32" else 1e-3)
+    assert done.log == [FRESH]

@@ -11,7 +11,7 @@ from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 from nested_reft.config.throughput import StepSpeed, StepSpeedSettings
 from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import DataError
-from nested_reft.rollouts import samplers as engines
+from nested_reft.rollouts import samplers
 from nested_reft.training import speed as module
 from nested_reft.training import step as algorithm
 from nested_reft.training.speed import measure_steps
@@ -30,13 +30,13 @@ def settings(skip: int = 34, **training: Any) -> StepSpeedSettings:
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Rollout]:
     """Every rollout of the steps, in order."""
     found: list[Rollout] = []
-    plain = engines.sample_rollout
+    plain = samplers.sample_rollout
 
     def sample(*arguments: Any, **options: Any) -> Rollout:
         found.append(plain(*arguments, **options))
         return found[-1]
 
-    monkeypatch.setattr(engines, "sample_rollout", sample)
+    monkeypatch.setattr(samplers, "sample_rollout", sample)
     return found
 
 
@@ -97,13 +97,13 @@ def test_the_weights_stay_and_every_group_is_updated(monkeypatch: pytest.MonkeyP
 def test_each_side_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that a rollout of the whole model moves by 6 s, a nested one by 4 s, and nothing else."""
     time = [0.0]
-    plain = engines.nested_view
+    plain = samplers.nested_view
 
     def view(model: Any, skipped: Any) -> Any:
         time[0] += 6 - len(skipped)
         return plain(model, skipped)
 
-    monkeypatch.setattr(engines, "nested_view", view)
+    monkeypatch.setattr(samplers, "nested_view", view)
     monkeypatch.setattr("nested_reft.training.run.now", lambda device: time[0])
     for pair in measure_steps(settings(), tiny_policy(), tiny_problems())["pairs"]:
         assert pair["baseline"] == {"rollout": 6.0, "reward": 0.0, "update": 0.0}

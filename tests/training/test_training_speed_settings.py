@@ -15,10 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_training import TIMINGS, grade_by_checksum, tiny_policy, tiny_problems, tiny_settings
-
-from nested_reft.rollouts import rewards
-from nested_reft.training.run import train
+from tiny_training import run, tiny_policy, tiny_settings
 
 LEARNING_RATE = 0.003
 Trained = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
@@ -26,12 +23,10 @@ Trained = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
 
 def trained(folder: Path, seed: int = 1, width: int = 64) -> Trained:
     """Metrics, without timings, and final weights of a nested run."""
-    rewards.grade = grade_by_checksum
     policy = tiny_policy(width=width, feed_forward=2 * width)
     settings = tiny_settings(seed=seed, problems_per_step=6, max_new_tokens=8, learning_rate=LEARNING_RATE)
-    done = train(settings, policy, tiny_problems(), folder, lambda row, left: None, lambda text: None)
-    metrics = [{name: value for name, value in row.items() if name not in TIMINGS} for row in done.metrics]
-    return metrics, {name: value.detach().clone() for name, value in policy.model.named_parameters()}
+    done = run(folder, settings, policy=policy)
+    return done.rows, done.weights
 
 
 def write_trained(folder: Path, seed: int) -> None:
@@ -43,8 +38,7 @@ def write_trained(folder: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def restored_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(rewards, "grade", rewards.grade)
+def restored_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

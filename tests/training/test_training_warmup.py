@@ -16,17 +16,10 @@ from nested_reft.core.layers import nested_view
 from nested_reft.data.problems import generate_problems
 from nested_reft.data.records import DataError, Problem
 from nested_reft.rollouts.policy import Policy
-from nested_reft.training.checkpoint import CheckpointKey, TrainingState
+from nested_reft.training.checkpoint import TrainingState
+from nested_reft.training.loop import Job, NumericalError
 from nested_reft.training.stopping import StoppedError
-from nested_reft.training.warmup import (
-    WarmupError,
-    dropped_layers,
-    encode_solutions,
-    learning_rate,
-    warm_up,
-)
-
-OWNER = CheckpointKey("settings", "code")
+from nested_reft.training.warmup import dropped_layers, encode_solutions, learning_rate, warm_up
 
 
 def settings(max_new_tokens: int = 20, dtype: str = "float32", **changes: Any) -> WarmupSettings:
@@ -45,8 +38,7 @@ def problems() -> list[Problem]:
 
 
 def run(folder: Path, policy: Policy, chosen: WarmupSettings, **more: Any) -> TrainingState:
-    examples = encode_solutions(chosen, policy, problems())
-    return warm_up(chosen, policy, examples, folder, OWNER, lambda row, left: None, lambda text: None, **more)
+    return warm_up(chosen, policy, encode_solutions(chosen, policy, problems()), Job(folder, **more))
 
 
 def weights(policy: Policy) -> dict[str, torch.Tensor]:
@@ -146,6 +138,6 @@ def test_a_problem_without_a_solution_is_an_error() -> None:
 
 def test_a_loss_that_is_not_finite_is_an_error_and_not_saved(tmp_path: Path) -> None:
     chosen = settings(learning_rate=1e30, layer_drop=0.0, checkpoint_every=1)
-    with pytest.raises(WarmupError, match=r"tiny: step 2 of the warm-up has loss nan.*lower warmup.learning_rate"):
+    with pytest.raises(NumericalError, match=r"tiny: step 2 of the warm-up has loss nan.*lower warmup.learning_rate"):
         run(tmp_path, tiny_policy(), chosen)
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["step00000001.safetensors"]

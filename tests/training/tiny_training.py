@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,15 +17,18 @@ from transformers import PreTrainedModel
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import GeneratedProblems, Pretraining, ScratchModel
 from nested_reft.config.training import TrainSettings
-from nested_reft.core.loss import Objective
 from nested_reft.core.rollout import Rollout
 from nested_reft.data.problems import generate_problems
 from nested_reft.data.records import Problem
+from nested_reft.rollouts import rewards
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.samplers import TorchSampler
+from nested_reft.rollouts.samplers import Sampler, TorchSampler
+from nested_reft.training.checkpoint import TrainingState
+from nested_reft.training.loop import Job
 from nested_reft.training.pretrain import build_model, build_tokenizer
-from nested_reft.training.run import make_objective, make_step_settings
+from nested_reft.training.run import make_objective, train
 from nested_reft.training.step import Learner, reft_step
+from nested_reft.training.stopping import StoppedError
 
 torch.set_num_threads(1)  # a process that tests/faults forks cannot use the threads of this one
 
@@ -67,15 +74,20 @@ def tiny_settings(
         "seed": seed,
     }
     return TrainSettings.model_validate(
-        {
-            "run": run,
-            "training": settings | training,
-            "params": {},
-            "prompt": PROMPT,
-            "device": "cpu",
-            "adapt": adapt,
-        }
+        {"run": run, "training": settings | training, "params": {}, "prompt": PROMPT, "device": "cpu", "adapt": adapt}
     )
+
+
+def learner_on(
+    policy: Policy,
+    settings: TrainSettings,
+    optimizer: torch.optim.Optimizer,
+    sampler: Sampler | None = None,
+    reference: PreTrainedModel | None = None,
+) -> Learner:
+    objective = make_objective(settings.run, settings.params, settings.training)
+    sampler = sampler or TorchSampler(policy)
+    return Learner(settings.run, settings.training, objective, sampler, policy.model, optimizer, reference)
 
 
 def rollout_of(
@@ -83,12 +95,9 @@ def rollout_of(
 ) -> tuple[tuple[int, ...], Rollout]:
     """The layers left out and the completions of four prompts at one step, which does not move the policy."""
     prompts = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
-    settings = tiny_settings(skip=skip, seed=seed, strategy=strategy, **training)
-    learner = Learner(
-        TorchSampler(policy), policy.model, torch.optim.SGD(policy.model.parameters(), lr=0.0), Objective("unit")
-    )
-    step_settings = make_step_settings(settings.run, settings.training)
-    batch, _ = reft_step(learner, step_settings, step, prompts, lambda rollout, share: torch.zeros(4, 4))
+    settings = tiny_settings(correction="unit", skip=skip, seed=seed, strategy=strategy, **training)
+    learner = learner_on(policy, settings, torch.optim.SGD(policy.model.parameters(), lr=0.0))
+    batch, _ = reft_step(learner, step, prompts, lambda rollout, share: torch.zeros(4, 4))
     policy.model.zero_grad(set_to_none=True)
     return batch.skipped, batch.rollout
 
@@ -102,13 +111,75 @@ def step_on(
     reference: PreTrainedModel | None = None,
 ) -> dict[str, float]:
     """The metrics of the training step if this is the rollout that it samples, with rewards (P, G)."""
-    objective = make_objective(settings.run, settings.params, settings.training)
-    engine = mock.Mock(policy=policy)
-    engine.sample.return_value = rollout
-    learner = Learner(engine, policy.model, optimizer, objective, reference)
-    step_settings = make_step_settings(settings.run, settings.training)
+    sampler = mock.Mock(policy=policy)
+    sampler.sample.return_value = rollout
+    learner = learner_on(policy, settings, optimizer, sampler, reference)
     prompts = [ids[real].tolist() for ids, real in zip(rollout.prompt_ids, rollout.prompt_mask.bool(), strict=True)]
-    return reft_step(learner, step_settings, 1, prompts, lambda rollout, share: rewards)[1]
+    return reft_step(learner, 1, prompts, lambda rollout, share: rewards)[1]
+
+
+class InterruptionError(Exception):
+    """Raised in the middle of a run, as a kill would be."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run ends with: its metrics but for timings, the final weights, and its log."""
+
+    policy: Policy
+    state: TrainingState
+    log: list[str]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in self.state.metrics]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.policy.model.named_parameters()}
+
+
+def run(
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    policy: Policy | None = None,
+    dies_after: int | None = None,
+    stops_after: int | None = None,
+    **options: Any,
+) -> Done:
+    """Train a fresh tiny policy (or the given one), with `options` of `train`. It can end early in two ways."""
+    log, seen = list[str](), list[int]()
+
+    def report(row: dict[str, Any], seconds_left: float) -> None:
+        seen.append(row["step"])
+        if row["step"] == dies_after:
+            raise InterruptionError
+
+    job = Job(folder, report=report, log=log.append, stop=lambda: len(seen) == stops_after)
+    with mock.patch.object(rewards, "grade", grade_by_checksum):
+        final, state = train(settings, policy or tiny_policy(), tiny_problems(), job, **options)
+    return Done(final, state, log)
+
+
+def assert_same(one: Done, other: Done) -> None:
+    """To the last bit."""
+    assert json.dumps(one.rows) == json.dumps(other.rows)  # as text, in which nan equals nan
+    expected = other.weights
+    assert one.weights.keys() == expected.keys()
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def assert_resumes(folder: Path, settings: TrainSettings, *, options: Any = None, **ends: Any) -> tuple[Done, Done]:
+    """A run that ends early and is run again ends exactly like one that does not; both, the latter first."""
+    options = options or dict
+    whole = run(folder / "whole", settings, **options())
+    with pytest.raises((InterruptionError, StoppedError)):
+        run(folder / "cut", settings, **options(), **ends)
+    continued = run(folder / "cut", settings, **options())
+    assert_same(continued, whole)
+    return whole, continued
 
 
 def grade_by_checksum(response: str, gold: str, answer: str = "any") -> bool:

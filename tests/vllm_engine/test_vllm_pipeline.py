@@ -25,7 +25,7 @@ from nested_reft.data.records import read_problems
 from nested_reft.engine.logp import completion_logp
 from nested_reft.rollouts.policy import Policy, load_policy
 from nested_reft.rollouts.prompts import encode_prompts
-from nested_reft.rollouts.samplers import Sampler, TorchSampler, rollout_engine
+from nested_reft.rollouts.samplers import Sampler, TorchSampler, sampler_factory
 
 pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed: make test-vllm")
 
@@ -154,7 +154,7 @@ def policy(pipeline: Pipeline) -> Policy:
 
 @pytest.fixture(scope="module")
 def engine(pipeline: Pipeline, policy: Policy) -> Sampler:
-    return rollout_engine(Vllm(), pipeline.results("vllm") / "models/tiny", "float32", 128)(policy)
+    return sampler_factory(Vllm(), pipeline.results("vllm") / "models/tiny", "float32", 128)(policy)
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,9 @@ def check_engine():
     if any(
         kind in job.name for job in jobs for kind in ("train", "evaluate", "step_speed")
     ):
-        from nested_reft.rollouts.vllm_sampler import EngineError, require_vllm
+        from nested_reft.rollouts.vllm_sampler import SamplerError, require_vllm
 
         try:
             require_vllm()
-        except EngineError as error:
+        except SamplerError as error:
             raise WorkflowError(str(error)) from None

@@ -13,7 +13,7 @@ from nested_reft.data.records import read_problems
 from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, select_device
-from nested_reft.rollouts.samplers import rollout_engine
+from nested_reft.rollouts.samplers import sampler_factory
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
@@ -23,13 +23,13 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(EvaluateSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     evaluation = settings.evaluation
-    make_engine = rollout_engine(
+    make_sampler = sampler_factory(
         settings.vllm, options.policy, settings.dtype, evaluation.max_prompt_tokens + evaluation.max_new_tokens
     )
     policy = load_policy(
         options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
     )
-    engine = make_engine(policy)
+    engine = make_sampler(policy)
     name = settings.run.path if settings.run else f"{settings.size}, {STAGES[settings.stage]}"
     for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
         record = evaluate(settings, engine, benchmark, read_problems(problems))

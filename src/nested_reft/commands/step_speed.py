@@ -11,7 +11,7 @@ from nested_reft.config.strict import parse
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.data.records import read_problems
 from nested_reft.rollouts.policy import load_policy, select_device
-from nested_reft.rollouts.samplers import rollout_engine
+from nested_reft.rollouts.samplers import sampler_factory
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 from nested_reft.training.speed import measure_steps
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(StepSpeedSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     training = settings.training
-    make_engine = rollout_engine(
+    make_sampler = sampler_factory(
         settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
     )
     progress = Progress(f"step-speed {settings.size} skip{settings.skip}")
@@ -41,6 +41,6 @@ def run(options: argparse.Namespace) -> None:
                 options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
             )
         heard = report if world.is_main else lambda pair: None
-        record = measure_steps(settings, policy, problems, heard, world, make_engine)
+        record = measure_steps(settings, policy, problems, heard, world, make_sampler)
         if world.is_main:
             write_json(options.output, record)

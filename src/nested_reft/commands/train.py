@@ -16,13 +16,14 @@ from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import read_problems
 from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, save_policy, select_device
-from nested_reft.rollouts.samplers import engine_name, rollout_engine
+from nested_reft.rollouts.samplers import sampler_factory, sampler_name
 from nested_reft.rollouts.stored_influence import load_influence
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
 from nested_reft.training.checkpoint import remove_checkpoints, run_lock
+from nested_reft.training.loop import Job
 from nested_reft.training.metrics import step_alarms, write_metrics
 from nested_reft.training.run import train
 from nested_reft.training.stopping import stop_on_signals
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     training, folder = settings.training, options.checkpoints / settings.key
-    make_engine = rollout_engine(
+    make_sampler = sampler_factory(
         settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
     )
     progress = Progress(f"train {settings.run.path}")
@@ -59,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
                 )
                 influence = load_influence(settings.run.strategy, options.influence, len(decoder_layers(policy.model)))
                 code = source_digest("nested_reft.commands.train", *engine_modules(settings.vllm))
-            done = train(settings, policy, problems, folder, report, progress.log, lambda: bool(request), world, code,
-                         influence, make_engine)  # fmt: skip
+            job = Job(folder, code, report, progress.log, lambda: bool(request), world)
+            policy, done = train(settings, policy, problems, job, influence, make_sampler)
         if not world.is_main:
             return
         shutil.rmtree(options.output, ignore_errors=True)
@@ -68,9 +69,14 @@ def run(options: argparse.Namespace) -> None:
         save_policy(policy, options.output)
         write_metrics(options.metrics, done.metrics)
         alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
-        manifest = build_manifest(options.settings, settings_hash(options.settings), wall_seconds=done.seconds,
-                                  rollout_engine=engine_name(settings.vllm), alarms=alarms,
-                                  answers_cut_off=timeouts())  # fmt: skip
+        manifest = build_manifest(
+            options.settings,
+            settings_hash(options.settings),
+            wall_seconds=done.seconds,
+            rollout_engine=sampler_name(settings.vllm),
+            alarms=alarms,
+            answers_cut_off=timeouts(),
+        )
         write_json(options.manifest, manifest)
         if alarms:
             steps = len({alarm["step"] for alarm in alarms})

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nested_reft.config.strict import parse, settings_hash
+from nested_reft.config.strict import parse
 from nested_reft.config.warmup import WarmupSettings
 from nested_reft.data.records import DataError, read_problems
 from nested_reft.grading.grader import grade
@@ -17,7 +17,8 @@ from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
-from nested_reft.training.checkpoint import CheckpointKey, remove_checkpoints, run_lock
+from nested_reft.training.checkpoint import remove_checkpoints, run_lock
+from nested_reft.training.loop import Job
 from nested_reft.training.stopping import stop_on_signals
 from nested_reft.training.warmup import encode_solutions, warm_up
 
@@ -26,8 +27,7 @@ def run(options: argparse.Namespace) -> None:
     """Write the warmed-up model, and what it was made with; checkpoints are deleted once both exist."""
     settings = parse(WarmupSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
-    key = settings_hash(settings.canonical_json())
-    folder = options.checkpoints / key
+    folder = options.checkpoints / settings.key
     progress = Progress(f"warmup {settings.size}")
 
     def report(row: dict[str, Any], seconds_left: float) -> None:
@@ -49,13 +49,18 @@ def run(options: argparse.Namespace) -> None:
                 f"{len(examples)} of {len(problems)} solutions have at most {settings.max_new_tokens} tokens; "
                 f"{right} end with the right answer"
             )
-            owner = CheckpointKey(key, source_digest("nested_reft.commands.warmup"))
-            done = warm_up(settings, policy, examples, folder, owner, report, progress.log, lambda: bool(request))
+            code = source_digest("nested_reft.commands.warmup")
+            done = warm_up(settings, policy, examples, Job(folder, code, report, progress.log, lambda: bool(request)))
         shutil.rmtree(options.output, ignore_errors=True)
         save_policy(policy, options.output)
         manifest = build_manifest(
-            options.settings, key, wall_seconds=done.seconds, solutions=len(problems), solutions_right=right,
-            solutions_used=len(examples), metrics=done.metrics,
-        )  # fmt: skip
+            options.settings,
+            settings.key,
+            wall_seconds=done.seconds,
+            solutions=len(problems),
+            solutions_right=right,
+            solutions_used=len(examples),
+            metrics=done.metrics,
+        )
         write_json(options.manifest, manifest)
         remove_checkpoints(folder)

@@ -1,4 +1,4 @@
-"""The settings of the method that its registries hold: corrections, and ways to choose the skipped layers."""
+"""The settings of the method that its registries hold: corrections, and layer-selection strategies."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def read_ablation(strategies: Iterable[Strategy]) -> bool:
 
 
 class LayerChoice(Strict):
-    """Ways to choose the skipped layers."""
+    """Layer-selection strategies: how the skipped layers are chosen."""
 
     strategies: tuple[Strategy, ...] = Field(("uniform",), min_length=1)
     """All runs use the first; the others are compared with it in one cell of the grid; no value twice.

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from nested_reft.config.sampling import ModelJob
 from nested_reft.config.sources import HubProblems, Problems
-from nested_reft.config.strict import Name, Positive, Strict
+from nested_reft.config.strict import Name, Positive, Strict, settings_hash
 
 
 class WarmupTraining(Strict):
@@ -55,3 +55,8 @@ class WarmupSettings(ModelJob):
     warmup: WarmupTraining
     border: int
     gradient_checkpointing: bool
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the warm-up depends on; checkpoints of other settings are not continued."""
+        return settings_hash(self.canonical_json())

@@ -114,9 +114,14 @@ def correction_named(name: str) -> Correction:
 
 
 def importance_weights(
-    name: str, logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, *, advantages: Tensor | None = None,
+    name: str,
+    logp_target: Tensor,
+    logp_behavior: Tensor,
+    mask: Tensor,
+    *,
+    advantages: Tensor | None = None,
     **params: float,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The weight of each token under the correction `name`, computed from rho_t = pi(o_t | .) / b(o_t | .).
 
     Args:

@@ -2,7 +2,7 @@
 
 Of L layers, k = round(skip_percent / 100 * L) are left out, none of them within `border` of either end; "eligible" are
 the layers that the border leaves. `SELECTIONS` is the one registry: configuration, generated docs and error messages
-read it, so a new way to choose is one function and its entry here. torch is imported only when layers are drawn, since
+read it, so a new strategy is one function and its entry here. torch is imported only when layers are drawn, since
 the configuration reads this module and must not wait for it.
 
 Gromov et al. and Men et al. prune a block or a set of layers for good, and Fan et al. prune a model trained for it;
@@ -113,9 +113,16 @@ def register(selection: Selection) -> Selection:
 
 
 def choose_skipped_layers(
-    strategy: str, num_layers: int, skip_percent: int, border: int, *, batch_seed: int, run_seed: int,
-    influence: Callable[[], Tensor] | None = None, max_skipped: int | None = None,
-) -> tuple[int, ...]:  # fmt: skip
+    strategy: str,
+    num_layers: int,
+    skip_percent: int,
+    border: int,
+    *,
+    batch_seed: int,
+    run_seed: int,
+    influence: Callable[[], Tensor] | None = None,
+    max_skipped: int | None = None,
+) -> tuple[int, ...]:
     """The layers that a batch's rollouts leave out: k ascending indices; () if k is 0.
 
     Args:

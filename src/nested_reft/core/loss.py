@@ -98,10 +98,17 @@ def token_scale(
 
 
 def policy_loss(
-    objective: Objective, logp_target: Tensor, logp_behavior: Tensor, mask: Tensor, advantages: Tensor, *,
-    max_new_tokens: int, scale: Tensor | None = None, logp_old: Tensor | None = None,
+    objective: Objective,
+    logp_target: Tensor,
+    logp_behavior: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    *,
+    max_new_tokens: int,
+    scale: Tensor | None = None,
+    logp_old: Tensor | None = None,
     logp_reference: Tensor | None = None,
-) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+) -> tuple[Tensor, dict[str, float]]:
     """Loss whose gradient is minus the corrected policy gradient, and metrics (means over the mask's tokens).
 
     Term of token t, with A the advantage and r = pi / pi_old:
@@ -148,10 +155,14 @@ def policy_loss(
     # 1. The weighted term of each token, (B, T); the gradient flows through `surrogate` only
     correction, (low, high) = correction_named(objective.correction), objective.update_clip
     weights = importance_weights(
-        objective.correction, logp_target if correction.through_ratio else old, logp_behavior, mask,
-        advantages=advantages, **objective.params,
+        objective.correction,
+        logp_target if correction.through_ratio else old,
+        logp_behavior,
+        mask,
+        advantages=advantages,
+        **objective.params,
         **({"clip_low": low, "clip_high": high} if correction.clip == "update" else {}),
-    )  # fmt: skip
+    )
     if correction.through_ratio:
         ratios = Ratios(log_ratio(logp_target.detach(), logp_behavior, mask), valid, advantages)
         surrogate, clipped = weights, weights != correction.weights(ratios, UNCLIPPED)

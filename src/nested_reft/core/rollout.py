@@ -42,9 +42,10 @@ class Rollout:
         rows = torch.arange(len(self.tokens)).view(-1, self.group_size)[which].flatten()  # of their completions
         of_rows = (self.tokens, self.mask, self.logp, self.support)
         return Rollout(
-            self.prompt_ids[which], self.prompt_mask[which],
+            self.prompt_ids[which],
+            self.prompt_mask[which],
             *(None if tensor is None else tensor[rows] for tensor in of_rows),  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same on another device."""

@@ -43,9 +43,16 @@ def trial_rollout(model: PreTrainedModel, temperature: float = 1.0) -> Rollout:
     mask = torch.tensor([[False, False, True, True], [True, True, True, True]], device=model.device)
     try:
         return sample_completions(
-            model, ids, mask, group_size=2, max_new_tokens=5, temperature=temperature, end_ids=(), pad_id=0,
+            model,
+            ids,
+            mask,
+            group_size=2,
+            max_new_tokens=5,
+            temperature=temperature,
+            end_ids=(),
+            pad_id=0,
             generator=torch.Generator(model.device).manual_seed(0),
-        )  # fmt: skip
+        )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models that cannot use the cache have no common error

@@ -54,9 +54,13 @@ class ModelDecoder:
             self._counter = DynamicLayer()
             self._cache.layers.append(self._counter)
         output = self._model(
-            input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=position_ids(prompt_mask),
-            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+            input_ids=prompt_ids,
+            attention_mask=prompt_mask,
+            position_ids=position_ids(prompt_mask),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         self._count(prompt_ids)
         # Not `batch_repeat_interleave`, which layers without keys do not have.
         self._cache.reorder_cache(torch.arange(len(prompt_ids), device=prompt_ids.device).repeat_interleave(group_size))
@@ -68,9 +72,12 @@ class ModelDecoder:
     def step(self, tokens: Tensor) -> Tensor:
         self._attention = torch.nn.functional.pad(self._attention, (0, 1), value=True)
         output = self._model(
-            input_ids=tokens.unsqueeze(1), attention_mask=self._attention, position_ids=self._position,
-            past_key_values=self._cache, use_cache=True,
-        )  # fmt: skip
+            input_ids=tokens.unsqueeze(1),
+            attention_mask=self._attention,
+            position_ids=self._position,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
         self._count(tokens.unsqueeze(1))
         self._position = self._position + 1
         logits: Tensor = output.logits[:, -1]

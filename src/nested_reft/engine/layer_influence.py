@@ -53,7 +53,7 @@ def layer_influence(model: PreTrainedModel, input_ids: Tensor, attention_mask: T
         layer.register_forward_hook(record, with_kwargs=True)
     view.base_model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids(real), use_cache=False
-    )  # fmt: skip
+    )
     return torch.stack(influences).cpu()
 
 
@@ -139,7 +139,10 @@ def _next_token_log_probs(model: PreTrainedModel, input_ids: Tensor, real: Tenso
     first = int(real.any(0).nonzero()[0]) if real.any() else 0
     ids, mask = input_ids[:, first:], real[:, first:]
     logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False,
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        use_cache=False,
         logits_to_keep=columns - first,
-    ).logits  # fmt: skip
+    ).logits
     return torch.log_softmax(upcast(logits[real[:, columns]]), dim=-1)

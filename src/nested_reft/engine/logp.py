@@ -95,9 +95,12 @@ def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Ten
     )
     mask = torch.cat((prompt_mask, later), dim=1)
     output = model(
-        input_ids=torch.cat((prompt_ids, rollout.tokens[:, :-1]), dim=1), attention_mask=mask,
-        position_ids=position_ids(mask), use_cache=False, logits_to_keep=later.shape[1] + 1,
-    )  # fmt: skip
+        input_ids=torch.cat((prompt_ids, rollout.tokens[:, :-1]), dim=1),
+        attention_mask=mask,
+        position_ids=position_ids(mask),
+        use_cache=False,
+        logits_to_keep=later.shape[1] + 1,
+    )
     return output.logits[::group_size, 0], output.logits[:, 1:][later]
 
 

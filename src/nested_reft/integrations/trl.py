@@ -112,10 +112,15 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         ids, mask = self._padded(prompt_ids[::group_size])
         with self.accelerator.autocast():
             rollout = sample_completions(
-                nested_view(self.target_model(), self.skipped_layers).eval(), ids, mask, group_size=group_size,
-                max_new_tokens=self.max_completion_length, temperature=self.temperature, end_ids=self.eos_token_ids,
+                nested_view(self.target_model(), self.skipped_layers).eval(),
+                ids,
+                mask,
+                group_size=group_size,
+                max_new_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                end_ids=self.eos_token_ids,
                 pad_id=self._tokenizer.pad_token_id,
-            ).to("cpu")  # fmt: skip
+            ).to("cpu")
         rows = list(rollout.mask)
         tokens = [row[real].tolist() for row, real in zip(rollout.tokens, rows, strict=True)]
         return tokens, [row[real].tolist() for row, real in zip(rollout.logp, rows, strict=True)]
@@ -135,9 +140,14 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
                     self._influence = ablation_influence(model, ids, mask)
             influence = influence_of(strategy, model, ids, mask, self._influence)
         skipped = choose_skipped_layers(
-            strategy, len(decoder_layers(model)), self.nested.skip_percent, self.nested.border, influence=influence,
-            batch_seed=_seed(self.args.seed, *self._last_draw), run_seed=_seed(self.args.seed),
-        )  # fmt: skip
+            strategy,
+            len(decoder_layers(model)),
+            self.nested.skip_percent,
+            self.nested.border,
+            influence=influence,
+            batch_seed=_seed(self.args.seed, *self._last_draw),
+            run_seed=_seed(self.args.seed),
+        )
         if influence is not None:  # equal prompts and weights can round differently on different devices
             (skipped,) = broadcast_object_list([skipped])
         return skipped

@@ -49,9 +49,14 @@ def refuse_model(trainer: NestedGRPOTrainer) -> None:
     layers = len(decoder_layers(model))
     influence = torch.zeros(layers) if nested.influence is None else torch.tensor(nested.influence)
     skipped = choose_skipped_layers(
-        nested.strategy, layers, nested.skip_percent, nested.border, batch_seed=0, run_seed=0,
+        nested.strategy,
+        layers,
+        nested.skip_percent,
+        nested.border,
+        batch_seed=0,
+        run_seed=0,
         influence=lambda: influence,
-    )  # fmt: skip
+    )
     with trainer.accelerator.autocast():
         trial_rollout(nested_view(model, skipped).eval())
     check_log_probabilities(trainer)

@@ -44,9 +44,12 @@ def _render(question: str, answer: str | None, prompt: Prompt, tokenizer: PreTra
     name, template = _chat_template(prompt, tokenizer)
     try:
         text = tokenizer.apply_chat_template(
-            messages, chat_template=CLOCK + template if "strftime_now" in template else template, tokenize=False,
-            add_generation_prompt=answer is None, strftime_directives=DIRECTIVES,
-        )  # fmt: skip
+            messages,
+            chat_template=CLOCK + template if "strftime_now" in template else template,
+            tokenize=False,
+            add_generation_prompt=answer is None,
+            strftime_directives=DIRECTIVES,
+        )
     except Exception as error:  # a template is a program of the model's author: it may fail in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         remedy = "remove `prompt.system`" if prompt.system is not None else "set `prompt.style: plain`"

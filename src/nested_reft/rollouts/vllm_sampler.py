@@ -1,4 +1,4 @@
-"""Completions by vLLM in this process: the engine of `rollout_engine: vllm`, on the GPU of the model that is trained.
+"""Completions by vLLM in this process: the sampler of `rollout_engine: vllm`, on the GPU of the model that is trained.
 
 What differs from the sampler of this package, on purpose:
 - each completion has a seed of its own, made of the prompt's: the draws are others than torch's, and depend neither on
@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.lengths import position_limit
 from nested_reft.integrations.vllm import engine_arguments, load_weights, nest
 from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.samplers import Completions
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 
@@ -42,22 +43,22 @@ SEEDS = 2**62  # vLLM adds a completion's number to its prompt's seed, and keeps
 TORCH = "or set `rollout_engine: torch`"
 
 
-class EngineError(UserError, RuntimeError):
+class SamplerError(UserError, RuntimeError):
     """vLLM cannot write the completions; the message is one line for the user."""
 
 
 def require_vllm() -> None:
-    """EngineError if vLLM is not installed."""
+    """SamplerError if vLLM is not installed."""
     found = find_spec("vllm")
     if found is None or found.origin is None:  # the latter is a folder of that name, and no package
-        raise EngineError(
+        raise SamplerError(
             "rollout_engine: 'vllm' needs the package vllm; run: pip install 'nested-reft[vllm]' (docs/vllm.md), "
             f"{TORCH}"
         )
 
 
 def _import_vllm() -> Any:
-    """vLLM, with its settings in the environment before; EngineError says why it cannot be imported."""
+    """vLLM, with its settings in the environment before; SamplerError says why it cannot be imported."""
     require_vllm()
     os.environ.update(REQUIRED)
     for name, value in DEFAULTS.items():
@@ -65,7 +66,7 @@ def _import_vllm() -> Any:
     try:
         import vllm
     except (ImportError, RuntimeError, OSError) as error:  # a library of another CUDA, or packages that do not match
-        raise EngineError(
+        raise SamplerError(
             f"vLLM is installed and cannot be imported; install it again (docs/vllm.md), {TORCH} ({_line(error)})"
         ) from error
     return vllm
@@ -88,22 +89,22 @@ class VllmSampler:
         settings: what vLLM may take of the GPU.
         folder: where the policy was loaded from; vLLM loads it too.
         dtype: of vLLM's weights and matrix products.
-        most_tokens: of a prompt and its completion; more than the model has positions are as many as it has.
+        max_model_len: the most tokens of a prompt and its completion; at most the model's positions are used.
 
     Raises:
-        EngineError: the engine cannot be made, or cannot leave out layers.
+        SamplerError: the engine cannot be made, or cannot leave out layers.
     """
 
     schedules = True
 
-    def __init__(self, policy: Policy, *, settings: Vllm, folder: Path, dtype: str, most_tokens: int) -> None:
+    def __init__(self, policy: Policy, *, settings: Vllm, folder: Path, dtype: str, max_model_len: int) -> None:
         vllm = _import_vllm()
         self.policy, self.name, self._settings = policy, vllm_name(), settings
         from vllm.platforms import current_platform
 
         device, own = policy.model.device.type, current_platform.device_type
         if own != device:
-            raise EngineError(
+            raise SamplerError(
                 f"device: the model is on '{device}', but vLLM is built for '{own}'; set `device`, {TORCH}"
             )
         torch.cuda.empty_cache()  # vLLM asks the driver for memory, and torch keeps what it has freed
@@ -111,11 +112,17 @@ class VllmSampler:
         launcher = "external_launcher" if torch.distributed.is_initialized() else None
         with self._explained():
             self._llm = vllm.LLM(
-                str(folder), **engine_arguments(), dtype=dtype, skip_tokenizer_init=True, use_tqdm_on_load=False,
-                max_model_len=min(most_tokens, position_limit(policy.model.config) or most_tokens),
-                gpu_memory_utilization=settings.memory_share, enable_sleep_mode=settings.sleep,
-                distributed_executor_backend=launcher, seed=0,
-            )  # fmt: skip
+                str(folder),
+                **engine_arguments(),
+                dtype=dtype,
+                skip_tokenizer_init=True,
+                use_tqdm_on_load=False,
+                max_model_len=min(max_model_len, position_limit(policy.model.config) or max_model_len),
+                gpu_memory_utilization=settings.memory_share,
+                enable_sleep_mode=settings.sleep,
+                distributed_executor_backend=launcher,
+                seed=0,
+            )
             nest(self._llm, ())  # a model whose layers cannot be left out is refused now
             if settings.sleep:
                 self._llm.sleep(level=2)
@@ -126,30 +133,33 @@ class VllmSampler:
         prompt_ids: Tensor,
         prompt_mask: Tensor,
         sampling: Sampling | None,
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        seed: int | Sequence[int],
-        part: tuple[int, int] | None = None,
+        **completions: Unpack[Completions],
     ) -> Rollout:
         """As in `Sampler`; if top-k or top-p cut the distribution, the rollout has no `support`."""
         from vllm import SamplingParams
 
-        if isinstance(seed, int):  # the number of a prompt in the whole batch: not who samples it
-            first = part[0] if part else 0
-            seed = [derive_seed("prompt", seed, first + place) for place in range(len(prompt_ids))]
+        seeds = completions["seed"]
+        if isinstance(seeds, int):  # the number of a prompt in the whole batch: not who samples it
+            first, _ = completions.get("part", (0, 0))
+            seeds = [derive_seed("prompt", seeds, first + place) for place in range(len(prompt_ids))]
         options = [
             SamplingParams(
-                n=group_size, max_tokens=max_new_tokens, seed=of_prompt % SEEDS, detokenize=False,
+                n=completions["group_size"],
+                max_tokens=completions["max_new_tokens"],
+                seed=seed % SEEDS,
+                detokenize=False,
                 temperature=sampling.temperature if sampling else 0.0,
-                top_k=(sampling.top_k if sampling else None) or 0, top_p=(sampling.top_p if sampling else None) or 1.0,
+                top_k=(sampling.top_k if sampling else None) or 0,
+                top_p=(sampling.top_p if sampling else None) or 1.0,
                 # Of the sampled token alone. A greedy choice is certain: its log-probability is 0.
-                logprobs=0 if sampling else None, flat_logprobs=True,
+                logprobs=0 if sampling else None,
+                flat_logprobs=True,
                 # The policy's end tokens, and not those that vLLM finds in the model's files.
-                ignore_eos=True, stop_token_ids=list(self.policy.end_ids),
+                ignore_eos=True,
+                stop_token_ids=list(self.policy.end_ids),
             )
-            for of_prompt in seed
-        ]  # fmt: skip
+            for seed in seeds
+        ]
         prompts = [
             {"prompt_token_ids": ids[real].tolist()} for ids, real in zip(prompt_ids, prompt_mask.bool(), strict=True)
         ]
@@ -173,18 +183,18 @@ class VllmSampler:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """EngineError in place of what vLLM, or a guard, raises; the line says which setting to change."""
+        """SamplerError in place of what vLLM, or a guard, raises; the line says which setting to change."""
         try:
             yield
         except (ValueError, RuntimeError, LookupError, OSError) as error:
             reason = _line(error)
             if "memory" in reason:
-                raise EngineError(
+                raise SamplerError(
                     f"vLLM has not enough memory: vllm.memory_share, now {self._settings.memory_share}, must hold the "
                     f"weights, and keys and values of one completion; the rest must hold the training. Change it, set "
                     f"`vllm: {{sleep: true}}`, {TORCH} ({reason})"
                 ) from error
-            raise EngineError(f"vLLM cannot sample from this model; use another, {TORCH} ({reason})") from error
+            raise SamplerError(f"vLLM cannot sample from this model; use another, {TORCH} ({reason})") from error
 
 
 def as_rollout(answers: Sequence[Any], prompt_ids: Tensor, prompt_mask: Tensor, pad_id: int) -> Rollout:

@@ -59,9 +59,13 @@ class MicroBatch:
 
 
 def micro_batches(
-    rollout: Rollout, advantages: Tensor, objective: Objective, max_new_tokens: int,
-    problems_per_micro_batch: int | None, world: World,
-) -> list[MicroBatch]:  # fmt: skip
+    rollout: Rollout,
+    advantages: Tensor,
+    objective: Objective,
+    max_new_tokens: int,
+    problems_per_micro_batch: int | None,
+    world: World,
+) -> list[MicroBatch]:
     """This process's micro-batches, of a rollout with advantages (P, G); None: its whole share at once."""
     num_problems, group = len(rollout.prompt_ids), rollout.group_size
 
@@ -112,7 +116,7 @@ def logp_in(dtype: str, model: PreTrainedModel, rollout: Rollout, temperature: f
     """`completion_logp` with matrix products in `dtype`.
 
     The context is that of one forward pass: autocast would use the weights that it cast in an earlier one again, from
-    before an update, or without their gradient. A sharded model's products have its own dtype (`sharded_copy`).
+    before an update, or without their gradient. A sharded model's products have its own dtype (`sharding.shard`).
     """
     with nullcontext() if is_sharded(model) else compute_dtype(model, dtype):
         return completion_logp(model, rollout, temperature)

@@ -118,13 +118,16 @@ def load_checkpoint(
     paths = _checkpoints(folder)
     check_agreement(world.all_gather(_step(paths[0]) if paths else 0), folder)
     for name in world.all_gather([path.name for path in paths])[0]:
+        reason = ""
         with world.raise_on_all_ranks():
-            read, reason = _try_to_read(folder / name, owner, model)
+            try:
+                progress, tensors = _read(folder / name, owner, model)
+            except _UnusableError as error:
+                reason = str(error)
         reasons = [found for found in world.all_gather(reason) if found]
-        if read is None or reasons:
+        if reasons:
             log(f"{folder / name} is not used: {reasons[0]}")
             continue
-        progress, tensors = read
         _restore(tensors, model, optimizer)
         log(f"continues after step {progress.step}")
         return progress
@@ -153,13 +156,8 @@ def _write(folder: Path, owner: CheckpointKey, tensors: dict[str, Tensor], progr
     path = _path(folder, progress.step)
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
-    seal = {
-        "version": VERSION,
-        "key": owner.settings,
-        "code": owner.code,
-        "step": progress.step,
-        "sha256": _sha256(path),
-    }
+    origin = {"version": VERSION, "key": owner.settings, "code": owner.code}
+    seal = {**origin, "step": progress.step, "sha256": _sha256(path)}
     replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
     # Checkpoints of later steps were not usable, or this step would not have been computed again.
     earlier = [old for old in _checkpoints(folder) if old <= path]
@@ -168,17 +166,8 @@ def _write(folder: Path, owner: CheckpointKey, tensors: dict[str, Tensor], progr
         old.unlink(missing_ok=True)
 
 
-def _try_to_read(
-    path: Path, owner: CheckpointKey, model: nn.Module
-) -> tuple[tuple[TrainingState, dict[str, Tensor]] | None, str | None]:
-    """What a checkpoint holds, or why it is not used."""
-    try:
-        return _read(path, owner, model), None
-    except _UnusableError as reason:
-        return None, str(reason)
-
-
 def _read(path: Path, owner: CheckpointKey, model: nn.Module) -> tuple[TrainingState, dict[str, Tensor]]:
+    """What a checkpoint holds; _UnusableError says why it is not used."""
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         version, step, digest = (seal[name] for name in ("version", "step", "sha256"))

@@ -25,7 +25,7 @@ def warmup_factor(step: int, warmup_steps: int) -> float:
     return min(1.0, step / (warmup_steps + 1))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float, warmup_steps: int, step: int) -> None:
-    """Set the learning rate of a step, from 1."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * warmup_factor(step, warmup_steps)
+        group["lr"] = learning_rate

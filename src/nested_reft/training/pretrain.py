@@ -49,12 +49,19 @@ def build_model(settings: ScratchModel, tokenizer: PreTrainedTokenizerFast, seed
     # a number takes several times as many steps.
     initializer_range = 0.65 / math.sqrt(settings.width)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=settings.width, intermediate_size=settings.feed_forward,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
-        num_key_value_heads=settings.key_value_heads, max_position_embeddings=MAX_TOKENS, tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=settings.width,
+        intermediate_size=settings.feed_forward,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.key_value_heads,
+        max_position_embeddings=MAX_TOKENS,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
         initializer_range=initializer_range,
-    )  # fmt: skip
+    )
     return Qwen2ForCausalLM(config)
 
 

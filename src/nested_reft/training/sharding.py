@@ -19,22 +19,21 @@ from nested_reft.core.layers import decoder_layers
 from nested_reft.training.world import World
 
 
-def sharded_copy(model: PreTrainedModel, dtype: str, world: World) -> PreTrainedModel:
-    """The model sharded over the ranks, which computes in `dtype`; `model` itself becomes its replica in that type.
+def shard(model: PreTrainedModel, dtype: str, world: World) -> PreTrainedModel:
+    """Shard the model over the ranks, in place, to compute in `dtype`; returns a replica in that type.
 
     Gradients are sums over the ranks, as without sharding; they and the shards are float32.
     """
-    sharded, products = copy.deepcopy(model), getattr(torch, dtype)
-    for parameter in model.parameters():  # not the buffers: rotary frequencies lose positions in bfloat16
+    replica, products = copy.deepcopy(model).requires_grad_(False), getattr(torch, dtype)
+    for parameter in replica.parameters():  # not the buffers: rotary frequencies lose positions in bfloat16
         parameter.data = parameter.data.to(products)
-    model.requires_grad_(False)
     mesh = init_device_mesh(model.device.type, (world.size,))
     precision = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=torch.float32)
-    for module in (*decoder_layers(sharded), sharded):
+    for module in (*decoder_layers(model), model):
         fully_shard(module, mesh=mesh, mp_policy=precision)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo supports no other
-    return sharded
+    return replica
 
 
 def is_sharded(model: PreTrainedModel) -> bool:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,48 +21,29 @@ from nested_reft.engine.logp import completion_logp, enable_activation_checkpoin
 from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.prompts import encode_prompts
-from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.training.batches import batch_indices
-from nested_reft.training.checkpoint import CheckpointKey, TrainingState, load_checkpoint, save_checkpoint
-from nested_reft.training.optimizer import make_optimizer, warmup_factor
-from nested_reft.training.stopping import StoppedError
-from nested_reft.training.world import SINGLE_PROCESS
+from nested_reft.training.checkpoint import TrainingState
+from nested_reft.training.loop import Job, NumericalError, ResumableLoop, Row
+from nested_reft.training.optimizer import make_optimizer, set_learning_rate, warmup_factor
 
 MAX_GRAD_NORM = 1.0
 
 Example = tuple[list[int], list[int]]  # prompt and solution with its end token, as tokens
 
 
-class WarmupError(UserError):
-    """The loss of a warm-up or its gradient is not finite."""
-
-
-def warm_up(
-    settings: WarmupSettings,
-    policy: Policy,
-    examples: Sequence[Example],
-    checkpoint_folder: Path,
-    owner: CheckpointKey,
-    report: Callable[[dict[str, Any], float], None],
-    log: Callable[[str], None],
-    stop: Callable[[], bool] = lambda: False,
-) -> TrainingState:
+def warm_up(settings: WarmupSettings, policy: Policy, examples: Sequence[Example], job: Job) -> TrainingState:
     """Train `policy.model` in place, from the last checkpoint if there is one; returns the metrics of every step.
 
     Args:
         settings: the warm-up, and the settings that it shares with training.
-        policy: the model as it came.
+        policy: the unmodified model.
         examples: of `encode_solutions`.
-        checkpoint_folder: of this warm-up and these settings.
-        owner: whose checkpoints are continued.
-        report: called after each step with its metrics and the seconds left at the pace so far.
-        log: told whether the warm-up continues or starts over.
-        stop: asked before each step; if true, what is not saved yet is saved and StoppedError raised.
+        job: what surrounds the warm-up.
 
     Raises:
-        StoppedError, WarmupError; DataError if the model cannot take such lengths; StorageError for a checkpoint that
-        cannot be written.
+        StoppedError, NumericalError; DataError if the model cannot take such lengths; StorageError for a checkpoint
+        that cannot be written.
     """
     options, model = settings.warmup, policy.model
     longest = max(len(solution) for _, solution in examples)
@@ -73,24 +51,11 @@ def warm_up(
     if settings.gradient_checkpointing:
         enable_activation_checkpointing(model)
     optimizer = make_optimizer(model, options.learning_rate, 0.0)
-    found = load_checkpoint(checkpoint_folder, owner, model, optimizer, log, SINGLE_PROCESS)
-    progress = found or TrainingState(0, 0.0, [])
-    started = time.perf_counter() - progress.seconds
+    loop = ResumableLoop(job, settings.size, settings.key, model, optimizer, options.steps, options.checkpoint_every)
 
-    def save(state: TrainingState) -> None:
-        save_checkpoint(checkpoint_folder, owner, model, optimizer, state, SINGLE_PROCESS)
-
-    saved = progress.step
-    for step in range(progress.step + 1, options.steps + 1):
-        if stop():
-            if saved < progress.step:
-                save(progress)
-            raise StoppedError(
-                f"{settings.size}: stopped after step {progress.step} of {options.steps}; run again to continue"
-            )
+    def make_step(step: int, _: Sequence[Row]) -> Row:
         rate = learning_rate(options, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, rate)
         indices = batch_indices(step, options.solutions_per_batch, len(examples), options.seed)
         dropped = dropped_layers(options, len(decoder_layers(model)), settings.border, step)
         optimizer.zero_grad(set_to_none=True)
@@ -98,19 +63,14 @@ def warm_up(
             loss = _add_gradient(policy, dropped, [examples[index] for index in indices], options)
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise WarmupError(
+            raise NumericalError(
                 f"{settings.size}: step {step} of the warm-up has loss {loss} and gradient norm {norm}; lower "
                 "warmup.learning_rate"
             )
         optimizer.step()
-        row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "dropped_layers": list(dropped)}
-        seconds = time.perf_counter() - started
-        progress = TrainingState(step, seconds, [*progress.metrics, row])
-        if step % options.checkpoint_every == 0 or step == options.steps:
-            save(progress)
-            saved = step
-        report(row, seconds / step * (options.steps - step))
-    return progress
+        return {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "dropped_layers": list(dropped)}
+
+    return loop.run(loop.resume(), make_step)
 
 
 def encode_solutions(settings: WarmupSettings, policy: Policy, problems: Sequence[Problem]) -> list[Example]:
