@@ -48,7 +48,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_record_is_of_the_first_problems_prompts_alone() -> None:
     policy, problems = tiny_policy(), tiny_problems(12)
     prompts = encode_prompts([problem.question for problem in problems[:5]], PROMPT, policy.tokenizer, 64)
-    record = measure_influence(settings(), policy, problems)
+    record = measure_influence(settings(), policy, problems).model_dump()
     assert record == {
         "size": "tiny",
         "stage": "pretrained",
@@ -58,12 +58,12 @@ def test_the_record_is_of_the_first_problems_prompts_alone() -> None:
     }
     assert len(record["influence"]) == 6
     assert min(record["influence"]) > 0
-    assert measure_influence(settings(64), policy, problems)["problems"] == 12, "all, if there are fewer"
+    assert measure_influence(settings(64), policy, problems).problems == 12, "all, if there are fewer"
 
 
 def test_bfloat16_is_close() -> None:
     exact, rounded = (
-        measure_influence(settings(dtype=dtype), tiny_policy(), tiny_problems(12))["influence"]
+        measure_influence(settings(dtype=dtype), tiny_policy(), tiny_problems(12)).influence
         for dtype in ("float32", "bfloat16")
     )
     assert rounded != exact
@@ -95,12 +95,16 @@ def test_the_file_decides_the_layers_of_a_run_and_of_the_gradients(inputs: list[
     assert main([*gradients, "--output", str(tmp_path / "gradients"), "--influence", str(path)]) == 0
 
 
+RECORD = {"size": "tiny", "stage": "pretrained", "problems": 1, "tokens": 9, "influence": [0.1, 0.2]}
+
+
 @pytest.mark.parametrize("command", ["train", "gradients"])
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
         (None, ["influence.json: is missing", "nested-reft influence"]),
-        ('{"influence": [0.1, 0.2]}', ["influence.json: has 2 layers, but the model has 6", "delete the file"]),
+        ('{"influence": [0.1, NaN]}', ["influence.json: size: Field required", "delete this file"]),
+        (json.dumps(RECORD), ["influence.json: has 2 layers, but the model has 6", "delete the file"]),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line(

@@ -36,7 +36,7 @@ def settings(skip: int = 34, **changes: Any) -> NestabilitySettings:
 
 def measure(of: NestabilitySettings, **model: Any) -> dict[str, Any]:
     done: list[int] = []
-    record = measure_nestability(of, tiny_policy(**model), tiny_problems(10), done.append, INFLUENCE)
+    record = measure_nestability(of, tiny_policy(**model), tiny_problems(10), done.append, INFLUENCE).model_dump()
     assert done == [1, 2, 3]
     return record["strategies"]  # type: ignore[no-any-return]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from nested_reft.config.experiment import Config, measured_models, parse_config, stages
+from nested_reft.config.records import StepRecord
 from nested_reft.config.run_table import all_runs
 from nested_reft.core.layer_selection import num_skipped
-from nested_reft.report.collect.records import StepRecord
 
 DIMENSIONS = 200  # of the made-up gradients
 # Pairs differ by this share from one to the next, and the baseline's seeds by one answer, all around their mean: values

@@ -10,8 +10,8 @@ import pytest
 from synthetic import Effects, make_config, write, write_results
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.records import RecordError
 from nested_reft.report.collect.collect import collect
-from nested_reft.report.collect.records import ReportError
 from nested_reft.report.registry import TIDY_TABLES
 from nested_reft.report.tidy import read_table
 
@@ -233,7 +233,7 @@ def test_a_data_set_called_null_is_a_name(tmp_path: Path, tiny: Config) -> None:
 
 def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> None:
     write(root / EVALUATION, '{"size": "small", ')
-    with pytest.raises(ReportError) as error:
+    with pytest.raises(RecordError) as error:
         collect(root, tiny)
     assert str(root / EVALUATION) in str(error.value)
     assert "delete this file" in str(error.value)
@@ -259,7 +259,7 @@ def test_a_foreign_file_is_refused(
     root: Path, tiny: Config, file: str, changes: dict[str, object], reason: str
 ) -> None:
     edit(root / file, **changes)
-    with pytest.raises(ReportError) as error:
+    with pytest.raises(RecordError) as error:
         collect(root, tiny)
     assert str(root / file) in str(error.value)
     assert reason in str(error.value)
@@ -268,10 +268,10 @@ def test_a_foreign_file_is_refused(
 def test_a_run_cut_short_is_refused(root: Path, tiny: Config) -> None:
     lines = (root / METRICS).read_text().splitlines()
     write(root / METRICS, "\n".join(lines[:-1]) + "\n")
-    with pytest.raises(ReportError, match="steps are not 1 to 3"):
+    with pytest.raises(RecordError, match="steps are not 1 to 3"):
         collect(root, tiny)
     write(root / METRICS, "\n".join([lines[0], '{"step": 2}']) + "\n")
-    with pytest.raises(ReportError, match="line 2: reward: Field required"):
+    with pytest.raises(RecordError, match="line 2: reward: Field required"):
         collect(root, tiny)
 
 

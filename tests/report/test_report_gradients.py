@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from synthetic import Effects, gradient_record, gradient_sets, make_config, write_results
 
+from nested_reft.config.records import RecordError
 from nested_reft.report.collect.collect import collect
-from nested_reft.report.collect.records import ReportError
 from nested_reft.report.statistics.comparisons import gradient_biases
 from nested_reft.report.statistics.gradients import (
     Bias,
@@ -240,7 +240,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, changes: dict[str, object],
     write_results(tmp_path, CONFIG)
     path = tmp_path / FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(ReportError) as error:
+    with pytest.raises(RecordError) as error:
         collect(tmp_path, CONFIG)
     assert str(path) in str(error.value)
     assert reason in str(error.value)

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from synthetic import make_config, write_results
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.records import RecordError
 from nested_reft.report.collect.collect import collect
-from nested_reft.report.collect.records import ReportError
 from nested_reft.report.figures.nestability import nestability
 from nested_reft.report.statistics.nestability import nestability_cells
 from nested_reft.report.tables.nestability import nestability_table
@@ -83,7 +83,7 @@ def test_a_record_of_another_model_is_named(tmp_path: Path, warmed: Config) -> N
     path = tmp_path / "nestability/warmed_up/small/skip10.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(record | {"stage": "pretrained"}), encoding="utf-8")
-    with pytest.raises(ReportError, match=r"warmed_up/small/skip10.json: stage is 'pretrained', its path says"):
+    with pytest.raises(RecordError, match=r"warmed_up/small/skip10.json: stage is 'pretrained', its path says"):
         collect(tmp_path, warmed)
 
 

@@ -7,13 +7,13 @@ import argparse
 import torch
 
 from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.config.records import write_record
 from nested_reft.config.strict import parse
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import read_problems
 from nested_reft.evaluation.nestability import measure_nestability
 from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.rollouts.stored_influence import load_influence
-from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
 
@@ -30,4 +30,4 @@ def run(options: argparse.Namespace) -> None:
     record = measure_nestability(
         settings, policy, problems, lambda done: progress.step(f"batch {done}/{measured.batches}"), influence
     )
-    write_json(options.output, record)
+    write_record(options.output, record)

@@ -6,12 +6,12 @@ import argparse
 
 import torch
 
+from nested_reft.config.records import write_record
 from nested_reft.config.strict import parse
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.data.records import read_problems
 from nested_reft.evaluation.throughput import measure_throughput
 from nested_reft.rollouts.policy import load_policy, select_device
-from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
 
@@ -24,8 +24,8 @@ def run(options: argparse.Namespace) -> None:
         options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
     )
     record = measure_throughput(settings, policy, problems)
-    write_json(options.output, record)
+    write_record(options.output, record)
     progress = Progress(f"throughput {settings.size} skip{settings.skip}")
-    for pair in record["pairs"]:
-        nested, full = pair["nested_tokens_per_s"], pair["baseline_tokens_per_s"]
+    for pair in record.pairs:
+        nested, full = pair.nested_tokens_per_s, pair.baseline_tokens_per_s
         progress.log(f"{nested:,.0f} tokens/s, full model {full:,.0f}: {nested / full:.3f}")

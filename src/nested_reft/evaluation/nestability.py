@@ -8,12 +8,12 @@ the whole model. The ways share problems and random numbers, so that they differ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.config.records import NestabilityRecord, NestabilityRow
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
@@ -37,7 +37,7 @@ def measure_nestability(
     problems: Sequence[Problem],
     report: Callable[[int], None],
     influence: Tensor | None = None,
-) -> dict[str, Any]:
+) -> NestabilityRecord:
     """The record of one model and skip: for each strategy a list of batches, each with its skipped layers, tokens,
     reward and the diagnostics `MEASURED` (`core/diagnostics.py`). At skip 0 the first strategy stands for all.
 
@@ -53,7 +53,7 @@ def measure_nestability(
     order = torch.randperm(
         len(problems), generator=torch.Generator().manual_seed(derive_seed("nestability-problems", options.seed))
     ).tolist()
-    found: dict[str, list[dict[str, Any]]] = {
+    found: dict[str, list[NestabilityRow]] = {
         name: [] for name in (options.strategies if settings.skip else options.strategies[:1])
     }
     for batch in range(options.batches):
@@ -84,19 +84,19 @@ def measure_nestability(
                 logp = completion_logp(nested_view(model, ()).eval(), rollout, settings.sampling.temperature)
             distances = off_policy_diagnostics(logp, rollout.logp, rollout.mask)
             rows.append(
-                {
-                    "skipped_layers": list(skipped),
-                    "tokens": int(rollout.mask.sum()),
-                    "reward": rollout_rewards(policy, rollout, [problems[i] for i in indices]).mean().item(),
+                NestabilityRow(
+                    skipped_layers=list(skipped),
+                    tokens=int(rollout.mask.sum()),
+                    reward=rollout_rewards(policy, rollout, [problems[i] for i in indices]).mean().item(),
                     **{key: distances[key] for key in MEASURED},
-                }
+                )
             )
         report(batch + 1)
-    return {
-        "size": settings.size,
-        "stage": settings.stage,
-        "skip": settings.skip,
-        "num_layers": len(decoder_layers(model)),
-        "completions": options.problems_per_batch * options.completions_per_problem,
-        "strategies": found,
-    }
+    return NestabilityRecord(
+        size=settings.size,
+        stage=settings.stage,
+        skip=settings.skip,
+        num_layers=len(decoder_layers(model)),
+        completions=options.problems_per_batch * options.completions_per_problem,
+        strategies=found,
+    )

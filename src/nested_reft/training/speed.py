@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nested_reft.config.records import Phases, StepPair, StepSpeedRecord
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.core.rollout import Rollout
@@ -35,10 +35,10 @@ def measure_steps(
     settings: StepSpeedSettings,
     policy: Policy,
     problems: Sequence[Problem],
-    report: Callable[[dict[str, Any]], None] = lambda pair: None,
+    report: Callable[[StepPair], None] = lambda pair: None,
     world: World = SINGLE_PROCESS,
     make_engine: Callable[[Policy], Sampler] = TorchSampler,
-) -> dict[str, Any]:
+) -> StepSpeedRecord:
     """The record of one size and skip: seconds of each phase of a step, on both sides of every pair.
 
     `report` is called with each pair that counts. Several processes measure as they train, each with its share of the
@@ -76,17 +76,17 @@ def measure_steps(
         clock.lap("update")
         return done.skipped, clock.slowest(world)
 
-    pairs: list[dict[str, Any]] = []
+    pairs: list[StepPair] = []
     for pair in range(1, options.warmup_pairs + options.pairs + 1):
         sides = [step(skip, pair) for skip in ((settings.skip, 0) if pair % 2 else (0, settings.skip))]
         (skipped, own), (_, full) = sides if pair % 2 else sides[::-1]
         if pair > options.warmup_pairs:
-            pairs.append({"baseline": full, "nested": own, "skipped_layers": list(skipped)})
+            pairs.append(StepPair(baseline=Phases(**full), nested=Phases(**own), skipped_layers=list(skipped)))
             report(pairs[-1])
-    return {
-        "size": settings.size,
-        "skip": settings.skip,
-        "completions": training.problems_per_step * training.completions_per_problem,
-        "new_tokens": training.max_new_tokens,
-        "pairs": pairs,
-    }
+    return StepSpeedRecord(
+        size=settings.size,
+        skip=settings.skip,
+        completions=training.problems_per_step * training.completions_per_problem,
+        new_tokens=training.max_new_tokens,
+        pairs=pairs,
+    )

@@ -12,6 +12,14 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_skips, stages
+from nested_reft.config.records import (
+    EvaluationRecord,
+    RecordError,
+    StepRecord,
+    check_owner,
+    read_record,
+    read_records,
+)
 from nested_reft.config.run import Run
 from nested_reft.config.run_table import run_table, strategy_table
 from nested_reft.report.collect.gains import gains_table
@@ -22,14 +30,6 @@ from nested_reft.report.collect.measurements import (
     nestability_table,
     step_speed_tables,
     throughput_tables,
-)
-from nested_reft.report.collect.records import (
-    EvaluationRecord,
-    ReportError,
-    StepRecord,
-    check_owner,
-    read_record,
-    read_records,
 )
 from nested_reft.report.collect.runs import layers_table, manifests_table, samples_table
 from nested_reft.report.tidy import write_table
@@ -47,7 +47,7 @@ TRAINING_METRICS = {
 def collect(root: Path, config: Config) -> None:
     """Write the tidy tables (`registry.TIDY_TABLES`) to `tables/` under `root`, the experiment's results folder.
 
-    `runs` and `training` cover the grid, `strategies` the runs that differ in how layers are chosen. Raises ReportError
+    `runs` and `training` cover the grid, `strategies` the runs that differ in how layers are chosen. Raises RecordError
     for a file that is damaged, or that belongs to another run than its path says.
     """
     skips = nested_skips(config)
@@ -163,7 +163,7 @@ def _check_items(path: Path, record: EvaluationRecord, first: dict[str, tuple[Pa
     ids = [item.id for item in record.items]
     first_path, first_ids = first.setdefault(record.benchmark, (path, ids))
     if ids != first_ids:
-        raise ReportError.damaged(path, f"has other problems of '{record.benchmark}' than {first_path}")
+        raise RecordError.damaged(path, f"has other problems of '{record.benchmark}' than {first_path}")
 
 
 def _training(root: Path, config: Config, runs: list[Run]) -> pd.DataFrame:
@@ -174,7 +174,7 @@ def _training(root: Path, config: Config, runs: list[Run]) -> pd.DataFrame:
             continue
         records = read_records(path, StepRecord)
         if [record.step for record in records] != list(range(1, config.training.steps + 1)):
-            raise ReportError.damaged(path, f"its steps are not 1 to {config.training.steps}, one per line")
+            raise RecordError.damaged(path, f"its steps are not 1 to {config.training.steps}, one per line")
         for record in records:
             rows.append({"run": run.path, **run.model_dump(), **record.model_dump()})
             rows[-1]["skipped_layers"] = layer_names(record.skipped_layers)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, stages, tuned_cells
+from nested_reft.config.records import EvaluationRecord, read_record
 from nested_reft.config.run_table import run_table
-from nested_reft.report.collect.records import EvaluationRecord, read_record
 from nested_reft.report.registry import METRICS
 from nested_reft.report.statistics.intervals import Array, crossed_difference
 

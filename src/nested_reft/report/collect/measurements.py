@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, measured_models
-from nested_reft.report.collect.records import (
+from nested_reft.config.records import (
     ExactRecord,
     ExactRow,
     GradientRecord,

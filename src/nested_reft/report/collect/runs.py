@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from nested_reft.config.experiment import Config, stages
+from nested_reft.config.records import EvaluationRecord, ManifestRecord, StepRecord, read_record, read_records
 from nested_reft.config.run_table import all_runs
 from nested_reft.report.collect.measurements import layer_names
-from nested_reft.report.collect.records import EvaluationRecord, ManifestRecord, StepRecord, read_record, read_records
 
 MODEL = ["size", "dataset", "strategy", "correction", "skip", "seed"]
 SAMPLES = [*MODEL, "benchmark", "problem", "prompt", "gold", "kind", "response", "right"]
