@@ -22,7 +22,7 @@ PAIR_SPREAD = 1e-7
 # How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 MANIFEST = {
-    "commit": "0123abcd", "dirty": False, "python": "3.12.0", "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
+    "commit": "0123abcd", "dirty": False, "settings": {}, "python": "3.12.0", "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
     "platform": "Linux", "processor": "A processor", "cores": 2, "threads": 1, "gpus": [], "wall_seconds": 1.5,
     "alarms": [],
 }  # fmt: skip
@@ -237,7 +237,8 @@ def _write_evaluations(root: Path, config: Config, rng: np.random.Generator, mea
              "response": f"{number} + 0 = {number}", "right": True}
             for kind in ("greedy", "sampled")
         ]  # fmt: skip
-        record = {**key, "benchmark": benchmark, "items": items, "completions": examples, "seconds": 1.0}
+        record = {**key, "benchmark": benchmark, "rollout_engine": "torch", "items": items, "completions": examples,
+                  "seconds": 1.0}  # fmt: skip
         write(root / "evaluations" / folder / f"{benchmark}.json", json.dumps(record))
 
 
