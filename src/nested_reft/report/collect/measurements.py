@@ -135,11 +135,8 @@ def _gradients(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
 
 def _gradient(record: GradientRecord, correction: str) -> Row:
     products = record.corrections[correction]
-    grams = Grams(
-        *(np.array(matrix) for matrix in (record.on_policy, record.repeat, record.on_policy_repeat)),
-        own=np.array(products.own),
-        cross=np.array(products.on_policy),
-    )
+    matrices = (record.on_policy, record.repeat, record.on_policy_repeat, products.own, products.on_policy)
+    grams = Grams(*map(np.array, matrices))
     found = {
         "bias": relative_bias(grams),
         "cosine": cosine(grams),
