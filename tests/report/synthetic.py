@@ -22,7 +22,8 @@ PAIR_SPREAD = 1e-7
 # How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 MANIFEST = {
-    "commit": "0123abcd", "dirty": False, "settings": {}, "python": "3.12.0", "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
+    "commit": "0123abcd", "dirty": False, "settings": {}, "python": "3.12.0",
+    "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
     "platform": "Linux", "processor": "A processor", "cores": 2, "threads": 1, "gpus": [], "wall_seconds": 1.5,
     "alarms": [],
 }  # fmt: skip

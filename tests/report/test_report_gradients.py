@@ -204,7 +204,7 @@ def test_corrections_and_skips_that_were_not_measured_are_absent(tmp_path: Path)
     assert list(zip(table["skip"], table["correction"], strict=True)) == [(10, "base")]
     found = gradient_biases(table, CONFIG)
     assert [cell for cell, bias in found.items() if bias] == [("small", "base", 10)]
-    shown = gradient_bias_table(table, CONFIG).set_index(["skip %", "correction"])
+    shown = gradient_bias_table(table, CONFIG)[0].set_index(["skip %", "correction"])
     assert shown.loc[("10", "base"), "verdict"] == "unbiased"
     assert shown.loc[("10", "unit"), "verdict"] == "not run"
     assert shown.loc[("20", "base"), "cosine"] == "not run"
@@ -217,7 +217,7 @@ def test_the_table_says_where_the_noise_hides_the_gradient(tmp_path: Path) -> No
     record |= {name: centred.tolist() for name in ("on_policy", "repeat", "on_policy_repeat")}
     (tmp_path / FILE).write_text(json.dumps(record))
     collect(tmp_path, CONFIG)
-    shown = gradient_bias_table(read_table(tmp_path, "gradients"), CONFIG).set_index(["skip %", "correction"])
+    shown = gradient_bias_table(read_table(tmp_path, "gradients"), CONFIG)[0].set_index(["skip %", "correction"])
     assert list(shown.loc[("10", "base"), ["relative bias (%)", "cosine", "verdict"]]) == [
         "not resolved", "not resolved", "not resolved"
     ]  # fmt: skip
