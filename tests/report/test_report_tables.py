@@ -85,16 +85,6 @@ def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     assert speed.set_index("skip %").loc["10", "step speed-up"].startswith("1.02")
 
 
-def test_an_empty_experiment_is_all_not_run(tmp_path: Path) -> None:
-    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
-    tables(tmp_path, config)
-    assert set(accuracy_greedy(read_table(tmp_path, "runs"), config)[0]["heldout"]) == {"not run"}
-    assert set(gradient_bias_table(read_table(tmp_path, "gradients"), config)[0]["verdict"]) == {"not run"}
-    for name in ("layer_choice", "exact_bias"):
-        assert "Not run" in (tmp_path / "tables" / f"{name}.md").read_text()
-        assert read_table(tmp_path, name).empty
-
-
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), seeds=(1,), steps=1)
     write_results(tmp_path, config)

@@ -132,9 +132,13 @@ def _parity_claim(name: str, statement: Statement, cells: Measured) -> Claim:
 
 
 def _claim(
-    claim_id: str, statement: Statement, measured: Measured, correction: str = "",
-    reason: Callable[[Any], str] = _no_spread, written: Callable[[Any, Callable[[float], str]], str] = with_interval,
-) -> Claim:  # fmt: skip
+    claim_id: str,
+    statement: Statement,
+    measured: Measured,
+    correction: str = "",
+    reason: Callable[[Any], str] = _no_spread,
+    written: Callable[[Any, Callable[[float], str]], str] = with_interval,
+) -> Claim:
     """A claim judged over its cells; `reason` says why one is undecided, `written` writes what was measured of one."""
     cells = {where: judge(found, statement, reason) for where, found in measured.items()}
     judged = [cell.verdict for cell in cells.values()]

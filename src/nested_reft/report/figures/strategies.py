@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -82,5 +84,5 @@ def _draw(
 
 def _not_run(axis: Axes, y: float) -> None:
     # In the middle of the panel, since there is no value.
-    axis.text(0.5, y, NOT_RUN, transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7,
-              color=PRETRAINED.color)  # fmt: skip
+    middle: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "center", "va": "center"}
+    axis.text(0.5, y, NOT_RUN, fontsize=7, color=PRETRAINED.color, **middle)

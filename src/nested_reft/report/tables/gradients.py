@@ -20,9 +20,9 @@ ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
 # In double precision, a bias of zero is below this.
 ZERO = 1e-10
 COLUMNS = [
-    "size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "cosine",
-    "variance ratio", "batches", "verdict",
-]  # fmt: skip
+    *("size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "cosine"),
+    *("variance ratio", "batches", "verdict"),
+]
 
 
 def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:

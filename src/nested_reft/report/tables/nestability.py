@@ -12,9 +12,9 @@ from nested_reft.report.statistics.nestability import full_model_reward, model_n
 
 SPEEDUP = "rollout speed-up"
 COLUMNS = [
-    "size", "model", "layers from", "skip %", "left out", SPEEDUP, "KL", "ESS", "ESS, completions",
-    "right (%)", "right, full model (%)",
-]  # fmt: skip
+    *("size", "model", "layers from", "skip %", "left out", SPEEDUP, "KL", "ESS", "ESS, completions"),
+    *("right (%)", "right, full model (%)"),
+]
 
 
 def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
