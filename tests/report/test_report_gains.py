@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from interval_coverage import coverage_of_gains
+from interval_coverage import Setting, coverage_of_gains
 from synthetic import make_config, write_results
 
 from nested_reft.config.experiment import Config
@@ -63,7 +63,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_it_holds_the_truth_as_often_as_it_says(seeds: int, spread: float, correlation: float) -> None:
-    held, _ = coverage_of_gains((0.25, 0.33), spread, seeds, 100, correlation, answers=2, repeats=600)
+    held, _ = coverage_of_gains((0.25, 0.33), Setting(spread, seeds, 100, correlation, answers=2), repeats=600)
     assert held >= 0.93
 
 
