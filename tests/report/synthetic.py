@@ -14,6 +14,7 @@ from nested_reft.config.experiment import Config, measured_models, parse_config,
 from nested_reft.config.records import StepRecord
 from nested_reft.config.run_table import all_runs
 from nested_reft.core.layer_selection import num_skipped
+from nested_reft.report.collect.collect import collect
 
 DIMENSIONS = 200  # of the made-up gradients
 # Pairs differ by this share from one to the next, and the baseline's seeds by one answer, all around their mean: values
@@ -127,6 +128,12 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
         ]
         write(root / "runs" / run.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
         write(root / "runs" / run.path / "manifest.json", json.dumps(MANIFEST | {"settings_hash": run.path}))
+
+
+def collect_results(root: Path, config: Config, effects: Effects = Effects()) -> None:
+    """Write all result files, and collect them."""
+    write_results(root, config, effects)
+    collect(root, config)
 
 
 def step(config: Config, skip: int, number: int, effects: Effects, rng: np.random.Generator) -> dict[str, Any]:

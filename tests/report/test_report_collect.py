@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import Effects, make_config, write, write_results
+from synthetic import Effects, collect_results, make_config, write, write_results
 
 from nested_reft.config.experiment import Config
 from nested_reft.config.records import RecordError
@@ -58,8 +58,7 @@ def test_runs_are_tidy_and_in_the_configs_order(collected: Path, small: Config) 
 
 def test_skips_and_seeds_are_ordered_as_numbers(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(20, 6), corrections=("base",), seeds=(10, 9), steps=1)
-    write_results(tmp_path, config)
-    collect(tmp_path, config)
+    collect_results(tmp_path, config)
     training = read_table(tmp_path, "training")
     assert list(zip(training["skip"], training["seed"], strict=True)) == [
         (0, 9), (0, 10), (6, 9), (6, 10), (20, 9), (20, 10)
@@ -142,8 +141,7 @@ def test_what_was_not_run_is_absent(root: Path, tiny: Config) -> None:
 
 
 def test_strategies_are_apart_from_the_grid(tmp_path: Path, compared: Config) -> None:
-    write_results(tmp_path, compared)
-    collect(tmp_path, compared)
+    collect_results(tmp_path, compared)
     header = (tmp_path / "tables/strategies.csv").read_text().splitlines()[0]
     assert header == "size,dataset,strategy,correction,skip,seed,benchmark,metric,value,n"
     table = read_table(tmp_path, "strategies")
@@ -189,8 +187,7 @@ def test_exact_biases_are_as_in_the_record(root: Path, tiny: Config) -> None:
 
 
 def test_layers_left_out_are_of_every_step_of_nested_runs(tmp_path: Path, compared: Config) -> None:
-    write_results(tmp_path, compared)
-    collect(tmp_path, compared)
+    collect_results(tmp_path, compared)
     table = read_table(tmp_path, "layers")
     assert list(zip(table["strategy"], table["seed"], table["step"], strict=True)) == [
         (strategy, seed, step) for strategy in ("uniform", "static") for seed in (1, 2) for step in (1, 2, 3)
@@ -226,8 +223,7 @@ def test_a_diagnostic_may_be_no_number(root: Path, tiny: Config, text: str) -> N
 def test_a_data_set_called_null_is_a_name(tmp_path: Path, tiny: Config) -> None:
     problems = tiny.datasets["stories"]
     config = tiny.model_copy(update={"datasets": {"null": problems}})
-    write_results(tmp_path, config)
-    collect(tmp_path, config)
+    collect_results(tmp_path, config)
     assert set(read_table(tmp_path, "runs")["dataset"]) == {"", "null"}
 
 
@@ -276,6 +272,5 @@ def test_a_run_cut_short_is_refused(root: Path, tiny: Config) -> None:
 
 
 def test_effects_reach_the_tables(tmp_path: Path, tiny: Config) -> None:
-    write_results(tmp_path, tiny, Effects(rollout_gain=2.0))
-    collect(tmp_path, tiny)
+    collect_results(tmp_path, tiny, Effects(rollout_gain=2.0))
     assert read_table(tmp_path, "throughput").set_index("skip")["speedup"][10] == pytest.approx(1.2)

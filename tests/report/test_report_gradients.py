@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import Effects, gradient_record, gradient_sets, make_config, write_results
+from synthetic import Effects, collect_results, gradient_record, gradient_sets, make_config, write_results
 
 from nested_reft.config.records import RecordError
 from nested_reft.report.collect.collect import collect
@@ -176,8 +176,7 @@ FILE = "gradients/small/skip10.json"
 
 
 def test_the_table_has_the_columns_of_the_contract_first(tmp_path: Path) -> None:
-    write_results(tmp_path, CONFIG, Effects(bias={"unit": 0.5}, variance={"unit": 3.0}))
-    collect(tmp_path, CONFIG)
+    collect_results(tmp_path, CONFIG, Effects(bias={"unit": 0.5}, variance={"unit": 3.0}))
     header = (tmp_path / "tables/gradients.csv").read_text().splitlines()[0].split(",")
     assert header[:7] == ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"]
     table = read_table(tmp_path, "gradients")
