@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,15 @@ from nested_reft.report.tidy import read_table
 
 EVALUATION = "evaluations/small/stories/base/skip0/seed1/heldout.json"
 MANIFEST = "runs/small/stories/base/skip0/seed1/manifest.json"
+GRADIENTS, NESTABILITY = "gradients/small/skip10.json", "nestability/pretrained/small/skip10.json"
 METRICS = "runs/small/stories/base/skip0/seed1/metrics.jsonl"
 
 
 @pytest.fixture
 def tiny() -> Config:
-    return make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3)
+    return make_config(
+        sizes=1, benchmarks=2, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3, nestability=True
+    )
 
 
 @pytest.fixture
@@ -249,6 +253,14 @@ def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> 
         ("exact.json", {"rows": [{"skipped": "1"}]}, "rows.0.num_skipped"),
         ("throughput/small/skip10.json", {"pairs": []}, "pairs"),
         ("throughput/small/skip10.json", {"size": "huge"}, "size is 'huge'"),
+        (NESTABILITY, {"stage": "warmed_up"}, "stage is 'warmed_up', its path says 'pretrained'"),
+        (GRADIENTS, {"skip": 20}, "skip is 20, its path says 10"),
+        (GRADIENTS, {"batches": 5}, "on_policy is not 5 x 5"),
+        (GRADIENTS, {"batches": 2}, "batches"),
+        (GRADIENTS, {"repeat": [[1.0] * 16] * 15}, "repeat is not 16 x 16"),
+        (GRADIENTS, {"repeat": [[1.0] * 15] * 16}, "repeat is not 16 x 16"),
+        (GRADIENTS, {"corrections": {"unit": {"own": [[1.0]], "on_policy": [[1.0]]}}}, "unit.own is not 16 x 16"),
+        (GRADIENTS, {"on_policy": [[math.nan] * 16] * 16}, "on_policy.0.0: Input should be a finite number"),
     ],
 )
 def test_a_foreign_file_is_refused(

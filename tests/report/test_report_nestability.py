@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from synthetic import make_config, write_results
 
 from nested_reft.config.experiment import Config
-from nested_reft.config.records import RecordError
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.nestability import nestability
 from nested_reft.report.statistics.nestability import nestability_cells
@@ -76,15 +75,6 @@ def test_what_was_not_measured_is_not_run(tmp_path: Path, warmed: Config) -> Non
     assert set(gone["KL"]) == set(gone["right (%)"]) == {"not run"}
     assert "not run" not in set(table.loc["warmed-up, layer drop 0.1", "20"]["KL"])
     assert set(table.loc["pre-trained", "10"]["right, full model (%)"]) == {"not run"}
-
-
-def test_a_record_of_another_model_is_named(tmp_path: Path, warmed: Config) -> None:
-    write_results(tmp_path, warmed)
-    path = tmp_path / "nestability/warmed_up/small/skip10.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(record | {"stage": "pretrained"}), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"warmed_up/small/skip10.json: stage is 'pretrained', its path says"):
-        collect(tmp_path, warmed)
 
 
 def test_the_figure_has_a_column_a_model_and_the_measured_points(tmp_path: Path, warmed: Config) -> None:
