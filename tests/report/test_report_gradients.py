@@ -158,7 +158,7 @@ def test_verdict_on_made_up_gradients(bias: float, batches: int, noise: float, v
 
 def test_verdict_by_rule() -> None:
     def interval(low: float, high: float) -> Interval:
-        return Interval((low + high) / 2, low, high, 8, 0.95, "jackknife over batches")
+        return Interval((low + high) / 2, low, high, 8, "jackknife over batches")
 
     for noise, between in ((0.1, "inconclusive"), (0.11, "not resolved"), (math.nan, "not resolved")):
         assert bias_verdict(with_noise(interval(0.0, 0.1), noise), 0.1) == "unbiased"

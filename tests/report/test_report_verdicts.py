@@ -23,7 +23,7 @@ Values = list[tuple[float, float, float]]  # estimate, low, high of each cell
 
 
 def interval(estimate: float, low: float, high: float) -> Interval:
-    return Interval(estimate, low, high, 3, 0.95, "t")
+    return Interval(estimate, low, high, 3, "t")
 
 
 @pytest.mark.parametrize(

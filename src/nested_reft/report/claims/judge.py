@@ -68,10 +68,10 @@ class Claim:
 
 
 def judge(found: Interval | None, statement: Statement, reason: Callable[[Any], str]) -> Cell:
-    """`found` judged by the statement's rule; what has several units but no interval is undecided."""
+    """`found` judged by the statement's limits; what has several units but no interval is undecided."""
     if not found or not (found.exists or found.n > 1):
         return Cell(found, None)
-    judged = statement.rule(found) if found.exists else "undecided"
+    judged = statement.limits.judge(found) if found.exists else "undecided"
     return Cell(found, judged, reason(found) if judged == "undecided" else "")
 
 
@@ -168,7 +168,7 @@ def _decisiveness(cell: Cell, statement: Statement) -> tuple[int, float]:
     """
     assert cell.found
     values = [cell.found.low, cell.found.high] if cell.found.exists else [cell.found.estimate]
-    against = [statement.against(value) for value in values if not math.isnan(value)]
+    against = [statement.limits.beyond(value) for value in values if not math.isnan(value)]
     choose = min if cell.verdict == "fails" else max
     return DECISIVE.index(cell.verdict), choose(against, default=-math.inf)
 

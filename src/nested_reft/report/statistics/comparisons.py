@@ -19,7 +19,6 @@ from nested_reft.config.run_table import strategy_table
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.gradients import Bias
 from nested_reft.report.statistics.intervals import (
-    LEVEL,
     Array,
     Interval,
     accuracy_interval,
@@ -173,13 +172,13 @@ def _rows(table: pd.DataFrame, columns: list[str], keys: Iterable[K], of_row: Ca
 def _speedups(measured: pd.DataFrame, config: Config, skips: Sequence[int]) -> Speedups:
     def speedup(row: _Row) -> Interval:
         bounds = row["speedup_low"], row["speedup_high"]
-        return Interval(row["speedup"], *bounds, row["n"], LEVEL, "bootstrap over pairs")
+        return Interval(row["speedup"], *bounds, row["n"], "bootstrap over pairs")
 
     return _rows(measured, ["size", "skip"], product(config.sizes, skips), speedup)
 
 
 def _jackknifed(row: _Row, estimate: str, bounds: str) -> Interval:
-    return Interval(row[estimate], row[f"{bounds}_low"], row[f"{bounds}_high"], row["n"], LEVEL, JACKKNIFE)
+    return Interval(row[estimate], row[f"{bounds}_low"], row[f"{bounds}_high"], row["n"], JACKKNIFE)
 
 
 def _bias(row: _Row, estimate: str, bounds: str) -> Bias:

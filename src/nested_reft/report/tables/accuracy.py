@@ -16,7 +16,6 @@ from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity
 from nested_reft.report.statistics.intervals import (
     DIFFERENCE,
-    LEVEL,
     Interval,
     against_zero,
     equivalence,
@@ -102,7 +101,7 @@ def gain_by_benchmark_table(gains: pd.DataFrame, config: Config) -> tuple[pd.Dat
 
 
 def _gain(row: dict[Any, Any] | None) -> str:
-    found = row and Interval(row["gain"], row["low"], row["high"], row["seeds"], LEVEL, DIFFERENCE.method)
+    found = row and Interval(row["gain"], row["low"], row["high"], row["seeds"], DIFFERENCE.method)
     return points(found or None)
 
 
