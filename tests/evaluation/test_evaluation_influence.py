@@ -15,6 +15,7 @@ from tiny_training import tiny_settings
 from nested_reft.cli import main
 from nested_reft.config.gradients import OnPolicySettings
 from nested_reft.config.influence import InfluenceSettings
+from nested_reft.config.records import RecordError
 from nested_reft.data.records import DataError, write_problems
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.ablation import measure_influence
@@ -129,29 +130,29 @@ def test_a_file_that_does_not_fit_is_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a record of influence"),
-        ("[1]", "is not a record of influence"),
-        ("{}", "is not a record of influence"),
-        ('{"influence": [0.1, NaN]}', "must be a list of finite numbers"),
-        ('{"influence": [0.1, "x"]}', "must be a list of finite numbers"),
-        ('{"influence": 0.1}', "must be a list of finite numbers"),
-        ('{"influence": [true, 1]}', "must be a list of finite numbers"),
-        ('{"influence": [0.1, 0.2, 0.3]}', "has 3 layers, but the model has 2"),
+        ("{", "Invalid JSON"),
+        ("[1]", "should be an object"),
+        ("{}", "size: Field required"),
+        (RECORD | {"influence": [0.1, math.nan]}, "influence.1: Input should be a finite number"),
+        (RECORD | {"influence": [0.1, "x"]}, "influence.1: Input should be a valid number"),
+        (RECORD | {"influence": 0.1}, "influence: Input should be a valid array"),
+        (RECORD | {"influence": [True, 1]}, "influence.0: Input should be a valid number"),
+        (RECORD | {"influence": [0.1, 0.2, 0.3]}, "has 3 layers, but the model has 2"),
     ],
 )
-def test_a_damaged_file_is_named_with_the_remedy(content: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_with_the_remedy(content: str | dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "influence.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message) as caught:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises((DataError, RecordError), match=message) as caught:
         load_influence("least", path, 2)
     assert str(caught.value).startswith(f"{path}: ")
-    assert str(caught.value).endswith("delete the file to make it again")
+    assert "delete th" in str(caught.value)
     assert load_influence("uniform", path, 2) is None, "it is read only for a strategy that needs it"
 
 
 def test_numbers_are_read_as_they_were_written(tmp_path: Path) -> None:
     values = [math.pi, 1e-9, 3]
-    (tmp_path / "influence.json").write_text(json.dumps({"influence": values}), encoding="utf-8")
+    (tmp_path / "influence.json").write_text(json.dumps(RECORD | {"influence": values}), encoding="utf-8")
     found = load_influence("least_half", tmp_path / "influence.json", 3)
     assert found is not None
     assert torch.equal(found, torch.tensor(values, dtype=torch.float64))

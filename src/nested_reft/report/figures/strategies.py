@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.figures.style import BASELINE, MARGIN, PRETRAINED, Look, look_of, not_run, panels, rows
+from nested_reft.report.figures.style import BASELINE, MARGIN, PRETRAINED, Look, look_of, nothing_run, panels, rows
 from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity, strategy_seeds
 from nested_reft.report.statistics.intervals import (
@@ -28,10 +28,7 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
     """Accuracy minus baseline, KL (k3) and effective sample size: rows are sizes (and data sets), lines strategies."""
     names, metric, margin = compared_strategies(config), config.evaluation.headline, config.evaluation.parity_margin
     if not names or table.empty:
-        figure, axes = panels(1, 1, (3.7, 1.0))
-        axes[0, 0].set_axis_off()
-        not_run(axes[0, 0])
-        return figure
+        return nothing_run()
     correction, skip = str(config.layer_choice.correction), config.layer_choice.skip
     found, by_seed = strategy_parity(table, config), strategy_seeds(table, config)
     cells, look = rows(config), look_of(correction)
