@@ -94,7 +94,7 @@ class Phases(Record):
 
     rollout: Positive
     reward: float = Field(ge=0)
-    update: Positive
+    update: float = Field(ge=0)
 
     @property
     def total(self) -> float:
