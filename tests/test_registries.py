@@ -24,7 +24,7 @@ from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.evaluation.exact import exact_rows
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.style import look_of
-from nested_reft.report.tables.accuracy import accuracy_table
+from nested_reft.report.tables.accuracy import accuracy_sampled
 from nested_reft.report.tidy import read_table
 from nested_reft.training.run import make_objective
 
@@ -73,9 +73,9 @@ def test_a_toy_correction_is_in_tables_figures_docs_and_errors(toy: Correction, 
     config = make_config()
     config = config.model_copy(update={"corrections": {**config.corrections, "toy": RunCorrection(power=1.0)}})
     collect(tmp_path, config)
-    table = accuracy_table(read_table(tmp_path, "runs"), config, "sampled")
+    table = accuracy_sampled(read_table(tmp_path, "runs"), config)[0]
     assert [row for row in table["model"] if row.startswith("toy, skip ")]
-    assert "toy" in {row["correction"] for row in exact_rows(horizon=2, layers=4)}
+    assert "toy" in {row.correction for row in exact_rows(horizon=2, layers=4)}
     assert look_of("toy").color.startswith("#")
     page = render(Config.model_json_schema())
     assert r"| `toy` | $\rho_t^p$ | this test | `power`: in (0, 3], default `1`. Exponent of the ratio. |" in page

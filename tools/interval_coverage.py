@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -57,11 +58,19 @@ def measured(true: Array, difficulty: Array, correlation: float, answers: int, r
     return np.asarray(answered(true, difficulty, correlation, answers, rng).mean(axis=-1), dtype=np.float64)
 
 
-def coverage(
-    methods: Sequence[Method], accuracy: float, spread: float, seeds: int, problems: int, correlation: float,
-    answers: int, repeats: int,
-) -> list[tuple[float, float]]:  # fmt: skip
+class Setting(NamedTuple):
+    """Of a simulated experiment: the standard deviation between seeds, and how alike the seeds' wrong answers are."""
+
+    spread: float
+    seeds: int
+    problems: int
+    correlation: float
+    answers: int
+
+
+def coverage(methods: Sequence[Method], accuracy: float, setting: Setting, repeats: int) -> list[tuple[float, float]]:
     """For each method, the share of intervals that hold `accuracy`, and their median width."""
+    spread, seeds, problems, correlation, answers = setting
     rng = np.random.default_rng(0)
     found: list[list[Interval]] = [[] for _ in methods]
     for _ in range(-(-repeats // 100)):  # so many at a time, for memory
@@ -72,11 +81,9 @@ def coverage(
     return [_held(intervals, np.full(len(intervals), accuracy)) for intervals in found]
 
 
-def coverage_of_differences(
-    accuracies: tuple[float, float], spread: float, seeds: int, problems: int, correlation: float, answers: int,
-    repeats: int,
-) -> tuple[float, float]:  # fmt: skip
+def coverage_of_differences(accuracies: tuple[float, float], setting: Setting, repeats: int) -> tuple[float, float]:
     """The share of intervals that hold the difference of two models on the same fixed problems, and their width."""
+    spread, seeds, problems, correlation, answers = setting
     rng = np.random.default_rng(0)
     found, truths = [], []
     for _ in range(-(-repeats // 100)):
@@ -91,11 +98,9 @@ def coverage_of_differences(
     return _held(found, np.concatenate(truths))
 
 
-def coverage_of_gains(
-    accuracies: tuple[float, float], spread: float, seeds: int, problems: int, correlation: float, answers: int,
-    repeats: int,
-) -> tuple[float, float]:  # fmt: skip
+def coverage_of_gains(accuracies: tuple[float, float], setting: Setting, repeats: int) -> tuple[float, float]:
     """The share of intervals that hold the gain of seeds over one model on drawn problems, and their width."""
+    spread, seeds, problems, correlation, answers = setting
     rng = np.random.default_rng(0)
     found: list[Interval] = []
     for _ in range(-(-repeats // 100)):
@@ -137,19 +142,21 @@ def main() -> None:
     print("accuracy: coverage of the 95 % interval, lowest / mean / highest over the grid (median width)")
     for seeds, problems in product(SEEDS, PROBLEMS):
         grid = product(ACCURACIES, SPREADS, CORRELATIONS, ANSWERS)
-        found = [coverage((accuracy_interval, student), a, s, seeds, problems, c, k, repeats) for a, s, c, k in grid]
+        found = [
+            coverage((accuracy_interval, student), a, Setting(s, seeds, problems, c, k), repeats) for a, s, c, k in grid
+        ]
         ours, students = (_line(list(of_method)) for of_method in zip(*found, strict=True))
         print(f"{seeds} seeds, {problems:4} problems: {ours}; Student's t over seeds: {students}", flush=True)
     print("difference on fixed problems, Student's t over seeds on the artanh scale")
     for seeds, problems in product(SEEDS, PROBLEMS):
         pairs = ((0.11, 0.11), (0.5, 0.45), (0.9, 0.7))
         grid = product(pairs, SPREADS, (0.5,), ANSWERS)
-        found = [coverage_of_differences(a, s, seeds, problems, c, k, repeats) for a, s, c, k in grid]
+        found = [coverage_of_differences(a, Setting(s, seeds, problems, c, k), repeats) for a, s, c, k in grid]
         print(f"{seeds} seeds, {problems:4} problems: {_line(found)}", flush=True)
     print("gain over one model, over seeds and problems")
     for seeds, problems in product(SEEDS, PROBLEMS):
         gains = product(((0.05, 0.05), (0.25, 0.33), (0.5, 0.9)), SPREADS, CORRELATIONS, ANSWERS)
-        found = [coverage_of_gains(a, s, seeds, problems, c, k, repeats) for a, s, c, k in gains]
+        found = [coverage_of_gains(a, Setting(s, seeds, problems, c, k), repeats) for a, s, c, k in gains]
         print(f"{seeds} seeds, {problems:4} problems: {_line(found)}", flush=True)
 
 

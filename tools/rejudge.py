@@ -52,7 +52,7 @@ def rejudge(run: str, root: Path) -> None:
     config = config_of(run)
     collect(root, config)  # with nothing to collect: the tables that are not kept are empty
     shutil.copytree(REFERENCE / run / "tables", root / "tables", dirs_exist_ok=True)
-    write_table(root, "exact", pd.DataFrame(exact_rows()))
+    write_table(root, "exact", pd.DataFrame([row.model_dump() for row in exact_rows()]))
     write_claims(root, config, options=f"--configfile {' '.join(CONFIGS[run])}" if CONFIGS[run] else "")
     write_tables(root, config)
 

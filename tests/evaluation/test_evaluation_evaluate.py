@@ -47,7 +47,7 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
 
 def test_one_item_a_problem_in_order_with_every_completion(graded: list[tuple[str, str]]) -> None:
     problems = tiny_problems(10)
-    record = evaluate(settings(), TorchSampler(tiny_policy()), "one", problems)
+    record = evaluate(settings(), TorchSampler(tiny_policy()), "one", problems).model_dump()
     assert [item["id"] for item in record["items"]] == [problem.id for problem in problems]
     assert all(isinstance(item["greedy"], bool) and len(item["sampled"]) == 3 for item in record["items"])
     # Each problem's completions are graded against its own answer: one greedy, three sampled.
@@ -62,7 +62,7 @@ def test_examples_are_the_first_problems_prompts_with_a_greedy_and_a_sampled_com
     graded: list[tuple[str, str]],
 ) -> None:
     problems = tiny_problems(10)
-    record = evaluate(settings(), TorchSampler(tiny_policy()), "one", problems)
+    record = evaluate(settings(), TorchSampler(tiny_policy()), "one", problems).model_dump()
     examples = iter(record["completions"])
     for index, problem in enumerate(problems[:3]):
         item = record["items"][index]
@@ -82,11 +82,11 @@ def test_examples_are_the_first_problems_prompts_with_a_greedy_and_a_sampled_com
 def test_the_same_seed_gives_the_same_record_and_another_seed_another() -> None:
     policy, problems = tiny_policy(), tiny_problems(10)
     torch.manual_seed(1)
-    first = evaluate(settings(), TorchSampler(policy), "one", problems)
+    first = evaluate(settings(), TorchSampler(policy), "one", problems).model_dump()
     torch.manual_seed(2)
-    assert untimed(evaluate(settings(), TorchSampler(policy), "one", problems)) == untimed(first)
+    assert untimed(evaluate(settings(), TorchSampler(policy), "one", problems).model_dump()) == untimed(first)
     changed = ((settings(seed=1), "one"), (settings(), "two"))
-    for other in (evaluate(options, TorchSampler(policy), name, problems) for options, name in changed):
+    for other in (evaluate(options, TorchSampler(policy), name, problems).model_dump() for options, name in changed):
         assert [item["greedy"] for item in other["items"]] == [item["greedy"] for item in first["items"]]
         assert [item["sampled"] for item in other["items"]] != [item["sampled"] for item in first["items"]]
 
@@ -106,7 +106,7 @@ def test_no_answer_depends_on_the_batch(graded: list[tuple[str, str]]) -> None:
     answers = []
     for size in (1, 3, 10):
         graded.clear()
-        record = evaluate(settings(batch_problems=size), TorchSampler(policy), "one", problems)
+        record = evaluate(settings(batch_problems=size), TorchSampler(policy), "one", problems).model_dump()
         answers.append((record["items"], list(graded)))
     assert answers[0] == answers[1] == answers[2]
     assert len({response for response, _ in answers[0][1]}) > 20  # the samples do differ among problems
@@ -121,7 +121,7 @@ def test_threads_change_no_answer_here(graded: list[tuple[str, str]], width: int
         for threads in (1, 2):
             graded.clear()
             torch.set_num_threads(threads)
-            record = evaluate(settings(batch_problems=10), TorchSampler(policy), "one", problems)
+            record = evaluate(settings(batch_problems=10), TorchSampler(policy), "one", problems).model_dump()
             answers.append((record["items"], list(graded)))
     finally:
         torch.set_num_threads(before)
@@ -138,9 +138,9 @@ def test_two_problems_with_the_same_question_get_samples_of_their_own(graded: li
 def test_the_record_says_whose_it_is() -> None:
     policy, problems = tiny_policy(), tiny_problems(2)
     keys = ("size", "dataset", "correction", "skip", "seed", "benchmark")
-    record = evaluate(settings(RUN), TorchSampler(policy), "one", problems)
+    record = evaluate(settings(RUN), TorchSampler(policy), "one", problems).model_dump()
     assert [record[key] for key in keys] == ["tiny", "stories", "retrace", 17, 3, "one"]
-    record = evaluate(settings(None), TorchSampler(policy), "two", problems)
+    record = evaluate(settings(None), TorchSampler(policy), "two", problems).model_dump()
     assert [record[key] for key in keys] == ["tiny", None, "pretrained", 0, None, "two"]
 
 

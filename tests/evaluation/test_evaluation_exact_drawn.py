@@ -77,7 +77,9 @@ def test_the_table_is_for_the_batch_that_it_names() -> None:
     key = {"skipped": DRAWN, "num_skipped": 1, "correction": "unit"}
 
     def ratio(rows: list[dict[str, Any]]) -> float:
-        return next(row["variance_ratio"] for row in rows if key.items() <= row.items())  # the first: no other switch
+        return next(
+            row.variance_ratio for row in rows if key.items() <= vars(row).items()
+        )  # the first: no other switch
 
     tables = {problems: exact_rows(horizon=2, problems=problems) for problems in (1, BATCH)}
     assert ratio(tables[BATCH]) > 1.01 * ratio(tables[1])

@@ -59,7 +59,7 @@ def settings(
 def record_of(configured: GradientSettings) -> dict[str, Any]:
     problems = tiny_problems(12)
     on_policy = measure_on_policy(configured, tiny_policy(), problems, lambda _: None)
-    return measure_gradients(configured, tiny_policy(), problems, on_policy, lambda _: None)
+    return measure_gradients(configured, tiny_policy(), problems, on_policy, lambda _: None).model_dump()
 
 
 def flat(coordinates: list[Tensor], sizes: list[int]) -> list[int]:

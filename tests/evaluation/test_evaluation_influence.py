@@ -15,6 +15,7 @@ from tiny_training import tiny_settings
 from nested_reft.cli import main
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.gradients import OnPolicySettings
+from nested_reft.config.records import RecordError
 from nested_reft.data.records import DataError, write_problems
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.ablation import measure_influence
@@ -48,7 +49,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_record_is_of_the_first_problems_prompts_alone() -> None:
     policy, problems = tiny_policy(), tiny_problems(12)
     prompts = encode_prompts([problem.question for problem in problems[:5]], PROMPT, policy.tokenizer, 64)
-    record = measure_influence(settings(), policy, problems)
+    record = measure_influence(settings(), policy, problems).model_dump()
     assert record == {
         "size": "tiny",
         "stage": "pretrained",
@@ -58,12 +59,12 @@ def test_the_record_is_of_the_first_problems_prompts_alone() -> None:
     }
     assert len(record["influence"]) == 6
     assert min(record["influence"]) > 0
-    assert measure_influence(settings(64), policy, problems)["problems"] == 12, "all, if there are fewer"
+    assert measure_influence(settings(64), policy, problems).problems == 12, "all, if there are fewer"
 
 
 def test_bfloat16_is_close() -> None:
     exact, rounded = (
-        measure_influence(settings(dtype=dtype), tiny_policy(), tiny_problems(12))["influence"]
+        measure_influence(settings(dtype=dtype), tiny_policy(), tiny_problems(12)).influence
         for dtype in ("float32", "bfloat16")
     )
     assert rounded != exact
@@ -95,12 +96,16 @@ def test_the_file_decides_the_layers_of_a_run_and_of_the_gradients(inputs: list[
     assert main([*gradients, "--output", str(tmp_path / "gradients"), "--influence", str(path)]) == 0
 
 
+RECORD = {"size": "tiny", "stage": "pretrained", "problems": 1, "tokens": 9, "influence": [0.1, 0.2]}
+
+
 @pytest.mark.parametrize("command", ["train", "gradients"])
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
         (None, ["influence.json: is missing", "nested-reft influence"]),
-        ('{"influence": [0.1, 0.2]}', ["influence.json: has 2 layers, but the model has 6", "delete the file"]),
+        ('{"influence": [0.1, NaN]}', ["influence.json: size: Field required", "delete this file"]),
+        (json.dumps(RECORD), ["influence.json: has 2 layers, but the model has 6", "delete the file"]),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line(
@@ -125,29 +130,29 @@ def test_a_file_that_does_not_fit_is_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a record of influence"),
-        ("[1]", "is not a record of influence"),
-        ("{}", "is not a record of influence"),
-        ('{"influence": [0.1, NaN]}', "must be a list of finite numbers"),
-        ('{"influence": [0.1, "x"]}', "must be a list of finite numbers"),
-        ('{"influence": 0.1}', "must be a list of finite numbers"),
-        ('{"influence": [true, 1]}', "must be a list of finite numbers"),
-        ('{"influence": [0.1, 0.2, 0.3]}', "has 3 layers, but the model has 2"),
+        ("{", "Invalid JSON"),
+        ("[1]", "should be an object"),
+        ("{}", "size: Field required"),
+        (RECORD | {"influence": [0.1, math.nan]}, "influence.1: Input should be a finite number"),
+        (RECORD | {"influence": [0.1, "x"]}, "influence.1: Input should be a valid number"),
+        (RECORD | {"influence": 0.1}, "influence: Input should be a valid array"),
+        (RECORD | {"influence": [True, 1]}, "influence.0: Input should be a valid number"),
+        (RECORD | {"influence": [0.1, 0.2, 0.3]}, "has 3 layers, but the model has 2"),
     ],
 )
-def test_a_damaged_file_is_named_with_the_remedy(content: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_with_the_remedy(content: str | dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "influence.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=message) as caught:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises((DataError, RecordError), match=message) as caught:
         load_influence("least", path, 2)
     assert str(caught.value).startswith(f"{path}: ")
-    assert str(caught.value).endswith("delete the file to make it again")
+    assert "delete th" in str(caught.value)
     assert load_influence("uniform", path, 2) is None, "it is read only for a strategy that needs it"
 
 
 def test_numbers_are_read_as_they_were_written(tmp_path: Path) -> None:
     values = [math.pi, 1e-9, 3]
-    (tmp_path / "influence.json").write_text(json.dumps({"influence": values}), encoding="utf-8")
+    (tmp_path / "influence.json").write_text(json.dumps(RECORD | {"influence": values}), encoding="utf-8")
     found = load_influence("least_half", tmp_path / "influence.json", 3)
     assert found is not None
     assert torch.equal(found, torch.tensor(values, dtype=torch.float64))

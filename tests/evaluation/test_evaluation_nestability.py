@@ -36,7 +36,7 @@ def settings(skip: int = 34, **changes: Any) -> NestabilitySettings:
 
 def measure(of: NestabilitySettings, **model: Any) -> dict[str, Any]:
     done: list[int] = []
-    record = measure_nestability(of, tiny_policy(**model), tiny_problems(10), done.append, INFLUENCE)
+    record = measure_nestability(of, tiny_policy(**model), tiny_problems(10), done.append, INFLUENCE).model_dump()
     assert done == [1, 2, 3]
     return record["strategies"]  # type: ignore[no-any-return]
 
@@ -81,7 +81,12 @@ def test_the_command_reads_the_influence_and_writes_the_record(
 ) -> None:
     save_policy(tiny_policy(), tmp_path / "model")
     write_problems(tmp_path / "problems.jsonl", tiny_problems(10))
-    (tmp_path / "influence.json").write_text(json.dumps({"influence": INFLUENCE.tolist()}), encoding="utf-8")
+    (tmp_path / "influence.json").write_text(
+        json.dumps(
+            {"size": "tiny", "stage": "pretrained", "problems": 1, "tokens": 9, "influence": INFLUENCE.tolist()}
+        ),
+        encoding="utf-8",
+    )
     call = ["nestability", "--settings", settings().canonical_json(), "--policy", str(tmp_path / "model"),
             "--problems", str(tmp_path / "problems.jsonl"), "--output", str(tmp_path / "record.json")]  # fmt: skip
     assert main(call) == 1

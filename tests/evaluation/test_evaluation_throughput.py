@@ -62,7 +62,7 @@ def test_the_ideal_speedup_by_hand() -> None:
 
 def test_the_record_of_a_nested_setting() -> None:
     policy, problems = tiny_policy(), tiny_problems(5)
-    record = measure_throughput(settings(34), policy, problems)
+    record = measure_throughput(settings(34), policy, problems).model_dump()
     assert (record["size"], record["skip"], record["num_layers"], record["num_skipped"]) == ("tiny", 34, 6, 2)
     assert len(record["pairs"]) == 4
     for pair in record["pairs"]:
@@ -85,7 +85,7 @@ def test_skip_zero_is_the_full_model_against_itself(monkeypatch: pytest.MonkeyPa
         return plain(model, skipped)
 
     monkeypatch.setattr(module, "nested_view", spy)
-    record = measure_throughput(settings(0), tiny_policy(), tiny_problems(3))
+    record = measure_throughput(settings(0), tiny_policy(), tiny_problems(3)).model_dump()
     assert record["ideal_speedup"] == 1
     assert record["num_skipped"] == 0
     assert [pair["skipped_layers"] for pair in record["pairs"]] == [[]] * 4
@@ -105,7 +105,7 @@ def test_a_pair_does_equal_work_in_alternating_order(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sampler, "sample_completions", sample)
     monkeypatch.setattr(module, "now", lambda device: now[0])
-    record = measure_throughput(settings(34), tiny_policy(), tiny_problems(3))
+    record = measure_throughput(settings(34), tiny_policy(), tiny_problems(3)).model_dump()
     assert [layers for layers, _ in timed] == [6, 4, 4, 6] * 3
     for _, rollout in timed:
         assert rollout.tokens.shape == (3 * 2, 4)

@@ -39,7 +39,7 @@ MOMENTS: dict[str, tuple[Callable[[], None], int]] = {
     "after a checkpoint": (killing(training_loop, "save_checkpoint", 3, after=True), 9),
     "after the last checkpoint": (killing(training_loop, "save_checkpoint", 4, after=True), 12),
     "before the policy is written": (killing(policy, "check_space", 1), 12),
-    "before the metrics are written": (killing(train, "write_metrics", 1), 12),
+    "before the metrics are written": (killing(train, "write_steps", 1), 12),
     "before the manifest is written": (killing(train, "build_manifest", 1), 12),
     "before the checkpoints are removed": (killing(shutil, "rmtree", 2), 12),
 }

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic import Effects, make_config, write_results
+from synthetic import Effects, collect_results, make_config
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.collect.collect import collect
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +19,5 @@ def small() -> Config:
 def collected(tmp_path_factory: pytest.TempPathFactory, small: Config) -> Path:
     """A results folder with noise, collected; read only."""
     root = tmp_path_factory.mktemp("collected")
-    write_results(root, small, Effects(noise=0.02))
-    collect(root, small)
+    collect_results(root, small, Effects(noise=0.02))
     return root

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from nested_reft.config.experiment import Config, measured_models, parse_config, stages
+from nested_reft.config.records import StepRecord
 from nested_reft.config.run_table import all_runs
 from nested_reft.core.layer_selection import num_skipped
-from nested_reft.report.collect.records import StepRecord
+from nested_reft.report.collect.collect import collect
 
 DIMENSIONS = 200  # of the made-up gradients
 # Pairs differ by this share from one to the next, and the baseline's seeds by one answer, all around their mean: values
@@ -22,7 +23,8 @@ PAIR_SPREAD = 1e-7
 # How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 MANIFEST = {
-    "commit": "0123abcd", "dirty": False, "python": "3.12.0", "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
+    "commit": "0123abcd", "dirty": False, "settings": {}, "python": "3.12.0",
+    "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
     "platform": "Linux", "processor": "A processor", "cores": 2, "threads": 1, "gpus": [], "wall_seconds": 1.5,
     "alarms": [],
 }  # fmt: skip
@@ -126,6 +128,12 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
         ]
         write(root / "runs" / run.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
         write(root / "runs" / run.path / "manifest.json", json.dumps(MANIFEST | {"settings_hash": run.path}))
+
+
+def collect_results(root: Path, config: Config, effects: Effects = Effects()) -> None:
+    """Write all result files, and collect them."""
+    write_results(root, config, effects)
+    collect(root, config)
 
 
 def step(config: Config, skip: int, number: int, effects: Effects, rng: np.random.Generator) -> dict[str, Any]:
@@ -237,7 +245,8 @@ def _write_evaluations(root: Path, config: Config, rng: np.random.Generator, mea
              "response": f"{number} + 0 = {number}", "right": True}
             for kind in ("greedy", "sampled")
         ]  # fmt: skip
-        record = {**key, "benchmark": benchmark, "items": items, "completions": examples, "seconds": 1.0}
+        record = {**key, "benchmark": benchmark, "rollout_engine": "torch", "items": items, "completions": examples,
+                  "seconds": 1.0}  # fmt: skip
         write(root / "evaluations" / folder / f"{benchmark}.json", json.dumps(record))
 
 

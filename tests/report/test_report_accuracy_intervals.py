@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from interval_coverage import coverage, coverage_of_differences
+from interval_coverage import Setting, coverage, coverage_of_differences
 from scipy import stats
 
 from nested_reft.report.statistics.comparisons import accuracy_of
@@ -31,7 +31,7 @@ def test_an_interval_over_problems_is_wilsons() -> None:
     interval = score_interval(0.3, 10)
     assert interval.low == pytest.approx((0.5558677 - 0.4158518) / 1.5117354, abs=1e-6)
     assert interval.high == pytest.approx((0.5558677 + 0.4158518) / 1.5117354, abs=1e-6)
-    assert (interval.estimate, interval.n, interval.level, interval.method) == (0.3, 1, 0.95, "score over problems")
+    assert (interval.estimate, interval.n, interval.method) == (0.3, 1, "score over problems")
 
 
 def test_an_interval_over_seeds_and_problems() -> None:
@@ -118,15 +118,14 @@ def test_intervals_of_accuracies_hold_them_as_often_as_they_say(
     seeds: int, problems: int, accuracy: float, spread: float
 ) -> None:
     for correlation in (0.0, 0.9):
-        ((held, _),) = coverage(
-            (accuracy_interval,), accuracy, spread, seeds, problems, correlation, answers=1, repeats=600
-        )
+        setting = Setting(spread, seeds, problems, correlation, answers=1)
+        ((held, _),) = coverage((accuracy_interval,), accuracy, setting, repeats=600)
         assert held >= 0.95
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_intervals_of_differences_hold_them_as_often_as_they_say(seeds: int) -> None:
-    held, _ = coverage_of_differences((0.5, 0.45), 0.05, seeds, 200, 0.5, answers=4, repeats=600)
+    held, _ = coverage_of_differences((0.5, 0.45), Setting(0.05, seeds, 200, 0.5, answers=4), repeats=600)
     assert 0.93 <= held <= 0.97
 
 
@@ -134,5 +133,5 @@ def test_students_t_over_seeds_did_not() -> None:
     def student(accuracies: np.ndarray, problems: int):
         return t_interval(accuracies)
 
-    ((held, _),) = coverage((student,), 0.5, 0.02, 5, 100, 0.9, answers=1, repeats=600)
+    ((held, _),) = coverage((student,), 0.5, Setting(0.02, 5, 100, 0.9, answers=1), repeats=600)
     assert held < 0.7

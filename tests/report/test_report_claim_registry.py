@@ -22,7 +22,7 @@ STATEMENTS = statements(CONFIG)
 
 
 def interval(estimate: float, low: float, high: float) -> Interval:
-    return Interval(estimate, low, high, 3, 0.95, "t")
+    return Interval(estimate, low, high, 3, "t")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def interval(estimate: float, low: float, high: float) -> Interval:
     ],
 )
 def test_rules_of_a_cell(claim: str, found: tuple[float, float, float], expected: str) -> None:
-    assert STATEMENTS[claim].rule(interval(*found)) == expected
+    assert STATEMENTS[claim].limits.judge(interval(*found)) == expected
 
 
 def other_thresholds() -> Config:
@@ -68,7 +68,7 @@ def test_a_claim_says_the_threshold_that_it_is_judged_by(claim: str, config: Con
     threshold = float(number) / (1 if unit == "×" else 100)
     below, above = (interval(threshold + by, threshold + by - 1e-6, threshold + by + 1e-6) for by in (-1e-5, 1e-5))
     wanted = ("fails", "passes") if re.search("more than|at least", statement.text) else ("passes", "fails")
-    assert (statement.rule(below), statement.rule(above)) == wanted
+    assert (statement.limits.judge(below), statement.limits.judge(above)) == wanted
 
 
 def test_only_the_condition_of_the_experiment_is_no_claim_of_the_paper() -> None:
@@ -87,7 +87,7 @@ def test_a_cell_without_interval_is_not_judged_and_one_without_spread_is_undecid
         return cell.verdict, cell.reason
 
     assert of(None) == (None, "")
-    assert of(Interval(1.5, NAN, NAN, 1, 0.95, "t")) == (None, "")
+    assert of(Interval(1.5, NAN, NAN, 1, "t")) == (None, "")
     assert of(interval(1.5, 1.5, 1.5)) == ("undecided", "why")
     assert of(interval(1.1, 0.9, 1.3)) == ("undecided", "")
     assert of(interval(2, 1.5, 2.5)) == ("passes", "")

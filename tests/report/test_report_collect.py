@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import Effects, make_config, write, write_results
+from synthetic import Effects, collect_results, make_config, write, write_results
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.records import RecordError
 from nested_reft.report.collect.collect import collect
-from nested_reft.report.collect.records import ReportError
 from nested_reft.report.registry import TIDY_TABLES
 from nested_reft.report.tidy import read_table
 
 EVALUATION = "evaluations/small/stories/base/skip0/seed1/heldout.json"
 MANIFEST = "runs/small/stories/base/skip0/seed1/manifest.json"
+GRADIENTS, NESTABILITY = "gradients/small/skip10.json", "nestability/pretrained/small/skip10.json"
 METRICS = "runs/small/stories/base/skip0/seed1/metrics.jsonl"
 
 
 @pytest.fixture
 def tiny() -> Config:
-    return make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3)
+    return make_config(
+        sizes=1, benchmarks=2, skips=(10,), corrections=("base",), seeds=(1, 2), steps=3, nestability=True
+    )
 
 
 @pytest.fixture
@@ -58,8 +62,7 @@ def test_runs_are_tidy_and_in_the_configs_order(collected: Path, small: Config) 
 
 def test_skips_and_seeds_are_ordered_as_numbers(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(20, 6), corrections=("base",), seeds=(10, 9), steps=1)
-    write_results(tmp_path, config)
-    collect(tmp_path, config)
+    collect_results(tmp_path, config)
     training = read_table(tmp_path, "training")
     assert list(zip(training["skip"], training["seed"], strict=True)) == [
         (0, 9), (0, 10), (6, 9), (6, 10), (20, 9), (20, 10)
@@ -142,8 +145,7 @@ def test_what_was_not_run_is_absent(root: Path, tiny: Config) -> None:
 
 
 def test_strategies_are_apart_from_the_grid(tmp_path: Path, compared: Config) -> None:
-    write_results(tmp_path, compared)
-    collect(tmp_path, compared)
+    collect_results(tmp_path, compared)
     header = (tmp_path / "tables/strategies.csv").read_text().splitlines()[0]
     assert header == "size,dataset,strategy,correction,skip,seed,benchmark,metric,value,n"
     table = read_table(tmp_path, "strategies")
@@ -189,8 +191,7 @@ def test_exact_biases_are_as_in_the_record(root: Path, tiny: Config) -> None:
 
 
 def test_layers_left_out_are_of_every_step_of_nested_runs(tmp_path: Path, compared: Config) -> None:
-    write_results(tmp_path, compared)
-    collect(tmp_path, compared)
+    collect_results(tmp_path, compared)
     table = read_table(tmp_path, "layers")
     assert list(zip(table["strategy"], table["seed"], table["step"], strict=True)) == [
         (strategy, seed, step) for strategy in ("uniform", "static") for seed in (1, 2) for step in (1, 2, 3)
@@ -226,14 +227,13 @@ def test_a_diagnostic_may_be_no_number(root: Path, tiny: Config, text: str) -> N
 def test_a_data_set_called_null_is_a_name(tmp_path: Path, tiny: Config) -> None:
     problems = tiny.datasets["stories"]
     config = tiny.model_copy(update={"datasets": {"null": problems}})
-    write_results(tmp_path, config)
-    collect(tmp_path, config)
+    collect_results(tmp_path, config)
     assert set(read_table(tmp_path, "runs")["dataset"]) == {"", "null"}
 
 
 def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> None:
     write(root / EVALUATION, '{"size": "small", ')
-    with pytest.raises(ReportError) as error:
+    with pytest.raises(RecordError) as error:
         collect(root, tiny)
     assert str(root / EVALUATION) in str(error.value)
     assert "delete this file" in str(error.value)
@@ -253,13 +253,21 @@ def test_broken_json_names_the_file_and_the_remedy(root: Path, tiny: Config) -> 
         ("exact.json", {"rows": [{"skipped": "1"}]}, "rows.0.num_skipped"),
         ("throughput/small/skip10.json", {"pairs": []}, "pairs"),
         ("throughput/small/skip10.json", {"size": "huge"}, "size is 'huge'"),
+        (NESTABILITY, {"stage": "warmed_up"}, "stage is 'warmed_up', its path says 'pretrained'"),
+        (GRADIENTS, {"skip": 20}, "skip is 20, its path says 10"),
+        (GRADIENTS, {"batches": 5}, "on_policy is not 5 x 5"),
+        (GRADIENTS, {"batches": 2}, "batches"),
+        (GRADIENTS, {"repeat": [[1.0] * 16] * 15}, "repeat is not 16 x 16"),
+        (GRADIENTS, {"repeat": [[1.0] * 15] * 16}, "repeat is not 16 x 16"),
+        (GRADIENTS, {"corrections": {"unit": {"own": [[1.0]], "on_policy": [[1.0]]}}}, "unit.own is not 16 x 16"),
+        (GRADIENTS, {"on_policy": [[math.nan] * 16] * 16}, "on_policy.0.0: Input should be a finite number"),
     ],
 )
 def test_a_foreign_file_is_refused(
     root: Path, tiny: Config, file: str, changes: dict[str, object], reason: str
 ) -> None:
     edit(root / file, **changes)
-    with pytest.raises(ReportError) as error:
+    with pytest.raises(RecordError) as error:
         collect(root, tiny)
     assert str(root / file) in str(error.value)
     assert reason in str(error.value)
@@ -268,14 +276,13 @@ def test_a_foreign_file_is_refused(
 def test_a_run_cut_short_is_refused(root: Path, tiny: Config) -> None:
     lines = (root / METRICS).read_text().splitlines()
     write(root / METRICS, "\n".join(lines[:-1]) + "\n")
-    with pytest.raises(ReportError, match="steps are not 1 to 3"):
+    with pytest.raises(RecordError, match="steps are not 1 to 3"):
         collect(root, tiny)
     write(root / METRICS, "\n".join([lines[0], '{"step": 2}']) + "\n")
-    with pytest.raises(ReportError, match="line 2: reward: Field required"):
+    with pytest.raises(RecordError, match="line 2: reward: Field required"):
         collect(root, tiny)
 
 
 def test_effects_reach_the_tables(tmp_path: Path, tiny: Config) -> None:
-    write_results(tmp_path, tiny, Effects(rollout_gain=2.0))
-    collect(tmp_path, tiny)
+    collect_results(tmp_path, tiny, Effects(rollout_gain=2.0))
     assert read_table(tmp_path, "throughput").set_index("skip")["speedup"][10] == pytest.approx(1.2)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import MANIFEST, Effects, make_config, write_results
+from synthetic import MANIFEST, Effects, collect_results, make_config
 
 from nested_reft.cli import main
 from nested_reft.report.claims.tables import write_claims
-from nested_reft.report.collect.collect import collect
 from nested_reft.report.compare import compare
 from nested_reft.report.tidy import read_table, write_table
 
@@ -34,8 +33,7 @@ def cells(*rows: tuple[str, int, float, float, float]) -> pd.DataFrame:
 
 
 def run(root: Path, effects: Effects) -> Path:
-    write_results(root, CONFIG, effects)
-    collect(root, CONFIG)
+    collect_results(root, CONFIG, effects)
     write_claims(root, CONFIG)
     return root
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
-from synthetic import Effects, make_config, write_results
+from synthetic import Effects, collect_results, make_config, write_results
 
 from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
@@ -155,8 +155,7 @@ def markers(axis) -> dict[str, list[tuple[float, bool]]]:
 
 def test_gradients_draw_bias_variance_and_the_noise(tmp_path: Path) -> None:
     config = make_config(sizes=1, skips=(10, 20), gradients=("unit", "is_sequence"), steps=1)
-    write_results(tmp_path, config, Effects(bias={"unit": 0.5}, variance={"unit": 5.0}))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(bias={"unit": 0.5}, variance={"unit": 5.0}))
     table = read_table(tmp_path, "gradients")
     above, below = gradients(table, config).axes
     biases, variances = markers(above), markers(below)
@@ -181,8 +180,7 @@ def levels(axis) -> list[float]:
 
 def test_what_is_not_resolved_is_pale_and_has_no_estimate(tmp_path: Path) -> None:
     config = make_config(sizes=1, skips=(10,), gradients=("unit", "is_sequence"), steps=1, batches=6)
-    write_results(tmp_path, config, Effects(bias={"unit": 9.0}, gradient_noise=1.0))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(bias={"unit": 9.0}, gradient_noise=1.0))
     table = read_table(tmp_path, "gradients").set_index("correction")
     assert table.loc["is_sequence", "noise_floor"] > config.gradients.bias_margin
     above = gradients(table.reset_index(), config).axes[0]
@@ -195,8 +193,7 @@ def test_what_is_not_resolved_is_pale_and_has_no_estimate(tmp_path: Path) -> Non
 
 def test_large_biases_stay_readable_beside_small_ones(tmp_path: Path) -> None:
     config = make_config(sizes=1, skips=(10,), gradients=("unit", "is_sequence"), steps=1)
-    write_results(tmp_path, config, Effects(bias={"unit": 30.0}))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(bias={"unit": 30.0}))
     table = read_table(tmp_path, "gradients")
     axis = gradients(table, config).axes[0]
     low, high = axis.get_ylim()
@@ -229,8 +226,7 @@ def test_gradients_say_what_is_missing(tmp_path: Path, small: Config) -> None:
 
 def test_strategies_draw_differences_and_off_policyness(tmp_path: Path) -> None:
     config = make_config(sizes=2, skips=(10,), steps=1, strategies=("uniform", "static"))
-    write_results(tmp_path, config, Effects(cost=0.2, strategy_cost={"static": 0.1}))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(cost=0.2, strategy_cost={"static": 0.1}))
     table = read_table(tmp_path, "strategies")
     figure = strategies(table, config)
     assert len(figure.axes) == 2 * 3
@@ -289,8 +285,7 @@ def test_files_are_the_same_twice(collected: Path, small: Config) -> None:
 
 def test_rounding_does_not_fill_a_panel_of_accuracies(tmp_path: Path) -> None:
     config = make_config(sizes=1, seeds=(1,))
-    write_results(tmp_path, config, Effects(pretrained=0.0, learned=0.0, cost=0.0))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(pretrained=0.0, learned=0.0, cost=0.0))
     for axis in accuracy(read_table(tmp_path, "runs"), config).axes:
         low, high = axis.get_ylim()
         assert high - low >= 2

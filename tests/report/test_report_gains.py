@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from interval_coverage import coverage_of_gains
+from interval_coverage import Setting, coverage_of_gains
 from synthetic import make_config, write_results
 
 from nested_reft.config.experiment import Config
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.statistics.intervals import crossed_difference, paired_difference
-from nested_reft.report.tables.gains import gain_page, gain_table
+from nested_reft.report.tables.accuracy import gain_by_benchmark_table
 from nested_reft.report.tidy import read_table
 
 
@@ -63,7 +63,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_it_holds_the_truth_as_often_as_it_says(seeds: int, spread: float, correlation: float) -> None:
-    held, _ = coverage_of_gains((0.25, 0.33), spread, seeds, 100, correlation, answers=2, repeats=600)
+    held, _ = coverage_of_gains((0.25, 0.33), Setting(spread, seeds, 100, correlation, answers=2), repeats=600)
     assert held >= 0.93
 
 
@@ -123,11 +123,12 @@ def test_the_table_says_what_was_not_run(tmp_path: Path, config: Config) -> None
             (tmp_path / f"evaluations/small/stories/base/skip20/seed{seed}/{benchmark}.json").unlink()
     (tmp_path / "evaluations/small/stories/base/skip10/seed2/heldout.json").unlink()
     collect(tmp_path, config)
-    table = gain_table(read_table(tmp_path, "gains"), config).set_index("model")
+    table, page = gain_by_benchmark_table(read_table(tmp_path, "gains"), config)
+    table = table.set_index("model")
     assert list(table.index) == ["baseline ReFT", "base, skip 10 %", "base, skip 20 %", "unit, skip 10 %"]
     assert list(table["seeds"]) == ["2", "2", "0", "2"]
     assert list(table.loc["base, skip 20 %", list(config.benchmarks)]) == ["not run", "not run"]
     assert table.loc["unit, skip 10 %", "steps"] == "not run"
     assert "[" not in table.loc["base, skip 10 %", "heldout"]  # one seed has no interval
     assert table.loc["baseline ReFT", "heldout"].startswith("+")
-    assert "warmed-up" in gain_page(table, config).title
+    assert "warmed-up" in page.title

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from synthetic import make_config, write_results
+from synthetic import collect_results, make_config, write_results
 
 from nested_reft.config.experiment import Config, parse_config
 from nested_reft.report.collect.collect import collect
@@ -129,8 +129,7 @@ def test_right_and_wrong_are_marked_by_word_and_sign(tmp_path: Path, tiny: Confi
 def test_samples_are_by_problem_and_size_with_every_model(tmp_path: Path) -> None:
     config = make_config(sizes=2, skips=(10,), corrections=("base", "unit"), seeds=(1,), steps=1,
                          strategies=("uniform", "static"))  # fmt: skip
-    write_results(tmp_path, config)
-    collect(tmp_path, config)
+    collect_results(tmp_path, config)
     problems = samples(read_table(tmp_path, "samples"))
     assert [(problem["benchmark"], problem["id"]) for problem in problems] == [
         ("heldout", "heldout-0"), ("steps", "steps-0")

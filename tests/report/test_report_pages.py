@@ -97,18 +97,6 @@ def test_each_fine_tuning_set_has_its_own_table_with_its_own_extremes(tmp_path: 
     assert "cellcolor" not in write_all(tmp_path, config)["speedup"]
 
 
-def test_a_row_that_was_not_run_says_so(tmp_path: Path) -> None:
-    config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base", "unit"), steps=1)
-    write_results(tmp_path, config)
-    for path in (tmp_path / "evaluations/small/stories/unit").rglob("*.json"):
-        path.unlink()
-    texts = write_all(tmp_path, config)
-    (row,) = (row for row in rows(texts["accuracy_greedy"]) if row[1] == r"unit, skip 10 \%")
-    assert row[2:] == ["not run"] * 4
-    (row,) = (row for row in rows(texts["equivalence"]) if row[2] == "unit")
-    assert row[-1] == "not run"
-
-
 def test_an_experiment_without_results_is_all_not_run(tmp_path: Path) -> None:
     texts = write_all(tmp_path, make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1))
     assert texts.keys() == set(NAMES)

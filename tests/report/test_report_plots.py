@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.image import AxesImage
-from synthetic import Effects, make_config, write_results
+from synthetic import Effects, collect_results, make_config, write_results
 
 from nested_reft.config.experiment import Config
 from nested_reft.report.collect.collect import collect
@@ -69,8 +69,7 @@ def test_the_tradeoff_shows_the_intervals_of_the_speed(collected: Path, small: C
 
 def test_the_room_below_the_points_has_no_accuracies(tmp_path: Path) -> None:
     config = make_config(sizes=1, steps=2, seeds=(1, 2))
-    write_results(tmp_path, config, Effects(noise=0.02, pretrained=0.05, learned=0.05))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(noise=0.02, pretrained=0.05, learned=0.05))
     axis = draw_tradeoff(tmp_path, config).axes[0]
     assert axis.get_ylim()[0] < -1
     assert min(axis.get_yticks()) == 0
@@ -114,8 +113,7 @@ def test_seeds_without_a_common_moment_give_no_curve() -> None:
 
 def test_faster_steps_end_further_left(tmp_path: Path) -> None:
     config = make_config(sizes=1, skips=(10, 20), steps=10)
-    write_results(tmp_path, config, Effects(rollout_gain=5.0))
-    collect(tmp_path, config)
+    collect_results(tmp_path, config, Effects(rollout_gain=5.0))
     axis = reward_time(read_table(tmp_path, "training"), config).axes[1]
     ends = {line.get_color(): line.get_xdata()[-1] for line in axis.lines}
     assert ends[BASELINE.color] == pytest.approx(10 * (0.5 + 0.05 + 1.1))

@@ -28,7 +28,7 @@ from nested_reft.report.statistics.intervals import (
 def test_t_interval_of_three_values() -> None:
     # mean 2, s = 1, t_{0.975, 2} = 4.302653: half-width 4.302653 / sqrt(3) = 2.484138
     interval = t_interval(np.array([1.0, 2.0, 3.0]))
-    assert (interval.estimate, interval.n, interval.level) == (2.0, 3, 0.95)
+    assert (interval.estimate, interval.n) == (2.0, 3)
     assert interval.low == pytest.approx(2 - 2.484138, abs=1e-6)
     assert interval.high == pytest.approx(2 + 2.484138, abs=1e-6)
 
@@ -133,7 +133,7 @@ def test_beyond_the_margin_and_below_zero_are_two_questions(low: float, high: fl
         median_ratio(np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 9.0]), np.full(8, 4.0)),
         variance_ratio(Grams(*[np.eye(4)] * 5)),
         relative_bias(Grams(*[np.eye(4) + 1] * 5)),
-        Interval(0.1, 0.1, 0.1, 3, 0.95, "from a table"),
+        Interval(0.1, 0.1, 0.1, 3, "from a table"),
     ],
 )
 def test_values_that_are_all_equal_have_no_interval_and_decide_nothing(interval: Interval) -> None:

@@ -11,12 +11,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic import Effects, make_config, write_results
+from synthetic import Effects, collect_results, make_config
 
 from nested_reft.config.experiment import Config
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.claims.judge import HEADLINE_CORRECTIONS
-from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.speed import PARTS
 from nested_reft.report.figures.style import BASELINE, PRETRAINED, RC, TEXT_WIDTH, look_of
 from nested_reft.report.registry import FIGURES
@@ -55,8 +54,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     config = make_config(
         benchmarks=5, skips=(0, 10, 20, 30), seeds=(1, 2), steps=2, strategies=("uniform", "static", "influence")
     )
-    write_results(root, config, Effects(noise=0.02))
-    collect(root, config)
+    collect_results(root, config, Effects(noise=0.02))
     return root, config
 
 

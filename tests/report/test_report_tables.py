@@ -16,10 +16,9 @@ from nested_reft.report.pages.page import markdown
 from nested_reft.report.registry import PRESENTATION_TABLES
 from nested_reft.report.statistics.comparisons import benchmark_means
 from nested_reft.report.statistics.intervals import accuracy_interval
-from nested_reft.report.tables.accuracy import accuracy_table
+from nested_reft.report.tables.accuracy import accuracy_greedy, accuracy_sampled, equivalence_table
 from nested_reft.report.tables.gradients import exact_bias_table, gradient_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_table
-from nested_reft.report.tables.parity import equivalence_table
 from nested_reft.report.tables.speed import speedup_table
 from nested_reft.report.tables.write import write_tables
 from nested_reft.report.tidy import read_table
@@ -36,7 +35,7 @@ def test_accuracy_cells_are_percent_with_an_interval(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), steps=1)
     write_results(tmp_path, config, Effects(cost=0.0))
     tables(tmp_path, config)
-    table = accuracy_table(read_table(tmp_path, "runs"), config, "sampled").set_index("model")
+    table = accuracy_sampled(read_table(tmp_path, "runs"), config)[0].set_index("model")
     # Benchmarks score 0.08 apart; without noise every seed is the same, so that only the 50 problems vary, 100 in the
     # mean: t = 2.009575 and 1.984217 in Wilson's interval.
     assert list(table.loc["pre-trained", ["heldout", "steps", "mean", "IQM"]]) == [
@@ -52,7 +51,7 @@ def test_the_interval_is_over_seeds_and_problems(collected: Path, small: Config)
     runs = read_table(collected, "runs")
     chosen = runs.query("size == 'small' and correction == 'unit' and skip == 20 and metric == 'greedy'")
     found = accuracy_interval(chosen[chosen["benchmark"] == "steps"]["value"].to_numpy(), 50)
-    table = accuracy_table(runs, small, "greedy").set_index(["size", "model"])
+    table = accuracy_greedy(runs, small)[0].set_index(["size", "model"])
     expected = f"{100 * found.estimate:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
     assert table.loc[("small", "unit, skip 20 %"), "steps"] == expected
 
@@ -74,33 +73,23 @@ def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     (tmp_path / "throughput/small/skip10.json").unlink()
     tables(tmp_path, config)
     runs = read_table(tmp_path, "runs")
-    row = accuracy_table(runs, config, "sampled").set_index("model").loc["unit, skip 10 %"]
+    row = accuracy_sampled(runs, config)[0].set_index("model").loc["unit, skip 10 %"]
     assert row["heldout"] != "not run"
     assert list(row[["steps", "mean", "IQM"]]) == ["not run"] * 3
-    parity = equivalence_table(runs, config).set_index("correction")
+    parity = equivalence_table(runs, config)[0].set_index("correction")
     assert parity.loc["unit", "verdict"] == "not run"
     assert parity.loc["unit", "difference"] == "not run"
     assert parity.loc["base", "verdict"] == "equivalent"
-    speed = speedup_table(read_table(tmp_path, "throughput"), read_table(tmp_path, "step_speed"), config)
+    speed = speedup_table(read_table(tmp_path, "throughput"), read_table(tmp_path, "step_speed"), config)[0]
     assert list(speed.set_index("skip %").loc["10", ["rollout tokens/s", "rollout speed-up"]]) == ["not run"] * 2
     assert speed.set_index("skip %").loc["10", "step speed-up"].startswith("1.02")
-
-
-def test_an_empty_experiment_is_all_not_run(tmp_path: Path) -> None:
-    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
-    tables(tmp_path, config)
-    assert set(accuracy_table(read_table(tmp_path, "runs"), config, "greedy")["heldout"]) == {"not run"}
-    assert set(gradient_bias_table(read_table(tmp_path, "gradients"), config)["verdict"]) == {"not run"}
-    for name in ("layer_choice", "exact_bias"):
-        assert "Not run" in (tmp_path / "tables" / f"{name}.md").read_text()
-        assert read_table(tmp_path, name).empty
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), seeds=(1,), steps=1)
     write_results(tmp_path, config)
     texts = tables(tmp_path, config)
-    row = equivalence_table(read_table(tmp_path, "runs"), config).iloc[0]
+    row = equivalence_table(read_table(tmp_path, "runs"), config)[0].iloc[0]
     assert (row["low"], row["seeds"], row["verdict"], row["against 0"]) == ("", "1", "no interval", "no interval")
     lines = texts["accuracy_sampled.csv"].splitlines()
     assert "[" in lines[1]  # the pre-trained model, which has no seed
@@ -111,7 +100,7 @@ def test_equivalence_is_grouped_by_data_set(tmp_path: Path) -> None:
     config = make_config(sizes=2, datasets=2, benchmarks=1, skips=(10,), corrections=("base",), steps=1)
     write_results(tmp_path, config)
     texts = tables(tmp_path, config)
-    table = equivalence_table(read_table(tmp_path, "runs"), config)
+    table = equivalence_table(read_table(tmp_path, "runs"), config)[0]
     assert list(zip(table["dataset"], table["size"], strict=True)) == [
         ("stories", "small"), ("stories", "large"), ("svamp", "small"), ("svamp", "large")
     ]  # fmt: skip
@@ -120,7 +109,7 @@ def test_equivalence_is_grouped_by_data_set(tmp_path: Path) -> None:
 
 
 def test_gradients_of_each_skip_stand_together(collected: Path, small: Config) -> None:
-    table = gradient_bias_table(read_table(collected, "gradients"), small)
+    table = gradient_bias_table(read_table(collected, "gradients"), small)[0]
     assert list(table[["size", "skip %", "correction"]].itertuples(index=False, name=None))[:3] == [
         ("small", "10", "base"), ("small", "10", "is_sequence"), ("small", "20", "base")
     ]  # fmt: skip
@@ -138,7 +127,7 @@ def test_layer_choices_are_compared_with_baseline_and_uniform(tmp_path: Path) ->
     for seed in config.seeds:
         (tmp_path / f"evaluations/small/stories/retrace/skip10-influence/seed{seed}/steps.json").unlink()
     tables(tmp_path, config)
-    table = layer_choice_table(read_table(tmp_path, "strategies"), config).set_index("strategy")
+    table = layer_choice_table(read_table(tmp_path, "strategies"), config)[0].set_index("strategy")
     assert list(table["accuracy"]) == [
         "61.0 [51.0, 70.2]", "59.0 [49.1, 68.2]", "55.0 [45.1, 64.5]", "not run"
     ]  # fmt: skip
@@ -160,7 +149,7 @@ def test_an_adapting_way_stands_beside_all_fixed_skips(tmp_path: Path) -> None:
             record |= {"skipped_layers": skipped, "rollout_tokens_per_s": 0.12, "ess": 0.9}
         path.write_text("".join(json.dumps(record) + "\n" for record in steps))
     tables(tmp_path, config)
-    table = layer_choice_table(read_table(tmp_path, "strategies"), config).set_index("strategy")
+    table = layer_choice_table(read_table(tmp_path, "strategies"), config)[0].set_index("strategy")
     assert list(table.index) == ["baseline ReFT", "uniform, skip 10 %", "uniform", "adaptive"]
     assert list(table["left out"]) == ["0", "1", "2", "1.5"]
     assert list(table["difference to baseline"] != "") == [False, False, True, True]
@@ -170,18 +159,19 @@ def test_an_adapting_way_stands_beside_all_fixed_skips(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_exact_biases_have_a_row_an_estimator(collected: Path) -> None:
-    table = exact_bias_table(read_table(collected, "exact")).set_index("correction")
+def test_exact_biases_have_a_row_an_estimator(collected: Path, small: Config) -> None:
+    table = exact_bias_table(read_table(collected, "exact"), small)[0].set_index("correction")
     # 0.125 per layer: layers 1 and 2 weigh one and two, a draw 1.5 per layer; the worst is both together.
     biases = ["bias, on-policy", "bias, 1 drawn", "bias, 2 drawn", "bias, worst layers"]
     assert list(table.loc["retrace", ["params", *biases]]) == ["lambda=1", "0", "0.188", "0.375", "0.375"]
     assert list(table.loc["is_sequence", [*biases, "variance ratio, 2 drawn"]]) == ["0", "0", "0", "0", "3.000"]
 
 
-def test_what_exists_on_policy_is_not_among_the_worst_layers(collected: Path) -> None:
+def test_what_exists_on_policy_is_not_among_the_worst_layers(collected: Path, small: Config) -> None:
     exact = read_table(collected, "exact")
     exact.loc[exact["num_skipped"] == 0, "bias"] = 9.0
-    table = exact_bias_table(exact[(exact["num_skipped"] == 0) | (exact["skipped"] == "1")]).set_index("correction")
+    exact = exact[(exact["num_skipped"] == 0) | (exact["skipped"] == "1")]
+    table = exact_bias_table(exact, small)[0].set_index("correction")
     assert list(table.loc["retrace", ["bias, on-policy", "bias, 1 drawn", "bias, worst layers"]]) == [
         "9.000", "not run", "0.125"
     ]  # fmt: skip

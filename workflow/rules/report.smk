@@ -29,7 +29,7 @@ rule collect:
 
 rule presentation_tables:
     input:
-        sources("tables"),
+        sources("tables", *[entry.module for entry in PRESENTATION_TABLES.values()]),
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     output:
         expand(

@@ -7,6 +7,7 @@ import argparse
 import torch
 
 from nested_reft.config.evaluation import EvaluateSettings
+from nested_reft.config.records import write_record
 from nested_reft.config.run import STAGES
 from nested_reft.config.strict import parse
 from nested_reft.data.records import read_problems
@@ -14,7 +15,6 @@ from nested_reft.evaluation.evaluate import evaluate
 from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.rollouts.samplers import sampler_factory
-from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
 
@@ -33,11 +33,11 @@ def run(options: argparse.Namespace) -> None:
     name = settings.run.path if settings.run else f"{settings.size}, {STAGES[settings.stage]}"
     for benchmark, problems, output in zip(settings.benchmarks, options.problems, options.output, strict=True):
         record = evaluate(settings, engine, benchmark, read_problems(problems))
-        write_json(output, record)
-        items = record["items"]
-        greedy = sum(item["greedy"] for item in items) / len(items)
-        sampled = sum(sum(item["sampled"]) / len(item["sampled"]) for item in items) / len(items)
+        write_record(output, record)
+        items = record.items
+        greedy = sum(item.greedy for item in items) / len(items)
+        sampled = sum(sum(item.sampled) / len(item.sampled) for item in items) / len(items)
         Progress(f"evaluate {name} on {benchmark}").step(
-            f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record['seconds']:.1f} s  "
+            f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record.seconds:.1f} s  "
             f"{timeouts()} answers not graded in time"
         )

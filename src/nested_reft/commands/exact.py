@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from nested_reft.config.records import ExactRecord, write_record
 from nested_reft.evaluation.exact import exact_rows
-from nested_reft.runtime.files import write_json
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the rows of the table."""
-    write_json(options.output, {"rows": exact_rows()})
+    write_record(options.output, ExactRecord(rows=exact_rows()))

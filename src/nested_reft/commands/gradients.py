@@ -6,8 +6,8 @@ import argparse
 
 from nested_reft.commands.measurement import batch_report, load_job, read_influence
 from nested_reft.config.gradients import GradientSettings
+from nested_reft.config.records import write_record
 from nested_reft.evaluation.gradients import load_on_policy, measure_gradients
-from nested_reft.runtime.files import write_json
 
 
 def run(options: argparse.Namespace) -> None:
@@ -17,4 +17,4 @@ def run(options: argparse.Namespace) -> None:
     on_policy = load_on_policy(options.on_policy, settings)
     report = batch_report(f"gradients {settings.size} skip{settings.skip}", settings.gradients.batches)
     record = measure_gradients(settings, policy, problems, on_policy, report, influence)
-    write_json(options.output, record, indent=None)
+    write_record(options.output, record, indent=None)

@@ -6,8 +6,8 @@ import argparse
 
 from nested_reft.commands.measurement import batch_report, load_job, read_influence
 from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.config.records import write_record
 from nested_reft.evaluation.nestability import measure_nestability
-from nested_reft.runtime.files import write_json
 
 
 def run(options: argparse.Namespace) -> None:
@@ -16,4 +16,4 @@ def run(options: argparse.Namespace) -> None:
     measured = settings.nestability
     influence = read_influence(measured.strategies, options, policy)
     report = batch_report(f"nestability {settings.size} {settings.stage} skip{settings.skip}", measured.batches)
-    write_json(options.output, measure_nestability(settings, policy, problems, report, influence))
+    write_record(options.output, measure_nestability(settings, policy, problems, report, influence))

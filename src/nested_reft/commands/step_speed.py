@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import torch
 
+from nested_reft.config.records import StepPair, write_record
 from nested_reft.config.strict import parse
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.data.records import read_problems
 from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.rollouts.samplers import sampler_factory
-from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 from nested_reft.training.speed import measure_steps
 from nested_reft.training.world import init_distributed
@@ -28,8 +27,8 @@ def run(options: argparse.Namespace) -> None:
     )
     progress = Progress(f"step-speed {settings.size} skip{settings.skip}")
 
-    def report(pair: dict[str, Any]) -> None:
-        nested, full = (sum(pair[side].values()) for side in ("nested", "baseline"))
+    def report(pair: StepPair) -> None:
+        nested, full = pair.nested.total, pair.baseline.total
         progress.log(f"{nested:.3f} s, full model {full:.3f} s: {full / nested:.3f}")
 
     with init_distributed(settings.device) as world:
@@ -43,4 +42,4 @@ def run(options: argparse.Namespace) -> None:
         heard = report if world.is_main else lambda pair: None
         record = measure_steps(settings, policy, problems, heard, world, make_sampler)
         if world.is_main:
-            write_json(options.output, record)
+            write_record(options.output, record)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from nested_reft.commands.measurement import load_job
+from nested_reft.config.records import write_record
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation.throughput import measure_throughput
-from nested_reft.runtime.files import write_json
 from nested_reft.runtime.progress import Progress
 
 
@@ -15,8 +15,8 @@ def run(options: argparse.Namespace) -> None:
     """Write the record of all pairs, and log each."""
     settings, policy, problems = load_job(ThroughputSettings, options, cast_weights=True)
     record = measure_throughput(settings, policy, problems)
-    write_json(options.output, record)
+    write_record(options.output, record)
     progress = Progress(f"throughput {settings.size} skip{settings.skip}")
-    for pair in record["pairs"]:
-        nested, full = pair["nested_tokens_per_s"], pair["baseline_tokens_per_s"]
+    for pair in record.pairs:
+        nested, full = pair.nested_tokens_per_s, pair.baseline_tokens_per_s
         progress.log(f"{nested:,.0f} tokens/s, full model {full:,.0f}: {nested / full:.3f}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nested_reft.config.records import ManifestRecord, write_record, write_steps
 from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings
@@ -18,13 +19,12 @@ from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, save_policy, select_device
 from nested_reft.rollouts.samplers import sampler_factory, sampler_name
 from nested_reft.rollouts.stored_influence import load_influence
-from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
 from nested_reft.training.checkpoint import remove_checkpoints, run_lock
 from nested_reft.training.loop import Job
-from nested_reft.training.metrics import step_alarms, write_metrics
+from nested_reft.training.metrics import step_alarms
 from nested_reft.training.run import train
 from nested_reft.training.stopping import stop_on_signals
 from nested_reft.training.world import init_distributed
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         shutil.rmtree(options.output, ignore_errors=True)
         policy.model.to(getattr(torch, settings.training.dtype))
         save_policy(policy, options.output)
-        write_metrics(options.metrics, done.metrics)
+        write_steps(options.metrics, done.metrics)
         alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
         manifest = build_manifest(
             options.settings,
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
             alarms=alarms,
             answers_cut_off=timeouts(),
         )
-        write_json(options.manifest, manifest)
+        write_record(options.manifest, ManifestRecord(**manifest))
         if alarms:
             steps = len({alarm["step"] for alarm in alarms})
             print(f"train {settings.run.path}  alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")

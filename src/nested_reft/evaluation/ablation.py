@@ -7,16 +7,16 @@ token is compared at every token of a prompt, not only at its last, from which a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from nested_reft.config.ablation import InfluenceSettings
+from nested_reft.config.records import InfluenceRecord
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.policy import Policy, compute_dtype
 
 
-def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
+def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Sequence[Problem]) -> InfluenceRecord:
     """The record of one model: `influence` in nats per token by layer, and the prompts and tokens that it is a mean of.
 
     Raises DataError if a prompt is too long, alone or with a completion.
@@ -25,10 +25,10 @@ def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Seq
     ids, mask = policy.batch(prompts)
     with compute_dtype(policy.model, settings.dtype):
         influence = ablation_influence(policy.model, ids, mask)
-    return {
-        "size": settings.size,
-        "stage": settings.stage,
-        "problems": len(prompts),
-        "tokens": int(mask.sum()),
-        "influence": influence.tolist(),
-    }
+    return InfluenceRecord(
+        size=settings.size,
+        stage=settings.stage,
+        problems=len(prompts),
+        tokens=int(mask.sum()),
+        influence=influence.tolist(),
+    )

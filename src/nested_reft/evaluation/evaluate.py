@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from nested_reft.config.evaluation import EvaluateSettings, Evaluation
+from nested_reft.config.records import Completion, EvaluationRecord, Item
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
 from nested_reft.grading.grader import grade
@@ -20,7 +21,7 @@ EXAMPLES = 3  # problems whose first completions are kept as text, for people to
 
 def evaluate(
     settings: EvaluateSettings, engine: Sampler, benchmark: str, problems: Sequence[Problem]
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """The evaluation record of the engine's policy: one item per problem, in the benchmark's order, with each
     completion's grade.
 
@@ -34,8 +35,8 @@ def evaluate(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, evaluation.max_prompt_tokens
     )
     check_policy_lengths(policy, encoded, evaluation.max_new_tokens, "evaluation.max_new_tokens")
-    items: list[dict[str, Any]] = []
-    examples: list[dict[str, Any]] = []
+    items: list[Item] = []
+    examples: list[Completion] = []
     for first in range(0, len(problems), at_once):
         batch = problems[first : first + at_once]
         prompts = encoded[first : first + at_once]
@@ -44,36 +45,37 @@ def evaluate(
         greedy = _responses(engine, prompts, evaluation, None, 1, seeds)
         sampled = _responses(engine, prompts, evaluation, evaluation, evaluation.samples_per_problem, seeds)
         for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
-            item: dict[str, Any] = {
-                "id": problem.id,
-                "greedy": grade(greedy_texts[0], problem.answer, settings.reward.answer),
-                "sampled": [grade(text, problem.answer, settings.reward.answer) for text in sampled_texts],
-            }
+            item = Item(
+                id=problem.id,
+                greedy=grade(greedy_texts[0], problem.answer, settings.reward.answer),
+                sampled=[grade(text, problem.answer, settings.reward.answer) for text in sampled_texts],
+            )
             if len(items) < EXAMPLES:
-                example = {
-                    "id": problem.id,
-                    "prompt": render_prompt(problem.question, settings.prompt, policy.tokenizer),
-                    "gold": problem.answer,
-                }
+                example = partial(
+                    Completion,
+                    id=problem.id,
+                    prompt=render_prompt(problem.question, settings.prompt, policy.tokenizer),
+                    gold=problem.answer,
+                )
                 examples += [
-                    {**example, "kind": "greedy", "response": greedy_texts[0], "right": item["greedy"]},
-                    {**example, "kind": "sampled", "response": sampled_texts[0], "right": item["sampled"][0]},
+                    example(kind="greedy", response=greedy_texts[0], right=item.greedy),
+                    example(kind="sampled", response=sampled_texts[0], right=item.sampled[0]),
                 ]
             items.append(item)
     run = settings.run
-    return {
-        "size": settings.size,
-        "dataset": run.dataset if run else None,
-        "correction": run.correction if run else settings.stage,
-        "skip": run.skip if run else 0,
-        "strategy": run.strategy if run else "uniform",
-        "seed": run.seed if run else None,
-        "benchmark": benchmark,
-        "rollout_engine": engine.name,
-        "items": items,
-        "completions": examples,
-        "seconds": time.perf_counter() - started,
-    }
+    return EvaluationRecord(
+        size=settings.size,
+        dataset=run.dataset if run else None,
+        correction=run.correction if run else settings.stage,
+        skip=run.skip if run else 0,
+        strategy=run.strategy if run else "uniform",
+        seed=run.seed if run else None,
+        benchmark=benchmark,
+        rollout_engine=engine.name,
+        items=items,
+        completions=examples,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _responses(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nested_reft.config.records import ExactRow
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import Objective, policy_loss, token_scale
@@ -174,7 +175,7 @@ def exact_rows(
     border: int = 1,
     group_size: int = 2,
     problems: int = BATCH,
-) -> list[dict[str, str | int | float | bool]]:
+) -> list[ExactRow]:
     """The table: each estimator on-policy, for every draw of 1 and of 2 skipped layers, and for layers "drawn".
 
     variance_ratio and second_moment_ratio are to the on-policy estimator with the same switches and weight 1. Layers
@@ -208,18 +209,18 @@ def _named(draws: list[tuple[int, ...]], moments: list[Moments], problems: int) 
 
 def _row(
     skipped: str, count: int, objective: Objective, moments: Moments, on_policy: Moments, reference: Tensor
-) -> dict[str, str | int | float | bool]:
-    return {
-        "skipped": skipped,
-        "num_skipped": count,
-        "correction": objective.correction,
-        "params": " ".join(f"{name}={value:g}" for name, value in objective.params.items()),
-        "baseline": objective.advantage_baseline,
-        "std": objective.advantage_std,
-        "normalisation": objective.normalisation,
-        "bias": bias(moments.mean, reference),
-        "cosine": cosine(moments.mean, reference),
-        "variance_ratio": moments.variance / on_policy.variance,
-        "second_moment_ratio": moments.second_moment / on_policy.second_moment,
-        "max_weight": moments.max_weight,
-    }
+) -> ExactRow:
+    return ExactRow(
+        skipped=skipped,
+        num_skipped=count,
+        correction=objective.correction,
+        params=" ".join(f"{name}={value:g}" for name, value in objective.params.items()),
+        baseline=objective.advantage_baseline,
+        std=objective.advantage_std,
+        normalisation=objective.normalisation,
+        bias=bias(moments.mean, reference),
+        cosine=cosine(moments.mean, reference),
+        variance_ratio=moments.variance / on_policy.variance,
+        second_moment_ratio=moments.second_moment / on_policy.second_moment,
+        max_weight=moments.max_weight,
+    )

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
+from nested_reft.config.records import GradientRecord, Products
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import correction_named
 from nested_reft.core.layers import nested_view
@@ -143,7 +144,7 @@ def measure_gradients(
     on_policy: Mapping[str, Tensor],
     report: Callable[[int], None],
     influence: Tensor | None = None,
-) -> dict[str, Any]:
+) -> GradientRecord:
     """The gradient record of one size and skip, against what `measure_on_policy` found of the same settings.
 
     `report` is called with each finished batch. `influence` (L,) is the ablation influence, if the strategy reads it.
@@ -159,21 +160,21 @@ def measure_gradients(
         estimates.append(_estimates(settings, policy, batch, skipped, PAIRED, corrected, coordinates))
         report(batch.number + 1)
     on, repeat, nested = on_policy["on_policy"], on_policy["repeat"], torch.stack(estimates, dim=1)
-    return {
-        "size": settings.size,
-        "skip": settings.skip,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "coordinates": on.shape[-1],
-        "completions": options.problems_per_batch * options.completions_per_problem,
-        "batches": options.batches,
-        "on_policy": _inner(on, on),
-        "repeat": _inner(repeat, repeat),
-        "on_policy_repeat": _inner(on, repeat),
-        "corrections": {
-            name: {"own": _inner(own, own), "on_policy": _inner(on, own)}
+    return GradientRecord(
+        size=settings.size,
+        skip=settings.skip,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        coordinates=on.shape[-1],
+        completions=options.problems_per_batch * options.completions_per_problem,
+        batches=options.batches,
+        on_policy=_inner(on, on),
+        repeat=_inner(repeat, repeat),
+        on_policy_repeat=_inner(on, repeat),
+        corrections={
+            name: Products(own=_inner(own, own), on_policy=_inner(on, own))
             for name, own in zip(options.corrections, nested, strict=True)
         },
-    }
+    )
 
 
 def load_on_policy(path: Path, settings: OnPolicySettings) -> dict[str, Tensor]:

@@ -8,12 +8,12 @@ the whole model. The ways share problems and random numbers, so that they differ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
+from nested_reft.config.records import NestabilityRecord, NestabilityRow
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
@@ -34,7 +34,7 @@ def measure_nestability(
     problems: Sequence[Problem],
     report: Callable[[int], None],
     influence: Tensor | None = None,
-) -> dict[str, Any]:
+) -> NestabilityRecord:
     """The record of one model and skip: for each strategy a list of batches, each with its skipped layers, tokens,
     reward and the diagnostics `MEASURED` (`core/diagnostics.py`). At skip 0 the first strategy stands for all.
 
@@ -43,7 +43,7 @@ def measure_nestability(
     """
     options, model = settings.nestability, policy.model
     check_policy_skip(policy, settings.skip, settings.border)
-    found: dict[str, list[dict[str, Any]]] = {
+    found: dict[str, list[NestabilityRow]] = {
         name: [] for name in (options.strategies if settings.skip else options.strategies[:1])
     }
     for batch in problem_batches(settings, options, policy, problems, "nestability"):
@@ -63,19 +63,19 @@ def measure_nestability(
                 logp = completion_logp(nested_view(model, ()).eval(), rollout, settings.sampling.temperature)
             distances = off_policy_diagnostics(logp, rollout.logp, rollout.mask)
             rows.append(
-                {
-                    "skipped_layers": list(skipped),
-                    "tokens": int(rollout.mask.sum()),
-                    "reward": rollout_rewards(policy, rollout, batch.problems, settings.reward).mean().item(),
+                NestabilityRow(
+                    skipped_layers=list(skipped),
+                    tokens=int(rollout.mask.sum()),
+                    reward=rollout_rewards(policy, rollout, batch.problems, settings.reward).mean().item(),
                     **{key: distances[key] for key in MEASURED},
-                }
+                )
             )
         report(batch.number + 1)
-    return {
-        "size": settings.size,
-        "stage": settings.stage,
-        "skip": settings.skip,
-        "num_layers": len(decoder_layers(model)),
-        "completions": options.problems_per_batch * options.completions_per_problem,
-        "strategies": found,
-    }
+    return NestabilityRecord(
+        size=settings.size,
+        stage=settings.stage,
+        skip=settings.skip,
+        num_layers=len(decoder_layers(model)),
+        completions=options.problems_per_batch * options.completions_per_problem,
+        strategies=found,
+    )

@@ -8,11 +8,11 @@ the same way, full model against full model: it shows the noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from nested_reft.config.records import Pair, ThroughputRecord
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
@@ -47,7 +47,7 @@ def ideal_speedup(model: PreTrainedModel, num_skipped: int, context: float) -> f
     return (num_layers * layer + rest) / ((num_layers - num_skipped) * layer + rest)
 
 
-def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
+def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: Sequence[Problem]) -> ThroughputRecord:
     """The throughput record of one size and skip: tokens per second of every pair after the warm-up pairs."""
     options, model = settings.throughput, policy.model
     prompts = fitting_prompts(settings, policy, problems[: options.problems], "throughput.new_tokens")
@@ -70,7 +70,7 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
         )
         return rollout.tokens.numel() / (now(model.device) - started)
 
-    pairs: list[dict[str, Any]] = []
+    pairs: list[Pair] = []
     num_skipped = 0
     for pair in range(options.warmup_pairs + options.pairs):
         layer_generator = torch.Generator().manual_seed(derive_seed("throughput-layers", options.seed, pair))
@@ -81,19 +81,17 @@ def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: S
         else:
             baseline, nested = tokens_per_s((), pair), tokens_per_s(skipped, pair)
         if pair >= options.warmup_pairs:
-            pairs.append(
-                {"baseline_tokens_per_s": baseline, "nested_tokens_per_s": nested, "skipped_layers": list(skipped)}
-            )
+            pairs.append(Pair(baseline_tokens_per_s=baseline, nested_tokens_per_s=nested, skipped_layers=list(skipped)))
     context = prompt_mask.sum(-1).double().mean().item() + settings.max_new_tokens / 2
-    return {
-        "size": settings.size,
-        "skip": settings.skip,
-        "num_layers": num_layers,
-        "num_skipped": num_skipped,
-        "ideal_speedup": ideal_speedup(model, num_skipped, context),
-        "pairs": pairs,
-        "hardware": _hardware(model.device),
-    }
+    return ThroughputRecord(
+        size=settings.size,
+        skip=settings.skip,
+        num_layers=num_layers,
+        num_skipped=num_skipped,
+        ideal_speedup=ideal_speedup(model, num_skipped, context),
+        pairs=pairs,
+        hardware=_hardware(model.device),
+    )
 
 
 def _hardware(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from nested_reft.report.collect.records import ManifestRecord, ReportError, read_record
+from nested_reft.config.records import ManifestRecord, RecordError, read_record
 from nested_reft.report.formatting import NOT_RESOLVED
 from nested_reft.report.tidy import read_table
 
@@ -22,7 +22,7 @@ KEY = ["id", "size", "dataset", "skip"]
 SPEED = ("C1", "C2")  # claims whose values depend on the machine
 
 
-class DifferenceError(ReportError):
+class DifferenceError(RecordError):
     """A run differs from its reference."""
 
     exit_code = 3
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare_folders(reference: Path, root: Path) -> Comparison:
-    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; ReportError if one is missing.
+    """The comparison of the tables `claims.csv` and `cells.csv` of two folders; RecordError if one is missing.
 
     `reference` is a run that `make reference` kept, `root` a folder of results.
     """
@@ -103,11 +103,11 @@ def compare(
 def _table(folder: Path, name: str) -> pd.DataFrame:
     path = folder / "tables" / f"{name}.csv"
     if not path.exists():
-        raise ReportError(f"{path}: does not exist; run the experiment (`make results`) or keep one (`make reference`)")
+        raise RecordError(f"{path}: does not exist; run the experiment (`make results`) or keep one (`make reference`)")
     table = read_table(folder, name)
     wanted = ["id", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high", "n"]
     if absent := [column for column in wanted if column not in table]:
-        raise ReportError.damaged(path, f"has no column {absent[0]!r}")
+        raise RecordError.damaged(path, f"has no column {absent[0]!r}")
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -36,11 +35,10 @@ def job_seconds(root: Path) -> pd.DataFrame:
 
 def timings_table(jobs: pd.DataFrame) -> pd.DataFrame:
     """One row per kind of job, the longest in all first, and one for all."""
-    of_kind = {str(kind): [float(value) for value in group["seconds"]] for kind, group in jobs.groupby("kind")}
-    everything = [value for values in of_kind.values() for value in values]
-    rows = []
-    for kind, seconds in [*sorted(of_kind.items(), key=lambda item: -sum(item[1])), ("all", everything)]:
-        share = 100 * sum(seconds) / sum(everything)
-        numbers = sum(seconds), share, statistics.median(seconds), max(seconds)
-        rows.append([kind, str(len(seconds)), *(f"{value:,.{0 if value >= 100 else 1}f}" for value in numbers)])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    kinds = jobs.groupby("kind")["seconds"]
+    found = kinds.agg(["size", "sum", "median", "max"]).sort_values("sum", ascending=False, kind="stable")
+    found.loc["all"] = jobs["seconds"].agg(["size", "sum", "median", "max"])
+    found.insert(2, "share", 100 * found["sum"] / jobs["seconds"].sum())
+    numbers = found.drop(columns="size").map(lambda value: f"{value:,.{0 if value >= 100 else 1}f}")
+    counts = found["size"].astype(int).astype(str)
+    return pd.concat([counts, numbers], axis=1).reset_index().set_axis(COLUMNS, axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,3 @@ def save_batch(path: Path, batch: Batch) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in (fields | {"rewards": batch.rewards}).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"skipped_layers": json.dumps(list(batch.skipped))})
-
-
-def write_metrics(path: Path, metrics: Sequence[dict[str, Any]]) -> None:
-    """One JSON object per step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in metrics), encoding="utf-8")

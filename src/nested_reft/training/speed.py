@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nested_reft.config.records import Phases, StepPair, StepSpeedRecord
 from nested_reft.config.reward import Reward
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings
@@ -32,10 +32,10 @@ def measure_steps(
     settings: StepSpeedSettings,
     policy: Policy,
     problems: Sequence[Problem],
-    report: Callable[[dict[str, Any]], None] = lambda pair: None,
+    report: Callable[[StepPair], None] = lambda pair: None,
     world: World = SINGLE_PROCESS,
     make_sampler: Callable[[Policy], Sampler] = TorchSampler,
-) -> dict[str, Any]:
+) -> StepSpeedRecord:
     """The record of one size and skip: seconds of each phase of a step, on both sides of every pair.
 
     `report` is called with each pair that counts. Several processes measure as they train, each with its share of the
@@ -49,21 +49,23 @@ def measure_steps(
     prompts = checked_prompts(nested, problems, settings.prompt, "step_speed.new_tokens")
     set_learning_rate(nested.optimizer, 0.0)
     nested.refresh_sampler()
-    pairs: list[dict[str, Any]] = []
+    pairs: list[StepPair] = []
     for pair in range(1, options.warmup_pairs + options.pairs + 1):
         sides = (nested, full) if pair % 2 else (full, nested)
         done = [timed_step(side, pair, problems, prompts, _different_rewards) for side in sides]
         (batch, _, own), (_, _, baseline) = done if pair % 2 else done[::-1]
         if pair > options.warmup_pairs:
-            pairs.append({"baseline": baseline, "nested": own, "skipped_layers": list(batch.skipped)})
+            pairs.append(
+                StepPair(baseline=Phases(**baseline), nested=Phases(**own), skipped_layers=list(batch.skipped))
+            )
             report(pairs[-1])
-    return {
-        "size": settings.size,
-        "skip": settings.skip,
-        "completions": training.problems_per_step * training.completions_per_problem,
-        "new_tokens": training.max_new_tokens,
-        "pairs": pairs,
-    }
+    return StepSpeedRecord(
+        size=settings.size,
+        skip=settings.skip,
+        completions=training.problems_per_step * training.completions_per_problem,
+        new_tokens=training.max_new_tokens,
+        pairs=pairs,
+    )
 
 
 def _different_rewards(policy: Policy, rollout: Rollout, problems: Sequence[Problem]) -> Tensor:

@@ -68,10 +68,10 @@ class Claim:
 
 
 def judge(found: Interval | None, statement: Statement, reason: Callable[[Any], str]) -> Cell:
-    """`found` judged by the statement's rule; what has several units but no interval is undecided."""
+    """`found` judged by the statement's limits; what has several units but no interval is undecided."""
     if not found or not (found.exists or found.n > 1):
         return Cell(found, None)
-    judged = statement.rule(found) if found.exists else "undecided"
+    judged = statement.limits.judge(found) if found.exists else "undecided"
     return Cell(found, judged, reason(found) if judged == "undecided" else "")
 
 
@@ -132,9 +132,13 @@ def _parity_claim(name: str, statement: Statement, cells: Measured) -> Claim:
 
 
 def _claim(
-    claim_id: str, statement: Statement, measured: Measured, correction: str = "",
-    reason: Callable[[Any], str] = _no_spread, written: Callable[[Any, Callable[[float], str]], str] = with_interval,
-) -> Claim:  # fmt: skip
+    claim_id: str,
+    statement: Statement,
+    measured: Measured,
+    correction: str = "",
+    reason: Callable[[Any], str] = _no_spread,
+    written: Callable[[Any, Callable[[float], str]], str] = with_interval,
+) -> Claim:
     """A claim judged over its cells; `reason` says why one is undecided, `written` writes what was measured of one."""
     cells = {where: judge(found, statement, reason) for where, found in measured.items()}
     judged = [cell.verdict for cell in cells.values()]
@@ -164,7 +168,7 @@ def _decisiveness(cell: Cell, statement: Statement) -> tuple[int, float]:
     """
     assert cell.found
     values = [cell.found.low, cell.found.high] if cell.found.exists else [cell.found.estimate]
-    against = [statement.against(value) for value in values if not math.isnan(value)]
+    against = [statement.limits.beyond(value) for value in values if not math.isnan(value)]
     choose = min if cell.verdict == "fails" else max
     return DECISIVE.index(cell.verdict), choose(against, default=-math.inf)
 

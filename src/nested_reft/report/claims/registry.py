@@ -1,4 +1,4 @@
-"""The registry of the claims: what each says, with its threshold, and the rule that holds a cell against it.
+"""The registry of the claims: what each says, and the limits that a cell is held against.
 
 All outputs take the words from here: tables, report, terminal and, by a test, the README. C6 is no claim of the paper.
 It is a condition of the experiment: if the baseline gains little, there is little that nested runs could lose.
@@ -6,11 +6,12 @@ It is a condition of the experiment: if the baseline gains little, there is litt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.rules import Rule, is_above, is_at_least, is_at_most, is_on_par
+from nested_reft.report.claims.rules import Limits
 
 PAPER, OURS = "not available to us", "no claim of the paper"
 # What the report requires if no configuration says otherwise: of a speed-up, and of the baseline's accuracy.
@@ -19,14 +20,13 @@ MINIMUM_SPEEDUP, MINIMUM_GAIN = 1.0, 0.10
 
 @dataclass(frozen=True)
 class Statement:
-    """What a claim says, and how it is judged and shown; `figure` is a figure's name.
+    """What a claim says, the limits it is judged by, and how it is shown; `figure` is a figure's name.
 
-    `against`: how much a value speaks against the claim, which tells the worst of several. `paper`: the paper's number.
+    `paper`: the paper's number.
     """
 
     text: str
-    rule: Rule
-    against: Callable[[float], float]
+    limits: Limits
     show: Callable[[float], str]
     figure: str
     paper: str = PAPER
@@ -36,32 +36,33 @@ def statements(config: Config) -> dict[str, Statement]:
     """All claims by their id, in order; C3, C4 and C5 are judged for each correction."""
     margin, limit = config.gradients.bias_margin, config.gradients.variance_limit
     parity, accuracy = config.evaluation.parity_margin, f"{config.evaluation.headline} accuracy, mean over benchmarks"
+    faster = Limits(math.nextafter(MINIMUM_SPEEDUP, math.inf))  # the minimum itself is no speed-up
     return {
         "C1": Statement(
             f"Nested rollouts are faster: more than {MINIMUM_SPEEDUP:g}× the full model's tokens/s, rising with the "
             "share of layers skipped",
-            lambda found: is_above(found, MINIMUM_SPEEDUP), lambda value: -value, _ratio, "throughput",
+            faster, _ratio, "throughput",
         ),
         "C2": Statement(
             f"The whole training step is faster: more than {MINIMUM_SPEEDUP:g}× the baseline's speed",
-            lambda found: is_above(found, MINIMUM_SPEEDUP), lambda value: -value, _ratio, "time",
+            faster, _ratio, "time",
         ),
         "C3": Statement(
             f"The gradient estimate is unbiased: within {100 * margin:g} % of the on-policy gradient",
-            lambda found: is_at_most(found, margin), abs, share, "gradients",
+            Limits(high=margin), share, "gradients",
         ),
         "C4": Statement(
             f"The variance of the gradient estimate is controlled: at most {limit:g}× the on-policy one's",
-            lambda found: is_at_most(found, limit), abs, _ratio, "gradients",
+            Limits(high=limit), _ratio, "gradients",
         ),
         "C5": Statement(
             f"Nested-ReFT is on par with baseline ReFT: within ±{100 * parity:g} points of its {accuracy}",
-            lambda found: is_on_par(found, parity), abs, _points, "parity",
+            Limits(-parity, parity), _points, "parity",
         ),
         "C6": Statement(
             f"Assay check, {OURS}: baseline ReFT gains at least {100 * MINIMUM_GAIN:g} points of {accuracy}, "
             "over the model that it starts from",
-            lambda found: is_at_least(found, MINIMUM_GAIN), lambda value: -value, _points, "accuracy", OURS,
+            Limits(MINIMUM_GAIN), _points, "accuracy", OURS,
         ),
     }  # fmt: skip
 

@@ -2,21 +2,22 @@
 
 A cell passes if its whole 95 % interval satisfies the claim, fails if its whole interval contradicts it, and is
 undecided otherwise. Each bound is thus tested at 2.5 %, one-sided. What was not shown is never reported as refuted.
-The thresholds are in the registry of the claims.
+The limits are in the registry of the claims.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.report.statistics.intervals import Interval, equivalence
+from nested_reft.report.statistics.intervals import Interval
 
 CellVerdict = Literal["passes", "fails", "undecided"]
 Verdict = Literal["supported", "refuted", "partly", "inconclusive", "not run"]
-Rule: TypeAlias = Callable[[Interval], CellVerdict]
 
 
 def verdict(cells: Sequence[CellVerdict | None]) -> Verdict:
@@ -34,25 +35,22 @@ def verdict(cells: Sequence[CellVerdict | None]) -> Verdict:
     return "partly" if "passes" in cells else "refuted"
 
 
-def is_above(speedup: Interval, limit: float) -> CellVerdict:
-    """C1, C2: passes if the whole interval of the ratio is above `limit`, fails if none of it is."""
-    return _cell(speedup.low > limit, speedup.high <= limit)
+@dataclass(frozen=True)
+class Limits:
+    """The values that satisfy a claim: from `low` to `high`, both included."""
 
+    low: float = -math.inf
+    high: float = math.inf
 
-def is_at_most(found: Interval, limit: float) -> CellVerdict:
-    """C3, C4: passes if the whole interval is at or below `limit`, fails if all of it is above."""
-    return _cell(found.high <= limit, found.low > limit)
+    def judge(self, found: Interval) -> CellVerdict:
+        """Passes if the whole interval is within the limits, fails if all of it is beyond one of them."""
+        if self.low <= found.low and found.high <= self.high:
+            return "passes"
+        return "fails" if found.high < self.low or found.low > self.high else "undecided"
 
-
-def is_on_par(difference: Interval, margin: float) -> CellVerdict:
-    """C5: passes if the whole interval is within ±margin, fails if all of it is beyond, on one side."""
-    found = equivalence(difference.low, difference.high, margin)
-    return _cell(found == "equivalent", found == "beyond the margin")
-
-
-def is_at_least(gain: Interval, limit: float) -> CellVerdict:
-    """C6: passes if the whole interval is at or above `limit`, fails if all of it is below."""
-    return _cell(gain.low >= limit, gain.high < limit)
+    def beyond(self, value: float) -> float:
+        """How far a value is beyond the limit that it is nearest to; negative within."""
+        return max(self.low - value, value - self.high)
 
 
 def rises(speedups: Mapping[tuple[str, int], Interval | None], config: Config) -> CellVerdict:
@@ -64,8 +62,6 @@ def rises(speedups: Mapping[tuple[str, int], Interval | None], config: Config) -
     for size in config.sizes:
         steps += pairwise(found for skip in nested_skips(config) if (found := speedups[size, skip]))
     rising = all(later.estimate > earlier.estimate for earlier, later in steps)
-    return _cell(rising, any(later.high < earlier.low for earlier, later in steps))
-
-
-def _cell(passes: bool, fails: bool) -> CellVerdict:
-    return "passes" if passes else "fails" if fails else "undecided"
+    if rising:
+        return "passes"
+    return "fails" if any(later.high < earlier.low for earlier, later in steps) else "undecided"

@@ -96,10 +96,8 @@ def _draw(axis: Axes, x: float, found: Interval | None, look: Look, filled: bool
 
 def _upright(axis: Axes) -> dict[str, Any]:
     """How a text is drawn in place of a value: vertical, in the middle of the panel's height."""
-    return {
-        "transform": axis.get_xaxis_transform(), "rotation": 90, "ha": "center", "va": "center", "fontsize": 7,
-        "color": NOISE.color,
-    }  # fmt: skip
+    where = {"transform": axis.get_xaxis_transform(), "rotation": 90, "ha": "center", "va": "center"}
+    return {**where, "fontsize": 7, "color": NOISE.color}
 
 
 def _share_scale(axis: Axes, margin: float, values: list[float]) -> None:

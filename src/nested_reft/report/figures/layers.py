@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -66,9 +68,8 @@ def _map(axis: Axes, table: pd.DataFrame, num_layers: int) -> None:
         not_run(axis)
         return
     skipped = left_out(table, num_layers)
-    extent = (0.5, skipped.shape[1] + 0.5, -0.5, num_layers - 0.5)
-    axis.imshow(skipped, KEPT_OR_NOT, vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest",
-                extent=extent)  # fmt: skip
+    how: dict[str, Any] = {"vmin": 0, "vmax": 1, "aspect": "auto", "origin": "lower", "interpolation": "nearest"}
+    axis.imshow(skipped, KEPT_OR_NOT, extent=(0.5, skipped.shape[1] + 0.5, -0.5, num_layers - 0.5), **how)
     for edge in np.arange(0.5, num_layers - 1):
         axis.axhline(edge, color="white", lw=0.8)
     if num_layers <= MOST_SHARES:

@@ -12,7 +12,17 @@ from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config.experiment import Config, nested_corrections, nested_skips
 from nested_reft.config.run import BASELINE_CORRECTION
-from nested_reft.report.figures.style import BASELINE, Look, legend, look_of, not_run, panels, rows, sparse_markers
+from nested_reft.report.figures.style import (
+    BASELINE,
+    Look,
+    legend,
+    look_of,
+    not_run,
+    of_model,
+    panels,
+    rows,
+    sparse_markers,
+)
 
 SECONDS = ["rollout_seconds", "reward_seconds", "update_seconds"]
 GRID = 100  # moments at which the seeds of a run are compared
@@ -66,9 +76,8 @@ def _learning(training: pd.DataFrame, config: Config, curves: Curves, unit: str)
         for axis, skip in zip(row, skips, strict=True):
             if skip and axis in axes[0]:
                 axis.set_title(f"skip {skip} %")
-            series = [(chosen[(chosen["correction"] == name) & (chosen["skip"] == skip)], look_of(name))
-                      for name in names]  # fmt: skip
-            series.append((chosen[(chosen["correction"] == BASELINE_CORRECTION) & (chosen["skip"] == 0)], BASELINE))
+            series = [(of_model(chosen, name, skip), look_of(name)) for name in names]
+            series.append((of_model(chosen, BASELINE_CORRECTION, 0), BASELINE))
             if all(table.empty for table, _ in series):
                 not_run(axis)
             for place, (table, look) in enumerate(series):
@@ -83,5 +92,5 @@ def _learning(training: pd.DataFrame, config: Config, curves: Curves, unit: str)
 
 def _curve(axis: Axes, by_seed: pd.DataFrame, look: Look, place: int, series: int) -> None:
     axis.fill_between(by_seed.index, by_seed.min(axis=1), by_seed.max(axis=1), color=look.color, alpha=0.13, lw=0)
-    axis.plot(by_seed.index, by_seed.mean(axis=1), color=look.color, marker=look.marker, linestyle=look.linestyle,
-              **sparse_markers(len(by_seed), place, series))  # fmt: skip
+    markers = sparse_markers(len(by_seed), place, series)
+    axis.plot(by_seed.index, by_seed.mean(axis=1), c=look.color, marker=look.marker, ls=look.linestyle, **markers)

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.core.layer_selection import SELECTIONS
-from nested_reft.report.figures.style import PALETTE, Look, dodge, legend, marker_only, not_run, panels
+from nested_reft.report.figures.style import PALETTE, Look, dodge, legend, marker_only, not_run, nothing_run, panels
 from nested_reft.report.statistics.comparisons import rollout_speedups
 from nested_reft.report.statistics.intervals import Interval
 from nested_reft.report.statistics.nestability import Nestability, model_names, nestability_cells
@@ -25,10 +25,7 @@ def nestability(table: pd.DataFrame, throughput: pd.DataFrame, config: Config) -
     """KL (k1) and effective sample size with intervals: two rows per size, one column per model."""
     names, skips = model_names(config), nested_skips(config)
     if not names or table.empty:
-        figure, axes = panels(1, 1, (3.7, 1.0))
-        axes[0, 0].set_axis_off()
-        not_run(axes[0, 0])
-        return figure
+        return nothing_run()
     cells, speedups = nestability_cells(table, config), rollout_speedups(throughput, config)
     strategies = config.nestability.strategies if config.nestability else ()
     looks = {name: _look(name) for name in strategies}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.figures.style import BASELINE, MARGIN, PRETRAINED, Look, look_of, not_run, panels, rows
+from nested_reft.report.figures.style import BASELINE, MARGIN, PRETRAINED, Look, look_of, nothing_run, panels, rows
 from nested_reft.report.formatting import NOT_RUN
 from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity, strategy_seeds
 from nested_reft.report.statistics.intervals import (
@@ -26,10 +28,7 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
     """Accuracy minus baseline, KL (k3) and effective sample size: rows are sizes (and data sets), lines strategies."""
     names, metric, margin = compared_strategies(config), config.evaluation.headline, config.evaluation.parity_margin
     if not names or table.empty:
-        figure, axes = panels(1, 1, (3.7, 1.0))
-        axes[0, 0].set_axis_off()
-        not_run(axes[0, 0])
-        return figure
+        return nothing_run()
     correction, skip = str(config.layer_choice.correction), config.layer_choice.skip
     found, by_seed = strategy_parity(table, config), strategy_seeds(table, config)
     cells, look = rows(config), look_of(correction)
@@ -82,5 +81,5 @@ def _draw(
 
 def _not_run(axis: Axes, y: float) -> None:
     # In the middle of the panel, since there is no value.
-    axis.text(0.5, y, NOT_RUN, transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7,
-              color=PRETRAINED.color)  # fmt: skip
+    middle: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "center", "va": "center"}
+    axis.text(0.5, y, NOT_RUN, fontsize=7, color=PRETRAINED.color, **middle)

@@ -134,6 +134,14 @@ def not_run(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=PRETRAINED.color)
 
 
+def nothing_run() -> Figure:
+    """A small figure that only says that there is nothing to draw."""
+    figure, axes = panels(1, 1, (3.7, 1.0))
+    axes[0, 0].set_axis_off()
+    not_run(axes[0, 0])
+    return figure
+
+
 def dodge(count: int, width: float) -> np.ndarray:
     """Offsets (count,) that set `count` series side by side within `width`, centred on 0."""
     return (np.arange(count) - (count - 1) / 2) * (width / max(count, 1))

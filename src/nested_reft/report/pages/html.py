@@ -31,10 +31,10 @@ def shortened(text: str) -> str:
     return f"{text[:LONGEST_ANSWER]} … ({len(text):,} characters, all in tables/samples.csv)"
 
 
+_TEMPLATES = PackageLoader("nested_reft.report.pages")
 _ENVIRONMENT = Environment(
-    loader=PackageLoader("nested_reft.report.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-    lstrip_blocks=True,
-)  # fmt: skip
+    loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
 _ENVIRONMENT.filters |= {"visible": visible, "shortened": shortened}
 _ENVIRONMENT.globals["zip"] = zip
 

@@ -34,8 +34,8 @@ def write_environment(root: Path, config: Config) -> None:
 def write_settings(root: Path, config: Config) -> None:
     """Write `pages/settings.html`."""
     settings = yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-    write_html(root / "pages/settings.html", "settings", f"Settings of the experiment {config.experiment}",
-               settings=settings)  # fmt: skip
+    title = f"Settings of the experiment {config.experiment}"
+    write_html(root / "pages/settings.html", "settings", title, settings=settings)
 
 
 def samples(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -6,19 +6,19 @@ for a cell that has not been run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
-from nested_reft.config.run import BASELINE_CORRECTION, STAGES
+from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.config.run_table import strategy_table
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.gradients import Bias
 from nested_reft.report.statistics.intervals import (
-    LEVEL,
     Array,
     Interval,
     accuracy_interval,
@@ -37,6 +37,8 @@ Biases: TypeAlias = dict[tuple[str, str, int], Bias | None]
 StrategyEffects: TypeAlias = dict[tuple[str, str, str], Interval | None]
 
 T = TypeVar("T")
+K = TypeVar("K", bound=tuple[object, ...])
+_Row: TypeAlias = Mapping[Hashable, Any]
 _BySeed: TypeAlias = dict[int, float]
 _RUN = ["size", "dataset", "correction", "skip", "seed"]
 CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
@@ -94,18 +96,13 @@ def seed_differences(runs: pd.DataFrame, config: Config, metric: str) -> dict[tu
 
 def gains(runs: pd.DataFrame, config: Config, metric: str) -> Gains:
     """Mean accuracy over benchmarks, baseline ReFT minus the model that it started from (`runs.csv`)."""
-    cells = _tuned_means(runs, config, metric)
-    means = benchmark_means(runs, config, metric)
-    starts = means[means["correction"] == stages(config)[-1]].set_index("size")["value"].to_dict()
+    cells = _by_cell(benchmark_means(runs, config, metric).set_index(_RUN)["value"])
     found: Gains = {}
-    for size in config.sizes:
-        for dataset in config.datasets:
-            tuned = cells.get((size, dataset, BASELINE_CORRECTION, 0))
-            if tuned is None or size not in starts:
-                found[size, dataset] = None
-            else:
-                start = np.full(len(tuned), starts[size])
-                found[size, dataset] = paired_difference(np.array(list(tuned.values())), start)
+    for size, dataset in product(config.sizes, config.datasets):
+        tuned = np.array(list(cells.get((size, dataset, BASELINE_CORRECTION, 0), {}).values()))
+        start = list(cells.get((size, "", stages(config)[-1], 0), {}).values())
+        measured = len(tuned) and start
+        found[size, dataset] = paired_difference(tuned, np.full(len(tuned), start[0])) if measured else None
     return found
 
 
@@ -126,8 +123,8 @@ def gradient_cosines(gradients: pd.DataFrame, config: Config) -> GradientEffects
 
 def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Bias | None]:
     """Relative bias of a second on-policy estimate, which has none, per size and skip (`gradients.csv`)."""
-    found = {(row["size"], row["skip"]): _bias(row, "control", "control") for row in gradients.to_dict("records")}
-    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in nested_skips(config)}
+    keys = product(config.sizes, nested_skips(config))
+    return _rows(gradients, ["size", "skip"], keys, lambda row: _bias(row, "control", "control"))
 
 
 def compared_strategies(config: Config) -> tuple[str, ...]:
@@ -162,45 +159,37 @@ def effective_rollouts(strategies: pd.DataFrame, config: Config) -> dict[tuple[s
         cells: dict[tuple[object, ...], _BySeed] = {}
     else:
         cells = _by_cell((by_metric["rollout_tokens_per_s"] * by_metric["ess"]).dropna())
-    return {
-        (run.size, run.dataset, run.strategy, run.skip): _paired(
-            cells,
-            (run.size, run.dataset, run.strategy, run.skip),
-            (run.size, run.dataset, *BASELINE_CHOICE),
-            paired_ratio,
-        )
-        for run in strategy_table(config)
-    }
+    keys = [(run.size, run.dataset, run.strategy, run.skip) for run in strategy_table(config)]
+    return {key: _paired(cells, key, (*key[:2], *BASELINE_CHOICE), paired_ratio) for key in keys}
+
+
+def _rows(table: pd.DataFrame, columns: list[str], keys: Iterable[K], of_row: Callable[[_Row], T]) -> dict[K, T | None]:
+    """`of_row` of the row with each key, which is the values of `columns`; None if there is no such row."""
+    rows = {tuple(row[column] for column in columns): row for row in table.to_dict("records")}
+    return {key: of_row(rows[key]) if key in rows else None for key in keys}
 
 
 def _speedups(measured: pd.DataFrame, config: Config, skips: Sequence[int]) -> Speedups:
-    found: Speedups = {
-        (row["size"], row["skip"]): Interval(
-            row["speedup"], row["speedup_low"], row["speedup_high"], row["n"], LEVEL, "bootstrap over pairs"
-        )
-        for row in measured.to_dict("records")
-    }
-    return {(size, skip): found.get((size, skip)) for size in config.sizes for skip in skips}
+    def speedup(row: _Row) -> Interval:
+        bounds = row["speedup_low"], row["speedup_high"]
+        return Interval(row["speedup"], *bounds, row["n"], "bootstrap over pairs")
+
+    return _rows(measured, ["size", "skip"], product(config.sizes, skips), speedup)
 
 
-def _jackknifed(row: Mapping[Hashable, Any], estimate: str, bounds: str) -> Interval:
-    return Interval(row[estimate], row[f"{bounds}_low"], row[f"{bounds}_high"], row["n"], LEVEL, JACKKNIFE)
+def _jackknifed(row: _Row, estimate: str, bounds: str) -> Interval:
+    return Interval(row[estimate], row[f"{bounds}_low"], row[f"{bounds}_high"], row["n"], JACKKNIFE)
 
 
-def _bias(row: Mapping[Hashable, Any], estimate: str, bounds: str) -> Bias:
+def _bias(row: _Row, estimate: str, bounds: str) -> Bias:
     return Bias(**vars(_jackknifed(row, estimate, bounds)), noise=row["noise_floor"])
 
 
 def _gradients(
-    gradients: pd.DataFrame, config: Config, of_row: Callable[[Mapping[Hashable, Any]], T]
+    gradients: pd.DataFrame, config: Config, of_row: Callable[[_Row], T]
 ) -> dict[tuple[str, str, int], T | None]:
-    found = {(row["size"], row["correction"], row["skip"]): of_row(row) for row in gradients.to_dict("records")}
-    return {
-        (size, correction, skip): found.get((size, correction, skip))
-        for size in config.sizes
-        for correction in config.gradients.corrections
-        for skip in nested_skips(config)
-    }
+    keys = product(config.sizes, config.gradients.corrections, nested_skips(config))
+    return _rows(gradients, ["size", "correction", "skip"], keys, of_row)
 
 
 def _strategies_against(
@@ -212,31 +201,16 @@ def _strategies_against(
     """`statistic` of every compared strategy and the control, which is a strategy and a skip."""
     cells = _by_cell(benchmark_means(strategies, config, config.evaluation.headline, CHOICE).set_index(CHOICE)["value"])
     skip = config.layer_choice.skip
-    return {
-        (size, dataset, strategy): _paired(cells, (size, dataset, strategy, skip), (size, dataset, *control), statistic)
-        for size in config.sizes
-        for dataset in config.datasets
-        for strategy in compared_strategies(config)
-    }
+    keys = product(config.sizes, config.datasets, compared_strategies(config))
+    return {key: _paired(cells, (*key, skip), (*key[:2], *control), statistic) for key in keys}
 
 
 def _against_baseline(
     runs: pd.DataFrame, config: Config, metric: str, statistic: Callable[[Array, Array], T]
 ) -> dict[tuple[str, str, str, int], T | None]:
-    cells = _tuned_means(runs, config, metric)
-    return {
-        (size, dataset, correction, skip): _paired(
-            cells, (size, dataset, correction, skip), (size, dataset, BASELINE_CORRECTION, 0), statistic
-        )
-        for size in config.sizes
-        for dataset in config.datasets
-        for correction, skip in nested_cells(config)
-    }
-
-
-def _tuned_means(runs: pd.DataFrame, config: Config, metric: str) -> dict[tuple[object, ...], _BySeed]:
-    means = benchmark_means(runs, config, metric)
-    return _by_cell(means[~means["correction"].isin(STAGES)].set_index(_RUN)["value"])
+    cells = _by_cell(benchmark_means(runs, config, metric).set_index(_RUN)["value"])
+    keys = [(*of, *cell) for of in product(config.sizes, config.datasets) for cell in nested_cells(config)]
+    return {key: _paired(cells, key, (*key[:2], BASELINE_CORRECTION, 0), statistic) for key in keys}
 
 
 def _by_cell(values: pd.Series) -> dict[tuple[object, ...], _BySeed]:

@@ -147,7 +147,7 @@ def _jackknife(values: Array) -> Interval:
     error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
     estimate = float(values[0])
-    return Interval(estimate, estimate - half, estimate + half, n, LEVEL, METHOD)
+    return Interval(estimate, estimate - half, estimate + half, n, METHOD)
 
 
 def _differences(grams: Grams) -> Array:

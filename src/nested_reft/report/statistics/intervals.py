@@ -1,6 +1,6 @@
 """Statistics of the report: one pure function each, arrays in, an `Interval` out.
 
-Every interval says what it is (`method`), over how many independent units (`n`) and at which level. With fewer than
+Every interval is at `LEVEL`, and says what it is (`method`) and over how many independent units (`n`). With fewer than
 two units, or with units that are all equal, there is no interval: `low` and `high` are NaN. The bootstrap is seeded, so
 a table made again is the same table.
 
@@ -37,7 +37,6 @@ class Interval:
     low: float
     high: float
     n: int
-    level: float
     method: str
 
     def __post_init__(self) -> None:
@@ -69,7 +68,7 @@ SHARE = Scale("t on the logit scale", special.logit, lambda x: 1 / (x * (1 - x))
 DIFFERENCE = Scale("t on the artanh scale", np.arctanh, lambda x: 1 / (1 - x**2), np.tanh)  # of two shares: -1 to 1
 
 
-def t_interval(values: Array, level: float = LEVEL, scale: Scale = UNBOUNDED) -> Interval:
+def t_interval(values: Array, scale: Scale = UNBOUNDED) -> Interval:
     """Mean of `values` (n,) with Student's t interval: mean ± t_{n-1} s / sqrt(n), added on `scale`.
 
     The standard error is carried to the scale by its slope at the mean (delta method).
@@ -77,18 +76,18 @@ def t_interval(values: Array, level: float = LEVEL, scale: Scale = UNBOUNDED) ->
     values = _units(values)
     n, mean = len(values), float(values.mean())
     if n < 2:
-        return Interval(mean, math.nan, math.nan, n, level, scale.method)
-    half = float(_quantile(n - 1, level) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, *_around(mean, half, scale), n, level, scale.method)
+        return Interval(mean, math.nan, math.nan, n, scale.method)
+    half = float(_quantile(n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, *_around(mean, half, scale), n, scale.method)
 
 
-def score_interval(share: float, problems: float, level: float = LEVEL) -> Interval:
+def score_interval(share: float, problems: float) -> Interval:
     """A share of `problems` with Wilson's (1927) score interval over problems, for a model that has no seed."""
-    low, high = _wilson(share, problems, _quantile(problems - 1, level))
-    return Interval(share, low, high, 1, level, "score over problems")
+    low, high = _wilson(share, problems, _quantile(problems - 1))
+    return Interval(share, low, high, 1, "score over problems")
 
 
-def accuracy_interval(accuracies: Array, problems: float, level: float = LEVEL) -> Interval:
+def accuracy_interval(accuracies: Array, problems: float) -> Interval:
     """Mean of `accuracies` (seeds,), all on the same problems, with an interval over seeds and problems, in [0, 1].
 
     Its variance is s^2 / n between the n seeds, plus p (1 - p) / problems, which is at least that between problems (so
@@ -101,24 +100,24 @@ def accuracy_interval(accuracies: Array, problems: float, level: float = LEVEL) 
     n, share = len(accuracies), float(accuracies.mean())
     method = "score over seeds and problems"
     if n < 2:
-        return Interval(share, math.nan, math.nan, n, level, method)
+        return Interval(share, math.nan, math.nan, n, method)
     seeds, sampled = float(accuracies.var(ddof=1)) / n, share * (1 - share) / problems
     part = seeds / (seeds + sampled) if seeds else 0.0
-    squared = part * _quantile(n - 1, level) ** 2 + (1 - part) * _quantile(problems - 1, level) ** 2
+    squared = part * _quantile(n - 1) ** 2 + (1 - part) * _quantile(problems - 1) ** 2
     low, high = _wilson(share, (1 - part) * problems, math.sqrt(squared))
-    return Interval(share, low, high, n, level, method)
+    return Interval(share, low, high, n, method)
 
 
-def paired_difference(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
+def paired_difference(treatment: Array, control: Array) -> Interval:
     """Mean of treatment - control, shares (n,) with the same seed at the same index: difference first, then t.
 
     On the scale of `DIFFERENCE`: hardly other numbers while differences are small, and never beyond ±1.
     """
     treatment, control = _paired(treatment, control)
-    return t_interval(treatment - control, level, DIFFERENCE)
+    return t_interval(treatment - control, DIFFERENCE)
 
 
-def crossed_difference(differences: Array, level: float = LEVEL) -> Interval:
+def crossed_difference(differences: Array) -> Interval:
     """Mean of `differences` (seeds, problems) of shares, each a pair of the same problem, over seeds and problems.
 
     The variance of the mean has a part between the seeds' means and one between the problems'. Both contain the chance
@@ -131,35 +130,35 @@ def crossed_difference(differences: Array, level: float = LEVEL) -> Interval:
     n, mean = len(by_seed), float(differences.mean())
     method = f"{DIFFERENCE.method}, over seeds and problems"
     if min(differences.shape) < 2:
-        return Interval(mean, math.nan, math.nan, n, level, method)
-    squared = [_quantile(len(part) - 1, level) ** 2 * part.var(ddof=1) / len(part) for part in (by_seed, by_problem)]
-    return Interval(mean, *_around(mean, math.sqrt(sum(squared)), DIFFERENCE), n, level, method)
+        return Interval(mean, math.nan, math.nan, n, method)
+    squared = [_quantile(len(part) - 1) ** 2 * part.var(ddof=1) / len(part) for part in (by_seed, by_problem)]
+    return Interval(mean, *_around(mean, math.sqrt(sum(squared)), DIFFERENCE), n, method)
 
 
-def paired_ratio(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
+def paired_ratio(treatment: Array, control: Array) -> Interval:
     """Geometric mean of treatment / control, both (n,), positive; exp of the log ratios' t interval."""
     treatment, control = _paired(treatment, control)
-    log = t_interval(np.log(treatment / control), level)
-    return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), log.n, level, "t of log ratios")
+    log = t_interval(np.log(treatment / control))
+    return Interval(math.exp(log.estimate), math.exp(log.low), math.exp(log.high), log.n, "t of log ratios")
 
 
-def median_ratio(treatment: Array, control: Array, level: float = LEVEL) -> Interval:
+def median_ratio(treatment: Array, control: Array) -> Interval:
     """Median of treatment / control over pairs, both (n,), positive, with the percentile bootstrap over pairs."""
     treatment, control = _paired(treatment, control)
     ratios, method = treatment / control, "bootstrap over pairs"
     n, median = len(ratios), float(np.median(ratios))
     if n < 2:
-        return Interval(median, math.nan, math.nan, n, level, method)
+        return Interval(median, math.nan, math.nan, n, method)
     interval = stats.bootstrap(
         (ratios,),
         np.median,
         n_resamples=RESAMPLES,
-        confidence_level=level,
+        confidence_level=LEVEL,
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(BOOTSTRAP_SEED),
     ).confidence_interval
-    return Interval(median, float(interval.low), float(interval.high), n, level, method)
+    return Interval(median, float(interval.low), float(interval.high), n, method)
 
 
 def interquartile_mean(scores: Array, axis: int | None = None) -> Any:
@@ -206,9 +205,9 @@ def _wilson(share: float, problems: float, quantile: float) -> tuple[float, floa
 
 
 @cache
-def _quantile(freedom: float, level: float) -> float:
+def _quantile(freedom: float) -> float:
     """Student's t; cached, as simulations ask for the same ones again and again."""
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def _units(values: Array) -> Array:

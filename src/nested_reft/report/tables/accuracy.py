@@ -1,44 +1,45 @@
-"""The table of accuracies: one row per model, one column per benchmark."""
+"""The tables of accuracies, of what reinforcement gains, and of parity with the baseline."""
 
 from __future__ import annotations
+
+from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, stages, tuned_cells
 from nested_reft.config.run import STAGES
-from nested_reft.report.formatting import NOT_RUN, percent
+from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RUN, percent, points
 from nested_reft.report.pages.page import Page
-from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means
-from nested_reft.report.statistics.intervals import interquartile_mean
+from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity
+from nested_reft.report.statistics.intervals import (
+    DIFFERENCE,
+    Interval,
+    against_zero,
+    equivalence,
+    interquartile_mean,
+)
+
+PARITY = [
+    *("dataset", "size", "correction", "skip %", "difference", "low", "high", "margin", "seeds", "verdict"),
+    "against 0",
+]
 
 
-def accuracy_table(runs: pd.DataFrame, config: Config, metric: str) -> pd.DataFrame:
+def accuracy_table(metric: str, runs: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Accuracy in percent, one row per data set, size and model, one column per benchmark, then mean and IQM."""
     models = [*((stage, 0) for stage in stages(config)), *tuned_cells(config)]
-    chosen = runs[runs["metric"] == metric]
+    of_metric = runs[runs["metric"] == metric]
+    groups = dict(iter(of_metric.groupby(["dataset", "size", "correction", "skip"], sort=False)))
     rows = []
-    for dataset in config.datasets:
-        for size in config.sizes:
-            for correction, skip in models:
-                cell = chosen[
-                    (chosen["size"] == size) & (chosen["correction"] == correction) & (chosen["skip"] == skip)
-                ]
-                # A model before reinforcement belongs to no data set and is shown with each.
-                cell = cell[cell["dataset"] == ("" if correction in STAGES else dataset)]
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "size": size,
-                        "model": model_name(correction, skip),
-                        **_accuracy_cells(cell, config, metric),
-                    }
-                )
-    return pd.DataFrame(rows)
-
-
-def accuracy_page(table: pd.DataFrame, config: Config, metric: str) -> Page:
-    """The accuracy table as one per fine-tuning data set, with the benchmarks' extremes marked."""
+    for dataset, size, (correction, skip) in product(config.datasets, config.sizes, models):
+        # A model before reinforcement belongs to no data set and is shown with each.
+        cell = groups.get(("" if correction in STAGES else dataset, size, correction, skip), of_metric[:0])
+        key = {"dataset": dataset, "size": size, "model": model_name(correction, skip)}
+        rows.append({**key, **_accuracy_cells(cell, config, metric)})
+    table = pd.DataFrame(rows)
     role = "headline" if metric == config.evaluation.headline else "second"
     tables = tuple(
         (f"Fine-tuning on {dataset}", table[table["dataset"] == dataset].drop(columns="dataset"))
@@ -52,7 +53,10 @@ def accuracy_page(table: pd.DataFrame, config: Config, metric: str) -> Page:
         "are compared on identical problems, which the table of parity does, not by these intervals. IQM: "
         "interquartile mean over seeds and benchmarks (Agarwal et al. 2021)."
     )
-    return Page(f"Accuracy, {metric} ({role} metric)", tables, notes, marked=tuple(config.benchmarks))
+    return table, Page(f"Accuracy, {metric} ({role} metric)", tables, notes, marked=tuple(config.benchmarks))
+
+
+accuracy_sampled, accuracy_greedy = partial(accuracy_table, "sampled"), partial(accuracy_table, "greedy")
 
 
 def _accuracy_cells(cell: pd.DataFrame, config: Config, metric: str) -> dict[str, str]:
@@ -71,3 +75,68 @@ def model_name(correction: str, skip: int) -> str:
     if correction in STAGES:
         return STAGES[correction]
     return f"{correction}, skip {skip} %" if skip else "baseline ReFT"
+
+
+def gain_by_benchmark_table(gains: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
+    """Gain in headline accuracy (points), one row per data set, size and model, one column per benchmark."""
+    chosen = gains[gains["metric"] == config.evaluation.headline]
+    keys = chosen[["size", "dataset", "correction", "skip", "benchmark"]].itertuples(index=False, name=None)
+    found = dict(zip(keys, chosen.to_dict("records"), strict=True))
+    rows = []
+    for dataset, size, (correction, skip) in product(config.datasets, config.sizes, tuned_cells(config)):
+        cells = [found.get((size, dataset, correction, skip, name)) for name in config.benchmarks]
+        seeds = str(max(row["seeds"] if row else 0 for row in cells))
+        key = {"dataset": dataset, "size": size, "model": model_name(correction, skip), "seeds": seeds}
+        rows.append({**key, **{name: _gain(row) for name, row in zip(config.benchmarks, cells, strict=True)}})
+    table = pd.DataFrame(rows)
+    start = STAGES[stages(config)[-1]]
+    notes = (
+        f"{config.evaluation.headline.capitalize()} accuracy after reinforcement minus that of the {start} model that "
+        "it started from, in percentage points, paired by problem. Brackets: 95 % Student-t interval over seeds and "
+        "problems (the squares of the half-widths of the two are added; artanh scale). One seed gives no interval, "
+        "nor do seeds and problems that all agree. "
+        "The assay check C6 is about the mean over benchmarks, and its interval over seeds only."
+    )
+    return table, Page(f"Gain over the {start} model, by benchmark", (("", table),), notes)
+
+
+def _gain(row: dict[Any, Any] | None) -> str:
+    found = row and Interval(row["gain"], row["low"], row["high"], row["seeds"], DIFFERENCE.method)
+    return points(found or None)
+
+
+def equivalence_table(runs: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
+    """Nested minus baseline accuracy (points, mean over benchmarks, headline metric) against the parity margin."""
+    margin = config.evaluation.parity_margin
+    rows = []
+    for (size, dataset, correction, skip), found in parity(runs, config, config.evaluation.headline).items():
+        row = {"dataset": dataset, "size": size, "correction": correction, "skip %": str(skip)}
+        if found is None:
+            row |= {"difference": NOT_RUN, "low": "", "high": "", "margin": "", "seeds": "0"}
+            row |= {"verdict": NOT_RUN, "against 0": NOT_RUN}
+        else:
+            row |= {
+                "difference": f"{100 * found.estimate:+.1f}",
+                "low": f"{100 * found.low:+.1f}" if found.exists else "",
+                "high": f"{100 * found.high:+.1f}" if found.exists else "",
+                "margin": f"{100 * margin:g}",
+                "seeds": str(found.n),
+                "verdict": equivalence(found.low, found.high, margin),
+                "against 0": against_zero(found.low, found.high),
+            }
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=PARITY)
+    table = table.sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
+    title = "Parity with baseline ReFT"
+    if table.empty:
+        return table, Page(title, (), NO_NESTED_RUNS)
+    notes = (
+        f"Difference in {config.evaluation.headline} accuracy (percentage points, mean over benchmarks), nested minus "
+        "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
+        "seeds (artanh scale, which never leaves ± 100 points); the problems do not vary. Equivalent: the interval "
+        "lies within ± margin, which is two one-sided tests at 2.5 % each. Beyond the margin: it lies wholly beyond, "
+        "on one side. Inconclusive: neither, which more seeds could settle. No interval: one seed, or seeds that all "
+        "agree, which decide nothing. Against 0: on which side of 0 the whole "
+        "interval lies, if on one; a difference can be below 0 and yet within the margin, or not known to be beyond it."
+    )
+    return table, Page(title, (("", table),), notes)

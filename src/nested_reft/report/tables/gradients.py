@@ -20,12 +20,12 @@ ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
 # In double precision, a bias of zero is below this.
 ZERO = 1e-10
 COLUMNS = [
-    "size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "cosine",
-    "variance ratio", "batches", "verdict",
-]  # fmt: skip
+    *("size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "cosine"),
+    *("variance ratio", "batches", "verdict"),
+]
 
 
-def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame:
+def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Bias and variance of the corrected gradient estimates, one row per size, skip and correction."""
     biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
     cosines, margin = gradient_cosines(gradients, config), config.gradients.bias_margin
@@ -51,14 +51,10 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> pd.DataFrame
     order = {size: place for place, size in enumerate(config.sizes)}
     # By skip before correction: corrections are compared at the same skip.
     rows.sort(key=lambda row: (order[row["size"]], int(row["skip %"])))
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
-    """The gradient table with its notes."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
     title = "Bias and variance of the gradient estimates"
     if table.empty:
-        return Page(title, (), NO_NESTED_RUNS)
+        return table, Page(title, (), NO_NESTED_RUNS)
     settings = config.gradients
     notes = (
         "Gradients of the model that reinforcement starts from. One batch has "
@@ -76,10 +72,10 @@ def gradient_bias_page(table: pd.DataFrame, config: Config) -> Page:
         "is given without an estimate. Inconclusive: neither, though the noise is within the margin. More batches "
         "could settle both."
     )
-    return Page(title, (("", table),), notes)
+    return table, Page(title, (("", table),), notes)
 
 
-def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:
+def exact_bias_table(exact: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Exact bias and variance, one row per estimator: for layers drawn at random, and the worst of single draws."""
     drawn = exact["skipped"] == "drawn"
     counts = sorted(exact.loc[drawn, "num_skipped"].unique()) or [1, 2]
@@ -88,22 +84,18 @@ def exact_bias_table(exact: pd.DataFrame) -> pd.DataFrame:
     columns = {"bias, on-policy": ("bias", exact["num_skipped"] == 0)}
     columns |= {f"bias, {name}": ("bias", rows) for name, rows in of.items()}
     columns |= {f"variance ratio, {name}": ("variance_ratio", rows) for name, rows in of.items()}
-    table = []
+    found = []
     for estimator, group in exact.groupby(ESTIMATOR, sort=False):
         row = dict(zip(ESTIMATOR, map(str, estimator), strict=True))
         row["std"] = "yes" if group["std"].iloc[0] else "no"
         row |= {name: _exact(group.loc[rows.loc[group.index], column]) for name, (column, rows) in columns.items()}
         # On-policy all weights are 1, so this is computed for one correction only.
         row["bias, on-policy"] = row["bias, on-policy"].replace(NOT_RUN, "")
-        table.append(row)
-    return pd.DataFrame(table, columns=[*ESTIMATOR, *columns])
-
-
-def exact_bias_page(table: pd.DataFrame) -> Page:
-    """The exact table with its notes."""
+        found.append(row)
+    table = pd.DataFrame(found, columns=[*ESTIMATOR, *columns])
     title = "Exact bias and variance"
     if table.empty:
-        return Page(title, (), "Not run.")
+        return table, Page(title, (), "Not run.")
     notes = (
         "A model small enough to enumerate every completion, so that nothing is sampled and there is no interval. "
         "Bias: norm of the difference between the estimator's expectation and the gradient of the expected reward, "
@@ -112,7 +104,7 @@ def exact_bias_page(table: pd.DataFrame) -> Page:
         "problems, as training draws them. Worst layers: the largest value where the same layers are always left out. "
         f"Variance ratio: over the on-policy estimator's. A bias below {ZERO:g} is 0 in double precision."
     )
-    return Page(title, (("", table),), notes)
+    return table, Page(title, (("", table),), notes)
 
 
 def _exact(values: pd.Series) -> str:

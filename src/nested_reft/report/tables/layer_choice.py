@@ -24,7 +24,7 @@ from nested_reft.report.statistics.comparisons import (
 EFFECTIVE = "rollouts in equal time"
 
 
-def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame:
+def layer_choice_table(strategies: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Accuracy and off-policyness, one row per size, data set and way to choose layers, after the baseline's.
 
     The fixed skips that an adapting strategy is compared with have rows too.
@@ -57,7 +57,21 @@ def layer_choice_table(strategies: pd.DataFrame, config: Config) -> pd.DataFrame
                     }
                 )
     columns = ["size", "dataset", "strategy", "left out", "accuracy", "difference to baseline", reference, "KL", "ESS"]
-    return pd.DataFrame(rows, columns=[*columns, EFFECTIVE])
+    table = pd.DataFrame(rows, columns=[*columns, EFFECTIVE])
+    title = "Ways to choose the skipped layers"
+    if table.empty:
+        return table, Page(title, (), "Not run: the configuration names one way to choose layers.")
+    choice, metric = config.layer_choice, config.evaluation.headline
+    notes = (
+        f"Correction '{choice.correction}' at skip {choice.skip} %. Accuracy: {metric}, in percent, mean over "
+        "benchmarks and seeds. Brackets: 95 % interval over seeds and problems (Wilson's score interval). Differences "
+        "in percentage points, paired by seed on identical problems. Brackets: 95 % Student-t interval over seeds "
+        "(artanh scale); the problems do not vary. KL(b ‖ π), k3, in nats per token, and effective sample size (1 is "
+        "on-policy): means over training steps and seeds. Left out: layers, of an adapting strategy the mean. Rollouts "
+        "in equal time: tokens per second (median over steps) times effective sample size, over baseline ReFT's, "
+        "paired by seed (geometric mean, 95 % t interval of log ratios); jobs share the machine, so it is noisy."
+    )
+    return table, Page(title, (("", table),), notes)
 
 
 def _cells(config: Config) -> list[tuple[str, str, int | None]]:
@@ -76,24 +90,6 @@ def _cells(config: Config) -> list[tuple[str, str, int | None]]:
 def _left_out(of_run: pd.DataFrame, strategy: str, layers: int, skip: int) -> str:
     """How many layers a step leaves out: the same in all, unless the strategy adapts."""
     return _mean(of_run, "num_skipped", 1) if SELECTIONS[strategy].adapts else str(num_skipped(layers, skip))
-
-
-def layer_choice_page(table: pd.DataFrame, config: Config) -> Page:
-    """The table of layer choices with its notes."""
-    title = "Ways to choose the skipped layers"
-    if table.empty:
-        return Page(title, (), "Not run: the configuration names one way to choose layers.")
-    choice, metric = config.layer_choice, config.evaluation.headline
-    notes = (
-        f"Correction '{choice.correction}' at skip {choice.skip} %. Accuracy: {metric}, in percent, mean over "
-        "benchmarks and seeds. Brackets: 95 % interval over seeds and problems (Wilson's score interval). Differences "
-        "in percentage points, paired by seed on identical problems. Brackets: 95 % Student-t interval over seeds "
-        "(artanh scale); the problems do not vary. KL(b ‖ π), k3, in nats per token, and effective sample size (1 is "
-        "on-policy): means over training steps and seeds. Left out: layers, of an adapting strategy the mean. Rollouts "
-        "in equal time: tokens per second (median over steps) times effective sample size, over baseline ReFT's, "
-        "paired by seed (geometric mean, 95 % t interval of log ratios); jobs share the machine, so it is noisy."
-    )
-    return Page(title, (("", table),), notes)
 
 
 def _cell(table: pd.DataFrame, cell: Mapping[str, object]) -> pd.DataFrame:

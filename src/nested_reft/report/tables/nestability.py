@@ -12,12 +12,12 @@ from nested_reft.report.statistics.nestability import full_model_reward, model_n
 
 SPEEDUP = "rollout speed-up"
 COLUMNS = [
-    "size", "model", "layers from", "skip %", "left out", SPEEDUP, "KL", "ESS", "ESS, completions",
-    "right (%)", "right, full model (%)",
-]  # fmt: skip
+    *("size", "model", "layers from", "skip %", "left out", SPEEDUP, "KL", "ESS", "ESS, completions"),
+    *("right (%)", "right, full model (%)"),
+]
 
 
-def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> pd.DataFrame:
+def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """KL, effective sample size and reward of nested rollouts, one row per size, model, way to choose and skip."""
     names, speedups, rows = model_names(config), rollout_speedups(throughput, config), []
     for (size, stage, strategy, skip), found in nestability_cells(nestability, config).items():
@@ -30,15 +30,11 @@ def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, confi
         row["right (%)"] = _share(found.intervals["reward"].estimate if found else None)
         row["right, full model (%)"] = _share(full)
         rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def nestability_page(table: pd.DataFrame, config: Config) -> Page:
-    """The table of nestability with its notes."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
     title = "How nestable each model is"
     options = config.nestability
     if options is None:
-        return Page(title, (), "Not run: the configuration has no `nestability`.")
+        return table, Page(title, (), "Not run: the configuration has no `nestability`.")
     notes = (
         f"Models before reinforcement, on training problems: {options.batches} batches of {options.problems_per_batch} "
         f"problems × {options.completions_per_problem} completions, the same for all; layers that are drawn are drawn "
@@ -48,7 +44,7 @@ def nestability_page(table: pd.DataFrame, config: Config) -> Page:
         "answer, and of the full model's on the same problems. Rollout speed-up: timed alone on the model that "
         "reinforcement starts from."
     )
-    return Page(title, (("", table),), notes)
+    return table, Page(title, (("", table),), notes)
 
 
 def _share(value: float | None) -> str:

@@ -10,7 +10,7 @@ from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import rollout_speedups, step_speedups
 
 
-def speedup_table(throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Config) -> pd.DataFrame:
+def speedup_table(throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Rollout and whole-step speed-up over the full model, one row per size and skip."""
     rollouts, steps = rollout_speedups(throughput, config), step_speedups(step_speed, config)
     rows = []
@@ -23,15 +23,11 @@ def speedup_table(throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Co
         row["pairs"] = str(rollout.n) if rollout else ""
         row["step speed-up"] = ratio(steps[size, skip]) if skip else "1"
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def speedup_page(table: pd.DataFrame) -> Page:
-    """The speed table with its notes."""
+    table = pd.DataFrame(rows)
     notes = (
         "Skip 0 pairs the full model with itself and shows the noise. "
         "Rollouts and whole training steps are timed alone on the machine, full and nested model in turn, on equal "
         "work; median over pairs with its 95 % bootstrap interval. Ideal, of the rollout: the cost of all layers over "
         "that of the layers kept, embedding and LM head counted."
     )
-    return Page("Speed", (("", table),), notes)
+    return table, Page("Speed", (("", table),), notes)

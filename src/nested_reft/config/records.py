@@ -1,29 +1,35 @@
-"""The files that the report reads, as typed records, and the error for a file that is not what it should be."""
+"""The schemas of the result files, which the jobs that measure fill and the report parses.
+
+A JSON file has the keys in the order of its class; those of `StepRecord` come in the order in which a step finds them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nested_reft.runtime.errors import UserError
+from nested_reft.runtime.files import write_json
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Matrix = list[list[Annotated[float, Field(allow_inf_nan=False)]]]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Matrix = list[list[Finite]]
 
 
-class ReportError(UserError, ValueError):
-    """A result file that cannot be reported; the message names the file and what to delete."""
+class RecordError(UserError, ValueError):
+    """A result file that is not as its schema says; the message names the file and what to delete."""
 
     @classmethod
-    def damaged(cls, path: Path, reason: str) -> ReportError:
+    def damaged(cls, path: Path, reason: str) -> RecordError:
         return cls(f"{path}: {reason}; delete this file and run again: its rule makes it again")
 
 
 class Record(BaseModel):
-    """Known keys are checked without coercion; keys that the report does not use are ignored."""
+    """Known keys are checked without coercion; unknown ones are ignored, as a later version may add some."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -57,8 +63,10 @@ class EvaluationRecord(Record):
     strategy: str
     seed: int | None
     benchmark: str
+    rollout_engine: str
     items: list[Item] = Field(min_length=1)
     completions: list[Completion]
+    seconds: float
 
 
 class Pair(Record):
@@ -74,8 +82,11 @@ class ThroughputRecord(Record):
 
     size: str
     skip: int
+    num_layers: int
+    num_skipped: int
     ideal_speedup: Positive
     pairs: list[Pair] = Field(min_length=1)
+    hardware: str
 
 
 class Phases(Record):
@@ -83,7 +94,7 @@ class Phases(Record):
 
     rollout: Positive
     reward: float = Field(ge=0)
-    update: Positive
+    update: float = Field(ge=0)
 
     @property
     def total(self) -> float:
@@ -164,6 +175,7 @@ class ManifestRecord(Record):
     commit: str | None
     dirty: bool | None
     settings_hash: str
+    settings: dict[str, Any]
     python: str
     versions: dict[str, str]
     platform: str
@@ -172,7 +184,8 @@ class ManifestRecord(Record):
     threads: int
     gpus: list[str]
     wall_seconds: float
-    alarms: list[dict[str, object]]
+    rollout_engine: str = "torch"  # runs of before this was recorded had no other
+    alarms: list[dict[str, Any]]
 
 
 class Products(Record):
@@ -190,6 +203,8 @@ class GradientRecord(Record):
 
     size: str
     skip: int
+    num_parameters: int
+    coordinates: int
     completions: int = Field(gt=0)
     batches: int = Field(ge=3)
     on_policy: Matrix
@@ -226,7 +241,19 @@ class NestabilityRecord(Record):
     size: str
     stage: str
     skip: int
+    num_layers: int
+    completions: int
     strategies: dict[str, list[NestabilityRow]]
+
+
+class InfluenceRecord(Record):
+    """The ablation influence of each layer of one model, in nats per token, a mean over `tokens` of the prompts."""
+
+    size: str
+    stage: str
+    problems: int
+    tokens: int
+    influence: list[Finite]
 
 
 class ExactRow(Record):
@@ -258,29 +285,42 @@ class ExactRecord(Record):
 R = TypeVar("R", bound=Record)
 
 
+def write_record(path: Path, record: Record, indent: int | None = 1) -> None:
+    """Write a record as JSON; `indent` as of `write_json`."""
+    write_json(path, record.model_dump(), indent)
+
+
+def write_steps(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per training step; pydantic's ValidationError for one that is no `StepRecord`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        StepRecord.model_validate(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def read_record(path: Path, model: type[R]) -> R:
-    """The record in a JSON file, or a ReportError."""
+    """The record in a JSON file, or a RecordError."""
     return _parse(path, _text(path), model)
 
 
 def read_records(path: Path, model: type[R]) -> list[R]:
-    """The records in a JSON-lines file, or a ReportError that also names the line."""
+    """The records in a JSON-lines file, or a RecordError that also names the line."""
     lines = _text(path).splitlines()
     return [_parse(path, line, model, f"line {number}: ") for number, line in enumerate(lines, start=1)]
 
 
 def check_owner(path: Path, record: Record, expected: Mapping[str, object]) -> None:
-    """Raise ReportError if a record says that it belongs to another run than its path does."""
+    """Raise RecordError if a record says that it belongs to another run than its path does."""
     for key, value in expected.items():
         if getattr(record, key) != value:
-            raise ReportError.damaged(path, f"{key} is {getattr(record, key)!r}, its path says {value!r}")
+            raise RecordError.damaged(path, f"{key} is {getattr(record, key)!r}, its path says {value!r}")
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ReportError.damaged(path, "is not UTF-8 text") from None
+        raise RecordError.damaged(path, "is not UTF-8 text") from None
 
 
 def _parse(path: Path, text: str, model: type[R], where: str = "") -> R:
@@ -289,4 +329,4 @@ def _parse(path: Path, text: str, model: type[R], where: str = "") -> R:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ReportError.damaged(path, f"{where}{key + ': ' if key else ''}{first['msg']}") from None
+        raise RecordError.damaged(path, f"{where}{key + ': ' if key else ''}{first['msg']}") from None
