@@ -27,8 +27,6 @@ from pathlib import Path
 import torch
 import transformers
 from common import ROOT, SHAPES, Spread, parse_options, print_result, random_model, random_prompts, timed_pairs
-from nested_reft.planning.memory import Gpus, plan_memory
-from nested_reft.planning.shapes import Shape
 from rollout_sides import Case, continuous_batching, nested_pairs, ours, theirs
 from transformers import PreTrainedModel
 from vllm_sides import count_tokens, installed, vllm_engine, vllm_version
@@ -37,6 +35,7 @@ from nested_reft.config.experiment import load_config
 from nested_reft.config.run import BASELINE_CORRECTION, Run
 from nested_reft.config.training import Training
 from nested_reft.evaluation.throughput import ideal_speedup
+from nested_reft.planning.costs import Gpus, Shape, plan_memory
 from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.manifest import processor_name
 from nested_reft.training.run import PhaseClock, make_learner

@@ -45,7 +45,6 @@ from common import (
     smollm2_batch,
     timed_pairs,
 )
-from nested_reft.planning.shapes import Shape
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -54,7 +53,7 @@ from nested_reft.config.training import Training
 from nested_reft.core.layers import nested_view
 from nested_reft.core.rollout import Rollout
 from nested_reft.engine.sampling import sample_completions
-from nested_reft.planning.costs import OPTIMIZER_VALUES, Work
+from nested_reft.planning.costs import OPTIMIZER_VALUES, Shape, Work
 from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.timing import now
 from nested_reft.training.run import PhaseClock, make_learner

@@ -23,7 +23,7 @@ def graded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Replaces the grader, and keeps what it was asked: (response, gold)."""
     asked: list[tuple[str, str]] = []
 
-    def grade(response: str, gold: str) -> bool:
+    def grade(response: str, gold: str, answer: str) -> bool:
         asked.append((response, gold))
         return grade_by_checksum(response, gold)
 

@@ -84,9 +84,9 @@ def test_an_evaluation_gives_vllm_a_whole_benchmark_at_once(folder: Path, monkey
     record = evaluate(settings, sampler, "one", problems)
     of_torch = evaluate(settings, TorchSampler(sampler.policy), "one", problems)
     assert fake_engine.made[0].calls[1:] == [("nest", ()), ("generate", 10)] * 2
-    assert [item["greedy"] for item in record["items"]] == [item["greedy"] for item in of_torch["items"]]
-    assert [(item["id"], len(item["sampled"])) for item in record["items"]] == [(p.id, 2) for p in problems]
-    assert record["rollout_engine"] == f"vllm {fake_engine.VERSION}"
-    assert of_torch["rollout_engine"] == "torch"
+    assert [item.greedy for item in record.items] == [item.greedy for item in of_torch.items]
+    assert [(item.id, len(item.sampled)) for item in record.items] == [(p.id, 2) for p in problems]
+    assert record.rollout_engine == f"vllm {fake_engine.VERSION}"
+    assert of_torch.rollout_engine == "torch"
     alone = evaluate(settings, sampler, "one", problems[:1])
-    assert alone["items"] == record["items"][:1]
+    assert alone.items == record.items[:1]

@@ -64,7 +64,7 @@ def _keys(location: Iterable[str | int], settings: Any, kind: str) -> Iterator[s
     """The keys in pydantic's location, which also has what is not in the settings: tags of classes and `[key]`."""
     parts, found = list(location), settings
     for place, part in enumerate(parts):
-        listed = isinstance(found, list | tuple) and isinstance(part, int)
+        listed = isinstance(found, list | tuple) and isinstance(part, int) and part < len(found)
         if listed or (isinstance(found, Mapping) and part in found):
             found = found[part]
         elif kind != "missing" or place < len(parts) - 1:

@@ -106,11 +106,16 @@ def read_lock(path: Path) -> HubLock:
 
 def locked_commit(lock: HubLock, settings: HubProblems | HubModel) -> str | None:
     """The commit that the hub served when this was recorded, to be fetched again; None if it is not known."""
+    return next((entry.commit for entry in locked(lock, settings) if entry.commit), None)
+
+
+def locked(lock: HubLock, settings: HubProblems | HubModel) -> list[LockEntry]:
+    """The entries for what these settings ask for."""
     if isinstance(settings, HubProblems):
         asked = ("dataset", settings.repo, settings.name or "", settings.split, settings.revision)
     else:
         asked = ("model", settings.repo, "", "", settings.revision)
-    return next((entry.commit for entry in lock.entries if entry.asked == asked and entry.commit), None)
+    return [entry for entry in lock.entries if entry.asked == asked]
 
 
 def is_locked(lock: HubLock, record: Mapping[str, Any], path: Path) -> bool:

@@ -28,7 +28,7 @@ from nested_reft.config.throughput import StepSpeedSettings, ThroughputSettings
 from nested_reft.config.training import Training, TrainSettings
 from nested_reft.config.warmup import WarmupSettings
 from nested_reft.core.layer_selection import num_skipped
-from nested_reft.data.lock import HubLock
+from nested_reft.data.lock import HubLock, locked
 from nested_reft.planning.costs import (
     ADAMW_STATES,
     FLOAT32,
@@ -109,8 +109,7 @@ def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, loc
     try:
         return int(json.loads(provenance.read_text(encoding="utf-8"))["rows_kept"])
     except (OSError, ValueError, KeyError):
-        asked = ("dataset", source.repo, source.name, source.split, source.revision)
-        rows = next((entry.rows for entry in lock.entries if entry.asked == asked and entry.rows), None)
+        rows = next((entry.rows for entry in locked(lock, source) if entry.rows), None)
     if rows is None:
         return None
     return min(max(rows - source.offset, 0), source.limit or rows)
