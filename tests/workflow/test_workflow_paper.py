@@ -30,6 +30,8 @@ def small_paper_config() -> dict[str, Any]:
     del settings["rollout_engine"], settings["vllm"]  # tests/vllm_engine has vLLM
     settings |= {"device": "cpu", "threads_per_job": 1, "seeds": [1]}
     del settings["corrections"]["unit"]
+    for model in settings["sizes"].values():
+        del model["shape"]  # those of the mirror are tiny
     for source in (*settings["datasets"].values(), *settings["benchmarks"].values()):
         source["limit"] = 4
     settings["training"] |= {

@@ -186,6 +186,7 @@ class ManifestRecord(Record):
     wall_seconds: float
     rollout_engine: str = "torch"  # runs of before this was recorded had no other
     alarms: list[dict[str, Any]]
+    answers_cut_off: int = 0  # by the grader's time limit; runs of before this was recorded do not say
 
 
 class Products(Record):
