@@ -11,10 +11,9 @@ The imports take five seconds of processor time, and most jobs of a small experi
    which the client ends (`_keep`). If client, keeper or job is killed, the other two end too.
 
 A client that gets no answer runs its job in its own process, as it would without a warm process. If the warm process
-is killed, jobs that have started go on. The socket is in a
-folder that only its user can enter, and both ends ask the kernel whose process the other one is: a client hands over
-its environment, in which there may be tokens. Only packages of others are imported before the fork, so a job runs the
-sources that are there when it starts.
+is killed, jobs that have started go on. The socket is in a folder that only its user can enter, and both ends ask the
+kernel whose process the other one is: a client hands over its environment, in which there may be tokens. Only packages
+of others are imported before the fork, so a job runs the sources that are there when it starts.
 """
 
 from __future__ import annotations

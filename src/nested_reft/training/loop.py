@@ -66,7 +66,7 @@ class ResumableLoop:
     def resume(self) -> TrainingState:
         """Put the last checkpoint, if there is one, into model and optimizer; how far it is."""
         job = self.job
-        found = load_checkpoint(job.checkpoints, self._owner, self.model, self.optimizer, job.tell, job.world)
+        found = load_checkpoint(job.checkpoints, self._key, self.model, self.optimizer, job.tell, job.world)
         return found or TrainingState(0, 0.0, [])
 
     def run(self, state: TrainingState, make_step: Callable[[int, Sequence[Row]], Row]) -> TrainingState:
@@ -92,8 +92,8 @@ class ResumableLoop:
         return state
 
     @property
-    def _owner(self) -> CheckpointKey:
+    def _key(self) -> CheckpointKey:
         return CheckpointKey(self.key, self.job.code)
 
     def _save(self, state: TrainingState) -> None:
-        save_checkpoint(self.job.checkpoints, self._owner, self.model, self.optimizer, state, self.job.world)
+        save_checkpoint(self.job.checkpoints, self._key, self.model, self.optimizer, state, self.job.world)
