@@ -61,7 +61,6 @@ def test_the_whole_experiment_with_a_warmup(pipeline: Pipeline, tmp_path: Path) 
     assert list(runs["correction"].unique()) == ["pretrained", "warmed_up", "base", "retrace"]
     table = (results / "tables/accuracy_sampled.md").read_text(encoding="utf-8")
     assert table.index("pre-trained") < table.index("warmed-up") < table.index("baseline ReFT")
-    assert "above the warmed-up model's" in (results / "tables/claims.md").read_text(encoding="utf-8")
     samples = pd.read_csv(results / "tables/samples.csv")
     assert "warmed_up" in set(samples["correction"])
 
