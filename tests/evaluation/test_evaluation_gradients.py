@@ -25,7 +25,7 @@ from nested_reft.evaluation.gradients import (
     measure_on_policy,
 )
 from nested_reft.rollouts import rewards
-from nested_reft.rollouts.samplers import sample_rollout
+from nested_reft.rollouts.samplers import TorchSampler
 
 CORRECTIONS: dict[str, dict[str, float]] = {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}, "is_sequence": {}}
 
@@ -86,9 +86,7 @@ def test_an_estimate_is_the_trainer_s_gradient_at_the_coordinates() -> None:
     """Against a plain backward of the leave-one-out policy gradient, written out."""
     policy, configured = tiny_policy(), settings()
     ids, mask = policy.batch([[4, 5, 6], [7, 8]])
-    rollout = sample_rollout(
-        policy, policy.model, ids, mask, configured.sampling, group_size=4, max_new_tokens=5, seed=3
-    )
+    rollout = TorchSampler(policy).sample((), ids, mask, configured.sampling, group_size=4, max_new_tokens=5, seed=3)
     given = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0]])
     coordinates = choose_coordinates(policy.model, 300, 0)
     objectives = [Objective(correction=name, **UNBIASED) for name in ("unit", "is_sequence")]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nested_reft.core.loss import Objective, policy_loss
 from nested_reft.data.records import Problem
 from nested_reft.rollouts import rewards
 from nested_reft.rollouts.policy import load_policy
-from nested_reft.rollouts.samplers import sample_rollout
+from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.training import step
 
 
@@ -114,9 +115,8 @@ def test_a_completion_cut_at_the_limit_is_graded_as_it_stands_and_all_its_tokens
     monkeypatch.setattr(rewards, "grade", grade)
     policy = load_policy(run.folder / "model", device=torch.device("cpu"))
     ids, mask = policy.batch([[4, 5, 6]])
-    cut = sample_rollout(
-        policy, policy.model, ids, mask, Sampling(), group_size=2, max_new_tokens=4, seed=0, stop_at_end=False
-    )
+    endless = TorchSampler(replace(policy, end_ids=()))
+    cut = endless.sample((), ids, mask, Sampling(), group_size=2, max_new_tokens=4, seed=0)
     assert cut.mask.all()
     first = policy.responses(cut)[0]
     found = rewards.rollout_rewards(policy, cut, [Problem("1", "?", first)], Reward())

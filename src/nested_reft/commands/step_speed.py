@@ -22,9 +22,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(StepSpeedSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     training = settings.training
-    make_sampler = sampler_factory(
-        settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
-    )
+    make_sampler = sampler_factory(settings.vllm, options.policy, training, training.dtype)
     progress = Progress(f"step-speed {settings.size} skip{settings.skip}")
 
     def report(pair: StepPair) -> None:

@@ -35,9 +35,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     training, folder = settings.training, options.checkpoints / settings.key
-    make_sampler = sampler_factory(
-        settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
-    )
+    make_sampler = sampler_factory(settings.vllm, options.policy, training, training.dtype)
     progress = Progress(f"train {settings.run.path}")
 
     def report(row: dict[str, Any], seconds_left: float) -> None:

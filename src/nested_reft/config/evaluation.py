@@ -9,7 +9,7 @@ from pydantic import Field
 from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import PRETRAINED, Run, Stage
-from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.sampling import Precision, Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 
 
@@ -26,6 +26,8 @@ class Evaluation(Sampling):
     """Problems answered at once; lower it to save memory. vLLM is given all of them, and answers as many as fit."""
     benchmarks_per_job: Positive = 1
     """Above 1, it saves small models starting a process for each benchmark."""
+    rollout_precision: Precision | None = None
+    """Type of the matrix products of the completions; null: `training.dtype`. Another measures another policy."""
     headline: Literal["greedy", "sampled"] = "sampled"
     """Which of the two accuracies the claims are about."""
     parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -21,7 +21,7 @@ from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.reward import Reward
-from nested_reft.config.rollout_engine import Vllm, refuse_truncation
+from nested_reft.config.rollout_engine import Vllm, check_for_vllm
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import HubProblems, Model, Pretraining, Problems, Role, ScratchModel
@@ -120,7 +120,7 @@ class Config(Strict):
                 measured = self.nestability.strategies if self.nestability else ()
                 check_layers(size, model.layers, skip, self.training.border, self.layer_choice, measured)
         if self.rollout_engine == "vllm":
-            refuse_truncation(self.training)
+            check_for_vllm(self.training, self.evaluation.rollout_precision)
         return self
 
     @field_validator("datasets", "benchmarks")

@@ -112,6 +112,7 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
         border=config.training.border,
         throughput=config.throughput,
         sampling=_part(Sampling, config.training),
+        rollout_precision=config.training.rollout_precision,
     )
 
 
@@ -165,6 +166,7 @@ def nestability_settings(config: Config, size: str, stage: str, skip: int) -> Ne
         border=config.training.border,
         nestability=_part(NestabilityMeasurement, config.nestability),
         sampling=_part(Sampling, config.training),
+        rollout_precision=config.training.rollout_precision,
         reward=config.reward,
     )
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from nested_reft.config.method import Strategy
 from nested_reft.config.reward import Reward
-from nested_reft.config.sampling import ModelJob, Sampling
+from nested_reft.config.sampling import ModelJob, Precision, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.core.layer_selection import SELECTIONS
 
@@ -53,4 +53,5 @@ class NestabilitySettings(ModelJob):
     border: int
     nestability: NestabilityMeasurement
     sampling: Sampling
+    rollout_precision: Precision | None
     reward: Reward = Reward()

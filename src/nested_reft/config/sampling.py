@@ -31,6 +31,9 @@ class Prompt(Strict):
         return self
 
 
+Precision = Literal["float32", "bfloat16", "int8"]
+
+
 class Sampling(Strict):
     """How completions are sampled."""
 
