@@ -15,6 +15,7 @@ from torch import Tensor
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 MIN_PACKED = 2**18  # elements: of a smaller matrix, the calls of oneDNN cost more than its kernels save
+BLOCK = 2**17  # elements that are quantised at a time: they stay in the processor's cache
 ROWS = 32  # that packed float32 matrices are laid out for; others are multiplied a few percent slower
 
 
@@ -100,12 +101,14 @@ class Int8Matrix(Matrix):
     ZERO = 128  # of unsigned rows: the instructions multiply unsigned by signed bytes
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        columns = weight.float().t().contiguous()  # (out, in)
-        self.scales = _scale(columns)
-        quantised = (columns / self.scales).round_().to(torch.int8)
-        self.packed = torch.ops.onednn.qlinear_prepack(quantised, None)
-        self.scales, self.bias = self.scales.flatten(), bias
-        self.zeros = torch.zeros(len(columns), dtype=torch.int32)
+        columns = weight.t()  # (out, in)
+        quantised, scales = torch.empty(columns.shape, dtype=torch.int8), torch.empty(len(columns), 1)
+        size = max(1, BLOCK // columns.shape[1])
+        for into, scale, part in zip(*(torch.split(of, size) for of in (quantised, scales, columns)), strict=True):
+            scale.copy_(_scale(part.float()))
+            into.copy_((part / scale).round_())
+        self.packed, self.bias = torch.ops.onednn.qlinear_prepack(quantised, None), bias
+        self.scales, self.zeros = scales.flatten(), torch.zeros(len(columns), dtype=torch.int32)
 
     def __call__(self, x: Tensor) -> Tensor:
         scale = _scale(x := x.float())
