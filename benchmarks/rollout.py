@@ -85,7 +85,6 @@ def make_case(name: str, options: argparse.Namespace) -> Case:
             policy.end_ids,
             policy.pad_id,
             skips,
-            RolloutWeights(),
         )
     shape, _, batch = name.partition("-batch")
     model = random_model(shape, options, torch.float32 if options.device == "cpu" else None)
@@ -94,7 +93,7 @@ def make_case(name: str, options: argparse.Namespace) -> Case:
     if options.quick:
         prompts, prompt_tokens, new_tokens = 2, 8, 4
     prompt_ids, prompt_mask = random_prompts(model, prompts, prompt_tokens)
-    return Case(name, model, prompt_ids, prompt_mask, group, new_tokens, 1.0, (), 0, LARGE_SKIPS, RolloutWeights())
+    return Case(name, model, prompt_ids, prompt_mask, group, new_tokens, 1.0, (), 0, LARGE_SKIPS)
 
 
 def greedy_identity(case: Case) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class Case:
     end_ids: tuple[int, ...]
     pad_id: int
     skips: tuple[int, ...]
-    weights: RolloutWeights
+    weights: RolloutWeights = field(default_factory=RolloutWeights)
 
     def view(self, skipped: Collection[int]) -> PreTrainedModel:
         """The model without these layers."""

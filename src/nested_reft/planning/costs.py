@@ -47,7 +47,7 @@ from nested_reft.training.pretrain import build_model, build_tokenizer
 OPTIMIZER_VALUES = 10
 ADAMW_STATES = 2
 FLOAT32 = 4
-VALUE_BYTES = {"float32": FLOAT32, "bfloat16": 2}
+VALUE_BYTES = {"float32": FLOAT32, "bfloat16": 2, "int8": 1}
 LOGIT_COPIES = 3  # in float32, in the loss's backward pass
 GB = 1e9
 Way = Literal["all weights", "shards", "adapters"]
@@ -307,7 +307,7 @@ class Memory:
     embedding: float
     """What the gradient of the embedding takes beside the head's, when no activations are left."""
     rollout: float
-    """Cache of keys and values, and the logits of a step; or vLLM's share of the GPU."""
+    """Keys and values, the logits of a step, and matrices laid out for rollouts; or vLLM's share of the GPU."""
     rollout_stays: bool = False
     """Whether the rollout's memory stays taken during an update."""
 
@@ -357,6 +357,8 @@ def plan_memory(
         size * 2 * shape.key_value_width * shape.layers * cached
         + LOGIT_COPIES * FLOAT32 * prompts * group * shape.vocabulary
     )
+    if way == "all weights":  # the others are sampled by the model's own forward
+        rollout += VALUE_BYTES[training.rollout_precision or training.dtype] * shape.weights_read()
     return Memory(
         weights=weights,
         gradients=FLOAT32 * trained,
