@@ -15,7 +15,7 @@ from tiny_training import tiny_settings
 from nested_reft.cli import main
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.gradients import OnPolicySettings
-from nested_reft.config.records import RecordError
+from nested_reft.config.records.record import RecordError
 from nested_reft.data.records import DataError, write_problems
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.ablation import measure_influence

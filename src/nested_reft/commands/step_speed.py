@@ -6,7 +6,8 @@ import argparse
 
 import torch
 
-from nested_reft.config.records import StepPair, write_record
+from nested_reft.config.records.record import write_record
+from nested_reft.config.records.step_speed import StepPair
 from nested_reft.config.strict import parse
 from nested_reft.config.throughput import StepSpeedSettings
 from nested_reft.data.records import read_problems

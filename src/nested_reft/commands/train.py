@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from nested_reft.config.records import ManifestRecord, write_record, write_steps
+from nested_reft.config.records.record import write_record
+from nested_reft.config.records.training import ManifestRecord, write_steps
 from nested_reft.config.rollout_engine import engine_modules
 from nested_reft.config.strict import parse, settings_hash
 from nested_reft.config.training import TrainSettings

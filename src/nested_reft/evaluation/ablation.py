@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.records import InfluenceRecord
+from nested_reft.config.records.influence import InfluenceRecord
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.prompts import fitting_prompts

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from nested_reft.config.evaluation import EvaluateSettings, Evaluation
-from nested_reft.config.records import Completion, EvaluationRecord, Item
+from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement
+from nested_reft.config.records.evaluation import Completion, EvaluationRecord, Item
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
 from nested_reft.grading.grader import grade
@@ -81,7 +81,7 @@ def evaluate(
 def _responses(
     engine: Sampler,
     prompts: Sequence[list[int]],
-    evaluation: Evaluation,
+    evaluation: EvaluationMeasurement,
     sampling: Sampling | None,
     group_size: int,
     seeds: Sequence[int],

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
-from nested_reft.config.records import GradientRecord, Products
+from nested_reft.config.records.gradients import GradientRecord, Products
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import correction_named
 from nested_reft.core.layers import nested_view

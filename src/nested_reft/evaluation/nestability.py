@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
-from nested_reft.config.records import NestabilityRecord, NestabilityRow
+from nested_reft.config.records.nestability import NestabilityRecord, NestabilityRow
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from nested_reft.config.records import Pair, ThroughputRecord
+from nested_reft.config.records.throughput import Pair, ThroughputRecord
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.evaluation import EvaluateSettings, Evaluation
+from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement
 from nested_reft.config.experiment import Config, job_resources, problem_sets, vllm_of
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
 from nested_reft.config.jobs import settings_by_kind, warmups
@@ -180,7 +180,7 @@ class Planner:
     def _skipped(self, percent: int) -> int:
         return num_skipped(self.shape.layers, percent)
 
-    def _batch(self, prompts: int, group: int, lengths: Training | Evaluation | ModelJob) -> Batch:
+    def _batch(self, prompts: int, group: int, lengths: Training | EvaluationMeasurement | ModelJob) -> Batch:
         """Completions that end on their own."""
         most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
         return Batch(prompts, prompt, group, max(1, self.assumed.length * most), most)
