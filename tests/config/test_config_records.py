@@ -39,5 +39,5 @@ def test_the_steps_of_a_run_are_checked_and_written_in_their_own_order(tmp_path:
     assert path.read_text(encoding="utf-8") == 2 * (json.dumps(row) + "\n")
     assert read_records(path, StepRecord) == [StepRecord(**row)] * 2
     for wrong in ({"step": 1}, row | {"rewrad": 0.5}):
-        with pytest.raises(ValidationError, match="reward|rewrad"):
+        with pytest.raises(ValidationError, match=r"reward|rewrad"):
             write_steps(path, [wrong])

@@ -70,7 +70,7 @@ def test_the_whole_experiment_with_a_warmup(pipeline: Pipeline, tmp_path: Path) 
     for command, jobs in (("warmup", 2), ("influence", 3), ("nestability", 6)):
         imported = [set(record["modules"]) for record in records if record["arguments"][0] == command]
         assert len(imported) == jobs
-        assert set.union(*imported) <= imported_modules(f"nested_reft.commands.{command}")
+        assert set.union(*imported) <= imported_modules("nested_reft.cli", f"nested_reft.commands.{command}")
     pipeline.edit("training/warmup.py")
     planned = pipeline.dry_run(config=config).jobs
     assert "model" not in planned

@@ -125,7 +125,8 @@ def sources(command, *modules):
     if not SHARED_FOLDER:
         return []
     entry = f"nested_reft.commands.{command.replace('-', '_')}"
-    return [local(os.path.relpath(path)) for path in source_files(entry, *modules)]
+    files = source_files("nested_reft.cli", entry, *modules)
+    return [local(os.path.relpath(path)) for path in files]
 
 
 def data_command(wildcards):

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
                     options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
                 )
                 influence = load_influence(settings.run.strategy, options.influence, len(decoder_layers(policy.model)))
-                code = source_digest("nested_reft.commands.train", *engine_modules(settings.vllm))
+                code = source_digest(__name__, *engine_modules(settings.vllm))
             job = Job(folder, code, report, progress.log, lambda: bool(request), world)
             policy, done = train(settings, policy, problems, job, influence, make_sampler)
         if not world.is_main:

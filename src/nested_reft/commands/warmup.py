@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
                 f"{len(examples)} of {len(problems)} solutions have at most {settings.max_new_tokens} tokens; "
                 f"{right} end with the right answer"
             )
-            code = source_digest("nested_reft.commands.warmup")
+            code = source_digest(__name__)
             done = warm_up(settings, policy, examples, Job(folder, code, report, progress.log, lambda: bool(request)))
         shutil.rmtree(options.output, ignore_errors=True)
         save_policy(policy, options.output)

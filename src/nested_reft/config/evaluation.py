@@ -29,7 +29,10 @@ class EvaluationMeasurement(Sampling):
 
 
 class Evaluation(EvaluationMeasurement):
-    """How accuracy is measured and judged. Changing the judgement (`headline`, `parity_margin`) evaluates nothing again."""
+    """How accuracy is measured and judged.
+
+    Changing the judgement (`headline`, `parity_margin`) does not repeat an evaluation.
+    """
 
     benchmarks_per_job: Positive = 1
     """Above 1, it saves small models starting a process for each benchmark."""

@@ -18,7 +18,7 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
 from nested_reft.engine.logp import completion_logp
-from nested_reft.evaluation.batches import choose_layers, problem_batches
+from nested_reft.evaluation.measurement import choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.rewards import rollout_rewards

@@ -17,7 +17,7 @@ from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
-from nested_reft.evaluation.prompts import fitting_prompts
+from nested_reft.evaluation.measurement import fitting_prompts
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy
 from nested_reft.rollouts.samplers import sample_rollout

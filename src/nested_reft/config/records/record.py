@@ -24,8 +24,8 @@ class RecordError(UserError, ValueError):
 
 
 class Record(BaseModel):
-    """Values are checked without coercion. Who writes one must not give unknown keys, which would be lost; who reads one
-    ignores them, as a later version may add some.
+    """Values are checked without coercion. An unknown key is an error for the writer, as it would be lost; the reader
+    ignores it, as a later version may add some.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

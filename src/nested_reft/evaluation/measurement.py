@@ -1,4 +1,6 @@
-"""Problems of a measurement, as prompts that fit the model, in batches; and the layers that a batch's rollout skips."""
+"""What measurements of one model share: problems as prompts that fit it, batches of them, the layers that a batch's
+rollout skips, and the check that what was measured are numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,35 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import influence_of
-from nested_reft.evaluation.prompts import fitting_prompts
+from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
+from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 
 if TYPE_CHECKING:  # so that one measurement does not depend on the settings of another
     from nested_reft.config.gradients import GradientBatches, GradientSettings
     from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
+
+
+class MeasurementError(UserError, ArithmeticError):
+    """What was measured is not a finite number; the message says of what, and what to change."""
+
+
+def check_finite(values: Tensor, measured: str, remedy: str) -> None:
+    """MeasurementError if what was `measured` is not finite."""
+    if not values.isfinite().all():
+        raise MeasurementError(f"{measured} is not a finite number; {remedy}")
+
+
+def fitting_prompts(
+    settings: ModelJob, policy: Policy, problems: Sequence[Problem], key: str = "training.max_new_tokens"
+) -> list[list[int]]:
+    """The prompts of problems as tokens. DataError if the model cannot take them with a completion as long as `key`."""
+    questions = [problem.question for problem in problems]
+    prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
+    check_policy_lengths(policy, prompts, settings.max_new_tokens, key)
+    return prompts
 
 
 @dataclass(frozen=True)
