@@ -180,8 +180,8 @@ def test_an_estimate_that_is_no_number_is_named_with_the_remedy(monkeypatch: pyt
 
     on_policy = measure_on_policy(settings(), tiny_policy(), tiny_problems(12), lambda _: None)
     monkeypatch.setattr(module, "rollout_rewards", lambda *_: 3e38 * torch.eye(3, 4))
-    remedy = "'base' is not a finite number; remove it from gradients.corrections .* float32"
-    with pytest.raises(MeasurementError, match=f"^gradients of tiny, batch 1: the estimate of {remedy}$"):
+    remedy = "'is_sequence' is not a finite number; remove it from gradients.corrections .* float32"
+    with pytest.raises(MeasurementError, match=f"^gradients of tiny, batch 3: the estimate of {remedy}$"):
         measure_gradients(settings(), tiny_policy(), tiny_problems(12), on_policy, lambda _: None)
 
 

@@ -25,7 +25,7 @@ COLUMNS = {
 }
 REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES), "page": len(PAGES)}
 # Where no setting has changed, the page of the settings stays.
-REPORTED_ANEW = REPORTED | {"page": len(PAGES) - 1}
+REPORTED_AGAIN = REPORTED | {"page": len(PAGES) - 1}
 
 # --- the first call ---------------------------------------------------------------------------------------------
 
@@ -107,8 +107,8 @@ def plan(pipeline: Pipeline, change: Callable[[dict[str, Any]], Any] | None = No
 
 RETRAINED = {"train": 3, "step_speed": 1, "on_policy_gradients": 1, "gradients": 1}
 # The pre-trained model is evaluated again only if evaluation uses the edited file.
-REEVALUATED = RETRAINED | {"evaluate": 3} | REPORTED_ANEW
-RESAMPLED = RETRAINED | {"evaluate": 4, "throughput": 2} | REPORTED_ANEW
+REEVALUATED = RETRAINED | {"evaluate": 3} | REPORTED_AGAIN
+RESAMPLED = RETRAINED | {"evaluate": 4, "throughput": 2} | REPORTED_AGAIN
 EVERYTHING = RESAMPLED | {"data": 3, "check": 1, "model": 1}
 WRITTEN = {"presentation_tables": 1, "claims": 1, "page": len(PAGES)}
 EDITED = {
@@ -129,7 +129,7 @@ EDITED = {
     "engine/decoder.py": RESAMPLED,
     "engine/grouped_decoder.py": RESAMPLED,
     "engine/llama.py": RESAMPLED,
-    "grading/grader.py": RETRAINED | {"evaluate": 4} | REPORTED_ANEW,
+    "grading/grader.py": RETRAINED | {"evaluate": 4} | REPORTED_AGAIN,
     "config/evaluation.py": {"evaluate": 4} | REPORTED,
     "data/problems.py": EVERYTHING,
     # What fetches concerns nothing that was made here.

@@ -223,8 +223,7 @@ def stage_folder(wildcards):
 
 
 def influence_of(strategies, size, stage=STAGE):
-    """The ablation influence of a model's layers, if one of these ways to choose layers reads it; other jobs do not wait
-    for it."""
+    """The ablation influence of a model's layers, if one of these strategies reads it; other jobs do not wait for it."""
     needed = read_ablation(strategies)
     return [f"{RESULTS}/influence/{stage}/{size}.json"] if needed else []
 

@@ -1,8 +1,8 @@
-"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each way to choose
-the skipped layers.
+"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each
+layer-selection strategy.
 
-For every batch of problems and every way to choose: completions by the nested view, and their log-probabilities under
-the whole model. The ways share problems and random numbers, so that they differ by the layers alone.
+For every batch of problems and every strategy: completions by the nested view, and their log-probabilities under
+the whole model. The strategies share problems and random numbers, so that they differ by the layers alone.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class NestabilityRow(Record):
 
 
 class NestabilityRecord(Record):
-    """The batches of one model and skip for each way to choose layers."""
+    """The batches of one model and skip for each layer-selection strategy."""
 
     size: str
     stage: str
