@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,6 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("training.learning_rat", 0.1, "training.learning_rat: unknown key, did you mean 'learning_rate'?"),
-        ("skip", [0], "skip: unknown key, did you mean 'skips'?"),
-        ("corrections.retrac", {}, "corrections.retrac: unknown value 'retrac', did you mean 'retrace'?"),
-        ("skips", [0, 80], "skips: 80 % of the 6 layers of 'tiny' is 5, but border 1 leaves only 4"),
         ("skips", [0, 5], "skips: 5 % of the 6 layers of 'tiny' rounds to no layer"),
         ("training.steps", 0, "training.steps: input should be greater than or equal to 1, got 0"),
     ],
@@ -135,33 +134,38 @@ def test_a_new_data_set_is_one_entry_of_the_configuration(pipeline: Pipeline, sm
     ]
 
 
-def test_a_missing_data_file_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+# What is wrong in the mirror, and the sub-command that says so in one line.
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
+    "no data": (
+        lambda mirror: (mirror / "owner/second/train.jsonl").unlink(),
+        "fetch-data",
+        ["owner/second/train.jsonl", "no such file", "put it there, or unset"],
+    ),
+    "half a row": (
+        lambda mirror: (mirror / "owner/second/train.jsonl").write_text('{"question": "What', encoding="utf-8"),
+        "fetch-data",
+        ["owner/second/train.jsonl, line 1: is not JSON", "fetch it again"],
+    ),
+    "no model": (
+        lambda mirror: shutil.rmtree(mirror / "owner/model"),
+        "fetch-model",
+        ["owner/model: no such model folder", "put it there, or unset"],
+    ),
+    "other layers": (
+        lambda mirror: (mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8"),
+        "fetch-model",
+        ["owner/model: has 28 layers", "`layers: 6`"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_wrong_in_the_mirror_stops_all_training(pipeline: Pipeline, small_mirror: Path, damage: str) -> None:
     """Only one of two data sets is bad: the other's runs do not start either."""
-    (small_mirror / "owner/second/train.jsonl").unlink()
+    spoil, command, parts = DAMAGE[damage]
+    spoil(small_mirror)
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-data", "owner/second/train.jsonl", "no such file", "put it there, or unset")
-
-
-@pytest.mark.slow
-def test_a_damaged_row_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"question": "What')
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-data", "owner/second/train.jsonl, line 2: is not JSON", "fetch it again")
-
-
-def test_a_missing_model_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    for path in (small_mirror / "owner/model").iterdir():
-        path.unlink()
-    (small_mirror / "owner/model").rmdir()
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-model", "owner/model: no such model folder", "put it there, or unset")
-
-
-def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    (small_mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8")
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-model", "owner/model: has 28 layers", "`layers: 6`")
+    expect_one_line(pipeline, done, command, *parts)
 
 
 def test_a_model_of_another_shape_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:

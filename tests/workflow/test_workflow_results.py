@@ -77,10 +77,6 @@ def test_tables_have_the_documented_columns(finished: Finished, name: str) -> No
     assert len(table) == numbers.get(name, len(table))
 
 
-def test_no_checkpoint_is_left(finished: Finished) -> None:
-    assert list((finished.results / "checkpoints").rglob("*.safetensors")) == []
-
-
 def test_the_call_ends_with_verdicts_and_where_the_results_are(finished: Finished) -> None:
     end = finished.first.output[-3000:]
     assert "C1" in end
