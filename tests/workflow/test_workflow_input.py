@@ -59,42 +59,30 @@ def test_a_json_configuration_may_be_indented_with_tabs(pipeline: Pipeline) -> N
     assert pipeline.dry_run(config="my.json").jobs == pipeline.dry_run(config="config/smoke.yaml").jobs
 
 
-# --- GPUs -------------------------------------------------------------------------------------------------------
+# --- what a machine lacks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_jobs_for_a_gpu_are_not_started_where_there_is_none(pipeline: Pipeline) -> None:
-    """Not even the data, which need none: the harness hides all GPUs."""
-    config = pipeline.write_config(changed("device", "cuda"))
-    done = pipeline.call(config=config)
-    assert done.code != 0
-    (line,) = (line for line in done.output.splitlines() if line.startswith("device: 'cuda' was asked for"))
-    assert "torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, or set `device: cpu`" in line
-    assert "Traceback" not in done.output
-    assert not (pipeline.folder / "results").exists()
+LACKED = {
+    "device": ("cuda", "torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, or set `device: cpu`"),
+    "rollout_engine": ("vllm", "pip install 'nested-reft[vllm]' (docs/vllm.md), or set `rollout_engine: torch`"),
+}
 
 
-def test_what_needs_no_gpu_runs_where_there_is_none(pipeline: Pipeline) -> None:
-    config = pipeline.write_config(changed("device", "cuda"))
-    assert sum(pipeline.dry_run(config=config).jobs.values()) > 40
-    target = "results/smoke/data/test/heldout.jsonl"
-    done = pipeline.call(target, config=config)
-    assert done.code == 0, done.output
-    assert (pipeline.folder / target).is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
-def test_jobs_for_vllm_are_not_started_where_it_is_not_installed(pipeline: Pipeline) -> None:
-    config = pipeline.write_config(changed("rollout_engine", "vllm"))
+@pytest.mark.parametrize("key", LACKED)
+def test_jobs_are_not_started_without_what_some_of_them_need(pipeline: Pipeline, key: str) -> None:
+    """A GPU (the harness hides all), or vLLM. Not even the data, which need none, unless they alone are asked for."""
+    value, remedy = LACKED[key]
+    if importlib.util.find_spec(value):
+        pytest.skip(f"{value} is installed")
+    config = pipeline.write_config(changed(key, value))
     assert sum(pipeline.dry_run(config=config).jobs.values()) > 40
     done = pipeline.call(config=config)
     assert done.code != 0
-    (line,) = (line for line in done.output.splitlines() if line.startswith("rollout_engine: 'vllm' needs"))
-    assert "pip install 'nested-reft[vllm]' (docs/vllm.md), or set `rollout_engine: torch`" in line
+    (line,) = (line for line in done.output.splitlines() if line.startswith(f"{key}: '{value}' "))
+    assert remedy in line
     assert "Traceback" not in done.output
     assert not (pipeline.folder / "results").exists()
-    done = pipeline.call("results/smoke/data/test/heldout.jsonl", config=config)  # needs no vLLM
+    done = pipeline.call("results/smoke/data/test/heldout.jsonl", config=config)
     assert done.code == 0, done.output
 
 

@@ -12,7 +12,8 @@ from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.records.influence import InfluenceRecord
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import ablation_influence
-from nested_reft.evaluation.measurement import check_finite, fitting_prompts
+from nested_reft.evaluation.measurement import check_finite
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy, compute_dtype
 
 
@@ -21,7 +22,8 @@ def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Seq
 
     Raises DataError if a prompt is too long, alone or with a completion; MeasurementError if it is not finite.
     """
-    prompts = fitting_prompts(settings, policy, problems[: settings.problems])
+    chosen = problems[: settings.problems]
+    prompts = fitting_prompts(policy, chosen, settings.prompt, settings, "training.max_new_tokens")
     ids, mask = policy.batch(prompts)
     with compute_dtype(policy.model, settings.dtype):
         influence = ablation_influence(policy.model, ids, mask)

@@ -1,6 +1,4 @@
-"""What measurements of one model share: problems as prompts that fit it, batches of them, the layers that a batch's
-rollout skips, and the check that what was measured are numbers.
-"""
+"""What measurements of one model share: batches of problems, the layers that a batch's rollout skips, a check."""
 
 from __future__ import annotations
 
@@ -16,9 +14,8 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import influence_of
-from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 
@@ -35,16 +32,6 @@ def check_finite(values: Tensor, measured: str, remedy: str) -> None:
     """MeasurementError if what was `measured` is not finite."""
     if not values.isfinite().all():
         raise MeasurementError(f"{measured} is not a finite number; {remedy}")
-
-
-def fitting_prompts(
-    settings: ModelJob, policy: Policy, problems: Sequence[Problem], key: str = "training.max_new_tokens"
-) -> list[list[int]]:
-    """The prompts of problems as tokens. DataError if the model cannot take them with a completion as long as `key`."""
-    questions = [problem.question for problem in problems]
-    prompts = encode_prompts(questions, settings.prompt, policy.tokenizer, settings.max_prompt_tokens)
-    check_policy_lengths(policy, prompts, settings.max_new_tokens, key)
-    return prompts
 
 
 @dataclass(frozen=True)
@@ -65,7 +52,7 @@ def problem_batches(
     measurement: str,
 ) -> Iterator[Batch]:
     """The batches, which go through the problems in a random order and start over at its end."""
-    prompts = fitting_prompts(settings, policy, problems)
+    prompts = fitting_prompts(policy, problems, settings.prompt, settings, "training.max_new_tokens")
     generator = torch.Generator().manual_seed(derive_seed(f"{measurement}-problems", options.seed))
     order = torch.randperm(len(problems), generator=generator).tolist()
     for number in range(options.batches):

@@ -11,18 +11,18 @@ from pathlib import Path
 import pandas as pd
 
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement
+from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, gpus_of, job_resources, problem_sets, vllm_of
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
 from nested_reft.config.jobs import settings_by_kind, warmups
 from nested_reft.config.nestability import NestabilitySettings
 from nested_reft.config.resources import JobKind
 from nested_reft.config.run_table import all_runs
-from nested_reft.config.sampling import ModelJob
+from nested_reft.config.sampling import Lengths
 from nested_reft.config.sources import GeneratedProblems, HubModel, HubProblems, ModelSettings, ScratchModel
 from nested_reft.config.strict import Strict
 from nested_reft.config.throughput import StepSpeedSettings, ThroughputSettings
-from nested_reft.config.training import Training, TrainSettings
+from nested_reft.config.training import TrainSettings
 from nested_reft.config.warmup import WarmupSettings
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.data.lock import HubLock, locked
@@ -170,9 +170,7 @@ class Planner:
     def _skipped(self, percent: int) -> int:
         return num_skipped(self.shape.layers, percent)
 
-    def _batch(
-        self, prompts: int, group: int, lengths: Training | EvaluationMeasurement | ModelJob, share: float | None = None
-    ) -> Batch:
+    def _batch(self, prompts: int, group: int, lengths: Lengths, share: float | None = None) -> Batch:
         """Completions whose mean length is this share of the largest; None: the share that is assumed."""
         most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
         return Batch(prompts, prompt, group, max(1, (share or self.assumed.length) * most), most)
