@@ -24,6 +24,7 @@ from nested_reft.evaluation.gradients import (
     measure_gradients,
     measure_on_policy,
 )
+from nested_reft.evaluation.measurement import MeasurementError
 from nested_reft.rollouts import rewards
 from nested_reft.rollouts.samplers import TorchSampler
 
@@ -170,6 +171,16 @@ def test_what_saves_memory_changes_nothing(saving: dict[str, Any]) -> None:
         expected = torch.tensor(entry["own"])
         actual = torch.tensor(parts["corrections"][name]["own"])
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6 * expected.max().item())
+
+
+def test_an_estimate_that_is_no_number_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nested_reft.evaluation import gradients as module
+
+    on_policy = measure_on_policy(settings(), tiny_policy(), tiny_problems(12), lambda _: None)
+    monkeypatch.setattr(module, "rollout_rewards", lambda *_: 3e38 * torch.eye(3, 4))
+    remedy = "'is_sequence' is not a finite number; remove it from gradients.corrections .* float32"
+    with pytest.raises(MeasurementError, match=f"^gradients of tiny, batch 3: the estimate of {remedy}$"):
+        measure_gradients(settings(), tiny_policy(), tiny_problems(12), on_policy, lambda _: None)
 
 
 def test_batches_go_through_the_problems_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

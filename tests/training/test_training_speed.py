@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 
-from nested_reft.config.records import StepPair
+from nested_reft.config.records.step_speed import StepPair
 from nested_reft.config.throughput import StepSpeed, StepSpeedSettings
 from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import DataError

@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from nested_reft.config.evaluation import EvaluateSettings
-from nested_reft.config.records import write_record
+from nested_reft.config.records.record import write_record
 from nested_reft.config.run import STAGES
 from nested_reft.config.strict import parse
 from nested_reft.data.records import read_problems

@@ -1,8 +1,8 @@
-"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each way to choose
-the skipped layers.
+"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each
+layer-selection strategy.
 
-For every batch of problems and every way to choose: completions by the nested view, and their log-probabilities under
-the whole model. The ways share problems and random numbers, so that they differ by the layers alone.
+For every batch of problems and every strategy: completions by the nested view, and their log-probabilities under
+the whole model. The strategies share problems and random numbers, so that they differ by the layers alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
-from nested_reft.config.records import NestabilityRecord, NestabilityRow
+from nested_reft.config.records.nestability import NestabilityRecord, NestabilityRow
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
 from nested_reft.engine.logp import completion_logp
-from nested_reft.evaluation.batches import choose_layers, problem_batches
+from nested_reft.evaluation.measurement import choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.rewards import rollout_rewards

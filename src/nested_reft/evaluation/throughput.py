@@ -13,13 +13,13 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from nested_reft.config.records import Pair, ThroughputRecord
+from nested_reft.config.records.throughput import Pair, ThroughputRecord
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import Problem
-from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy
 from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.runtime.seeding import derive_seed
@@ -51,7 +51,7 @@ def ideal_speedup(model: PreTrainedModel, num_skipped: int, context: float) -> f
 def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: Sequence[Problem]) -> ThroughputRecord:
     """The throughput record of one size and skip: tokens per second of every pair after the warm-up pairs."""
     options, model = settings.throughput, policy.model
-    prompts = fitting_prompts(settings, policy, problems[: options.problems], "throughput.new_tokens")
+    prompts = fitting_prompts(policy, problems[: options.problems], settings.prompt, settings, "throughput.new_tokens")
     check_policy_skip(policy, settings.skip, settings.border)
     prompt_ids, prompt_mask = policy.batch(prompts)
     num_layers = len(decoder_layers(model))

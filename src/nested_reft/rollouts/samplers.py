@@ -22,7 +22,7 @@ from nested_reft.rollouts.policy import Policy
 from nested_reft.runtime.errors import UserError
 
 if TYPE_CHECKING:  # so that no job depends on the settings of another
-    from nested_reft.config.evaluation import Evaluation
+    from nested_reft.config.evaluation import EvaluationMeasurement
     from nested_reft.config.training import Training
 
 
@@ -119,7 +119,7 @@ class TorchSampler:
 
 
 def sampler_factory(
-    vllm: Vllm | None, folder: Path, asked: Training | Evaluation, dtype: str
+    vllm: Vllm | None, folder: Path, asked: Training | EvaluationMeasurement, dtype: str
 ) -> Callable[[Policy], Sampler]:
     """What makes the sampler that the settings ask for, once the policy is in its place; raises SamplerError before
     that if its package is missing.
