@@ -1,8 +1,8 @@
 """What a call of Snakemake says on the terminal: a line per phase with the minutes left, and a line per failed job.
 
 A logger plugin of Snakemake, which finds it by the name of this package; `logger: nested-reft` in the workflow's
-profile turns it on. Dry runs, `--verbose` and all that is no run of jobs look as they do without it, and Snakemake's own
-log in `.snakemake/log` has everything.
+profile turns it on. Dry runs, `--verbose` and all that is no run of jobs look as they do without it, and Snakemake's
+own log in `.snakemake/log` has everything.
 """
 
 from __future__ import annotations
