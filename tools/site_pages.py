@@ -1,7 +1,7 @@
 """Hooks of mkdocs that make pages whole by themselves: formulas as MathML, and tables that a phone can stack.
 
-Formulas are rendered when the site is built, so a page needs no script for them, from a server or from disk. Each cell of
-a table gets the heading of its column as `data-label`, which `docs/assets/site.css` shows on a narrow screen.
+Formulas are rendered when the site is built, so a page needs no script for them, from a server or from disk. Each cell
+of a wide table gets the heading of its column as `data-label`, which `docs/assets/site.css` shows on a narrow screen.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LabelledTablesExtension(Extension):
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the extension to those of mkdocs.yml."""
-    config.markdown_extensions.append(LabelledTablesExtension())  # type: ignore[arg-type]
+    config.markdown_extensions.append(LabelledTablesExtension())
     return config
 
 
