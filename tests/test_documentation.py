@@ -24,6 +24,7 @@ from nested_reft.core.corrections import CORRECTIONS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 START = (ROOT / "docs/get_started.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 PROGRAMS = ("make", "snakemake", "nested-reft", "pip", "conda", "docker", "apptainer", "sbatch")
 
 
@@ -106,7 +107,13 @@ def test_a_change_of_the_table_is_a_config_and_changes_it(purpose: str, change: 
     assert parse_config(merged(read_settings(path), change)) != load_config(path)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_commands_and_settings_fit_a_narrow_page(page: Path) -> None:
+    blocks = re.findall(r"^```(?:sh|yaml)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 72] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_settings_that_a_page_shows_are_settings(page: Path) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         parse_config(merged(read_settings(ROOT / "config/paper.yaml"), yaml.safe_load(block)))
