@@ -109,10 +109,11 @@ class LogHandler(LogHandlerBase):
             self._before.append(self.format(record))
 
     def close(self) -> None:
-        """Say what is left to say: after this comes nothing."""
+        """Say what is left to say. Snakemake calls this, and Python once more when it ends."""
         if self._run is None:
             for text in self._before:
                 self._write(text)
+            self._before = []
         elif not self._ended:
             self._ended = True
             done, total = sum(map(len, self._run.done.values())), sum(self._run.jobs.values())
