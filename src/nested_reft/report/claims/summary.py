@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from nested_reft.config.records import ManifestRecord, read_record
+from nested_reft.config.records.record import read_record
+from nested_reft.config.records.training import ManifestRecord
 from nested_reft.report.claims.registry import of_correction
 
 # Verdicts that say all there is to say of a claim's cells.
