@@ -63,7 +63,7 @@ REFERENCE_CSV := claims cells verdicts runs gains throughput step_speed gradient
 
 reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs/reference; EXPERIMENT=smollm2 for that one
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables
-	cp results/$(EXPERIMENT)/figures/*.png $(REFERENCE)/figures/
+	cp results/$(EXPERIMENT)/figures/*.png results/$(EXPERIMENT)/figures/*.svg $(REFERENCE)/figures/
 	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.tex $(REFERENCE)/tables/
 	cp $(REFERENCE_CSV:%=results/$(EXPERIMENT)/tables/%.csv) $(REFERENCE)/tables/
 	cp results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json $(REFERENCE)/

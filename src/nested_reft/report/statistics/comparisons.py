@@ -121,12 +121,6 @@ def gradient_cosines(gradients: pd.DataFrame, config: Config) -> GradientEffects
     return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
 
 
-def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Bias | None]:
-    """Relative bias of a second on-policy estimate, which has none, per size and skip (`gradients.csv`)."""
-    keys = product(config.sizes, nested_skips(config))
-    return _rows(gradients, ["size", "skip"], keys, lambda row: _bias(row, "control", "control"))
-
-
 def compared_strategies(config: Config) -> tuple[str, ...]:
     """The ways to choose layers that are compared; none if there is only one."""
     strategies: tuple[str, ...] = config.layer_choice.strategies
