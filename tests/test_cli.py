@@ -13,7 +13,7 @@ from nested_reft import cli
 # What a plain `pip install -e .` may lack; None in sys.modules makes an import raise ModuleNotFoundError.
 WITHOUT_EXTRA = """
 import sys
-sys.modules.update(dict.fromkeys(["matplotlib", "pandas", "pydantic", "scipy", "seaborn", "snakemake", "yaml"]))
+sys.modules.update(dict.fromkeys(["matplotlib", "pandas", "pydantic", "scipy", "snakemake", "yaml"]))
 from nested_reft.cli import main
 sys.exit(main(sys.argv[1:]))
 """

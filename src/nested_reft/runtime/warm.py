@@ -47,7 +47,7 @@ SETTINGS = ("pydantic.main", "pydantic.types", "pydantic.functional_validators")
 COMPUTING = (*SETTINGS, "torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2",
              "transformers.models.llama.modeling_llama", "transformers.tokenization_utils_tokenizers",
              "transformers.convert_slow_tokenizer", "transformers.integrations.mistral", "grimp")  # fmt: skip
-REPORTING = (*SETTINGS, "pandas", "scipy.stats", "seaborn", "matplotlib.backends.backend_pdf",
+REPORTING = (*SETTINGS, "pandas", "scipy.stats", "matplotlib.backends.backend_pdf",
              "matplotlib.backends.backend_svg")  # fmt: skip
 SERVE = "import sys; from nested_reft.runtime import warm; warm.serve(int(sys.argv[1]), sys.argv[2:])"
 STREAMS = (1, 2)  # output and errors; a job reads no input

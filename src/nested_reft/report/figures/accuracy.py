@@ -11,7 +11,7 @@ from nested_reft.config.experiment import Config, nested_cells, nested_correctio
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
 from nested_reft.report.claims.rules import Limits
 from nested_reft.report.figures import style
-from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity, seed_differences
+from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity
 
 NARROWEST = 2.0  # points of accuracy that a panel shows
 BESIDE = 0.12  # distance of the seeds from their mean; 1 is the distance between skips
@@ -82,7 +82,7 @@ def _seeds_and_mean(axis: Axes, x: float, model: pd.DataFrame, look: style.Look)
 def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
     """Nested minus baseline accuracy with its interval against the margin: rows are data sets, columns sizes."""
     metric, margin = config.evaluation.headline, config.evaluation.parity_margin
-    found, by_seed = parity(runs, config, metric), seed_differences(runs, config, metric)
+    found = parity(runs, config, metric)
     cells = sorted(nested_cells(config), key=lambda cell: cell[1])
     places = {
         cell: place + nested_skips(config).index(cell[1]) for place, cell in enumerate(cells)
@@ -97,12 +97,9 @@ def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
             if not places:
                 style.not_run(axis)
             for (name, skip), y in places.items():
-                interval, differences = found[size, dataset, name, skip], by_seed[size, dataset, name, skip]
-                if interval is None or differences is None:
-                    style.not_run(axis, y)
-                    continue
+                interval = found[size, dataset, name, skip]
                 verdict = style.judged(interval, Limits(-margin, margin))
-                style.forest_row(axis, y, interval, differences, style.look_of(name), verdict, scale=100)
+                style.forest_row(axis, y, interval, style.look_of(name), verdict, scale=100)
     first = axes[0, 0]
     first.set_yticks(list(places.values()), [f"{name}, {skip} %" for name, skip in places])
     first.set_ylim(max(places.values(), default=0) + 0.8, -0.8)

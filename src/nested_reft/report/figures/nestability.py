@@ -44,8 +44,8 @@ def nestability(table: pd.DataFrame, throughput: pd.DataFrame, config: Config) -
                 if found is None:
                     continue
                 x, look = skips.index(skip) + offsets[strategy], _look(strategy)
-                values, interval = found.by_batch[quantity], found.intervals[quantity]
-                axis.scatter(np.full(len(values), x - BESIDE), values, s=6, color=look.color, alpha=0.35, lw=0)
+                interval = found.intervals[quantity]
+                axis.scatter(np.full(interval.n, x - BESIDE), interval.units, s=6, color=look.color, alpha=0.35, lw=0)
                 if interval.exists:
                     axis.vlines(x, interval.low, interval.high, color=look.color, lw=1.1)
                 axis.plot(x, interval.estimate, marker=look.marker, color=look.color, ls="")

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from nested_reft.config.experiment import Config
 from nested_reft.report.claims.rules import Limits
 from nested_reft.report.figures import style
-from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity, strategy_seeds
+from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity
 from nested_reft.report.statistics.intervals import POSITIVE, SHARE, t_interval
 
 
@@ -20,8 +20,7 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
     if not names or table.empty:
         return style.nothing_run()
     correction, skip = str(config.layer_choice.correction), config.layer_choice.skip
-    found, by_seed = strategy_parity(table, config), strategy_seeds(table, config)
-    cells, look = style.panel_rows(config), style.look_of(correction)
+    found, cells, look = strategy_parity(table, config), style.panel_rows(config), style.look_of(correction)
     figure, axes = style.panels(len(cells), 3, (2.1, 0.26 * len(names) + 0.5), sharex="col", sharey=True)
     titles = (
         f"{metric} accuracy,\nminus baseline (points)",
@@ -35,19 +34,12 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
         style.margin_band(row[0], margin)
         chosen = table[(table["size"] == size) & (table["dataset"] == dataset) & (table["skip"] == skip)]
         for y, name in enumerate(names):
-            difference, values = found[size, dataset, name], by_seed[size, dataset, name]
-            if difference is None or values is None:
-                style.not_run(row[0], y)
-            else:
-                verdict = style.judged(difference, Limits(-margin, margin))
-                style.forest_row(row[0], y, difference, values, look, verdict, scale=100)
+            verdict = style.judged(found[size, dataset, name], Limits(-margin, margin))
+            style.forest_row(row[0], y, found[size, dataset, name], look, verdict, scale=100)
             for axis, quantity, scale in zip(row[1:], ("kl_k3", "ess"), (POSITIVE, SHARE), strict=True):
-                of_quantity = chosen[(chosen["strategy"] == name) & (chosen["metric"] == quantity)]
-                if of_quantity.empty:
-                    style.not_run(axis, y)
-                else:
-                    measured = of_quantity["value"].to_numpy(dtype=np.float64)
-                    style.forest_row(axis, y, t_interval(measured, scale=scale), measured, look)
+                values = chosen.loc[(chosen["strategy"] == name) & (chosen["metric"] == quantity), "value"]
+                measured = values.to_numpy(dtype=np.float64)
+                style.forest_row(axis, y, t_interval(measured, scale=scale) if len(measured) else None, look)
     for axis in axes.flat:
         axis.grid(False)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

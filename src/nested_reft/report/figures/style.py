@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,7 +26,7 @@ from nested_reft.config.run import STAGES
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.claims.rules import CellVerdict, Limits
 from nested_reft.report.formatting import NOT_RUN
-from nested_reft.report.statistics.intervals import Array, Interval
+from nested_reft.report.statistics.intervals import Interval
 
 
 class Look(NamedTuple):
@@ -78,8 +77,6 @@ TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, so none
 NOTE_LETTERS = 19  # of the note below a figure, per inch
 MOST_TICKS = 8  # on a log axis
 RC: dict[str, Any] = {
-    **sns.axes_style("ticks"),
-    **sns.plotting_context("paper"),
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same figure on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -102,6 +99,7 @@ RC: dict[str, Any] = {
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.4,
+    "lines.solid_capstyle": "butt",  # an interval ends where its line ends
     "lines.markersize": 4.5,
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,  # letters stay letters, which many conferences ask for
@@ -187,16 +185,20 @@ def _mark(verdict: CellVerdict, marker: str, color: str) -> dict[str, Any]:
     return {"marker": marker, "markerfacecolor": color if verdict == "passes" else PAPER}
 
 
-def judged(found: Interval, limits: Limits) -> CellVerdict:
+def judged(found: Interval | None, limits: Limits) -> CellVerdict:
     """The verdict of an interval; undecided if there is none."""
-    return limits.judge(found) if found.exists else "undecided"
+    return limits.judge(found) if found and found.exists else "undecided"
 
 
 def forest_row(
-    axis: Axes, y: float, found: Interval, seeds: Array, look: Look, verdict: CellVerdict = "passes", scale: float = 1
+    axis: Axes, y: float, found: Interval | None, look: Look, verdict: CellVerdict = "passes", scale: float = 1
 ) -> None:
-    """An interval on its line with every seed below it, all times `scale`."""
-    axis.scatter(scale * seeds, np.full(len(seeds), y + 0.28), s=6, color=look.color, alpha=0.5, lw=0)
+    """An interval over seeds on its line with every seed below it, all times `scale`."""
+    if found is None:
+        not_run(axis, y)
+        return
+    assert found.units is not None
+    axis.scatter(scale * found.units, np.full(found.n, y + 0.28), s=6, color=look.color, alpha=0.5, lw=0)
     if found.exists:
         axis.hlines(y, scale * found.low, scale * found.high, color=look.color)
     verdict_mark(axis, scale * found.estimate, y, look, verdict)

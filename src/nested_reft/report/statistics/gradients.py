@@ -14,7 +14,7 @@ jackknife overstates by about the square root of 2 (Arvesen 1969): "unbiased" is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ METHOD = "jackknife over batches"
 class Bias(Interval):
     """A relative bias, and `noise`: how far the plain means of two on-policy sets are apart, which have no bias."""
 
-    noise: float
+    noise: float = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -31,13 +31,17 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none, or have no spread."""
+    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none, or have no spread.
+
+    `units`: the values (n,) whose mean it is, if it is one.
+    """
 
     estimate: float
     low: float
     high: float
     n: int
     method: str
+    units: Array | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # Units that are all equal (as accuracies of 0 are; but for rounding) do not show how far others would be: that
@@ -76,9 +80,9 @@ def t_interval(values: Array, scale: Scale = UNBOUNDED) -> Interval:
     values = _units(values)
     n, mean = len(values), float(values.mean())
     if n < 2:
-        return Interval(mean, math.nan, math.nan, n, scale.method)
+        return Interval(mean, math.nan, math.nan, n, scale.method, values)
     half = float(_quantile(n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, *_around(mean, half, scale), n, scale.method)
+    return Interval(mean, *_around(mean, half, scale), n, scale.method, values)
 
 
 def score_interval(share: float, problems: float) -> Interval:
