@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
+from nested_reft.config.method import Strategy
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.config.run_table import strategy_table
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
@@ -119,9 +120,9 @@ def gradient_cosines(gradients: pd.DataFrame, config: Config) -> Cells:
     return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
 
 
-def compared_strategies(config: Config) -> tuple[str, ...]:
+def compared_strategies(config: Config) -> tuple[Strategy, ...]:
     """The layer-selection strategies that are compared; none if there is only one."""
-    strategies: tuple[str, ...] = config.layer_choice.strategies
+    strategies: tuple[Strategy, ...] = config.layer_choice.strategies
     return strategies if len(strategies) > 1 else ()
 
 
