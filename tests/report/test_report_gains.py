@@ -69,10 +69,8 @@ def test_it_holds_the_truth_as_often_as_it_says(seeds: int, spread: float, corre
 
 @pytest.fixture
 def config() -> Config:
-    return make_config(
-        sizes=1, benchmarks=2, skips=(10, 20), corrections=("base", "unit"), seeds=(1, 2), steps=1,
-        skips_of={"unit": [10]}, warmup=True,
-    )  # fmt: skip
+    grid = {"sizes": 1, "skips": (10, 20), "corrections": ("base", "unit"), "skips_of": {"unit": [10]}, "seeds": (1, 2)}
+    return make_config(**grid, steps=1, warmup=True)
 
 
 def answer(root: Path, model: str, benchmark: str, rights: list[list[bool]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -179,9 +180,7 @@ def test_the_table_has_the_columns_of_the_contract_first(tmp_path: Path) -> None
     header = (tmp_path / "tables/gradients.csv").read_text().splitlines()[0].split(",")
     assert header[:7] == ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"]
     table = read_table(tmp_path, "gradients")
-    assert list(zip(table["skip"], table["correction"], strict=True)) == [
-        (10, "base"), (10, "unit"), (20, "base"), (20, "unit")
-    ]  # fmt: skip
+    assert list(zip(table["skip"], table["correction"], strict=True)) == list(product((10, 20), ("base", "unit")))
     unit = table.set_index(["skip", "correction"]).loc[(10, "unit")]
     assert unit["bias_low"] < 0.5 < unit["bias_high"]
     assert unit["variance_low"] < 3.0 < unit["variance_high"]
@@ -216,7 +215,5 @@ def test_the_table_says_where_the_noise_hides_the_gradient(tmp_path: Path) -> No
     (tmp_path / FILE).write_text(json.dumps(record))
     collect(tmp_path, CONFIG)
     shown = gradient_bias_table(read_table(tmp_path, "gradients"), CONFIG)[0].set_index(["skip %", "correction"])
-    assert list(shown.loc[("10", "base"), ["relative bias (%)", "cosine", "verdict"]]) == [
-        "not resolved", "not resolved", "not resolved"
-    ]  # fmt: skip
+    assert set(shown.loc[("10", "base"), ["relative bias (%)", "cosine", "verdict"]]) == {"not resolved"}
     assert shown.loc[("20", "base"), "verdict"] == "unbiased"
