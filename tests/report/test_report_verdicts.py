@@ -13,6 +13,7 @@ from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import Claim, claim_rows, judge
 from nested_reft.report.claims.registry import statements
 from nested_reft.report.claims.rules import CellVerdict, Limits, rises, verdict
+from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.claims.tables import cells_table
 from nested_reft.report.statistics.intervals import Interval
 
@@ -256,3 +257,19 @@ def test_a_rise_that_is_not_shown_is_inconclusive_and_a_fall_is_partly() -> None
     falling = judged("C1", [*rising, rising[0], (1.5, 1.45, 1.6), rising[2]])
     assert falling.verdict == "partly"
     assert falling.measured.endswith("; does not rise with every skip")
+
+
+def test_a_summary_says_how_many_corrections_have_which_verdict() -> None:
+    table = pd.DataFrame(
+        {
+            "id": ["C3-base", "C3-unit", "C3-is_sequence", "C6"],
+            "verdict": ["refuted", "refuted", "inconclusive", "refuted"],
+            "counts": ["0 of 6 pass, 2 fail, 4 not resolved", "6 fail", "6 not resolved", "1 fail"],
+            "claim": ["Unbiased, with 'base'", "Unbiased, with 'unit'", "Unbiased, with 'is_sequence'", "Gains"],
+        }
+    )
+    refuted = "refuted: base (0 of 6 pass, 2 fail, 4 not resolved), unit (6 fail)"
+    assert verdicts(table).to_numpy().tolist() == [
+        ["C3", "2 refuted, 1 inconclusive", f"Unbiased – {refuted}; inconclusive: is_sequence (6 not resolved)"],
+        ["C6", "refuted", "Gains (1 fail)"],
+    ]
