@@ -14,7 +14,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 paper reference report compare test test-slow test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 results: env  ## the default experiment, config/config.yaml
 	$(SNAKEMAKE)
+	@$(MAKE) --no-print-directory report
 
 smoke: env  ## the smallest complete experiment, config/smoke.yaml
 	$(SNAKEMAKE) --configfile config/smoke.yaml
@@ -69,6 +70,14 @@ reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs
 	cp results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json $(REFERENCE)/
 	@# Without rows it was not measured: a picture of "not run" is not kept.
 	test $$(wc -l < $(REFERENCE)/tables/nestability_batches.csv) -gt 1 || rm $(REFERENCE)/*/nestability*
+
+# The configuration of an experiment, as Snakemake's option names it.
+CONFIG_smollm2 := --configfile config/smollm2.yaml
+REPORT := results/$(EXPERIMENT)/report.html
+
+report: env  ##start one page of all claims, figures and tables of a finished experiment, which needs no network
+	@$(SNAKEMAKE) --quiet all $(CONFIG_$(EXPERIMENT)) --report $(REPORT)
+	@echo "Report:  $(REPORT)"
 
 compare: $(MAKE_$(EXPERIMENT))  ## whether this run found what the reference run found: verdicts, values beyond their intervals
 	$(BIN)/nested-reft compare --root results/$(EXPERIMENT) --reference $(REFERENCE)

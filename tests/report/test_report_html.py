@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,21 @@ def test_samples_are_by_problem_and_size_with_every_model(tmp_path: Path) -> Non
     assert problems[1]["answers"]["large"][0]["answers"] == {"greedy": answer, "sampled": answer}
 
 
+def test_disagreements_come_first() -> None:
+    model = {"dataset": "d", "correction": "base", "strategy": "uniform", "seed": 1, "size": "small"}
+    model |= {"benchmark": "b", "prompt": "?", "gold": "1", "kind": "greedy", "response": "1"}
+    rights = {"all right": (True, True), "differ": (True, False), "all wrong": (False, False)}
+    rows = [
+        {**model, "problem": problem, "skip": skip, "right": right}
+        for problem, each in rights.items()
+        for skip, right in zip((0, 10), each, strict=True)
+    ]
+    # That models of different sizes differ is nothing that skipping has to do with.
+    rows.append({**model, "problem": "all right", "skip": 0, "right": False, "size": "large"})
+    found = [(problem["id"], problem["disagree"]) for problem in samples(pd.DataFrame(rows))]
+    assert found == [("differ", True), ("all right", False), ("all wrong", False)]
+
+
 def test_environment_has_a_column_for_each_that_differs(tmp_path: Path) -> None:
     config = make_config(sizes=1, skips=(10,), corrections=("base",), seeds=(1, 2), steps=1)
     write_results(tmp_path, config)
@@ -181,5 +197,7 @@ def test_tables_escape_their_cells_and_colour_verdicts(tmp_path: Path) -> None:
     assert '<th scope="col">a&lt;b</th>' in text
     assert "<td>&lt;i&gt;1&lt;/i&gt;</td>" in text
     assert '<td class="mark not-run">not run</td>' in text
-    assert all(f".{verdict} {{" in text for verdict in ("supported", "refuted", "partly", "not-run"))
+    for verdict in ("supported", "refuted", "partly", "inconclusive"):
+        assert re.search(rf"\.{verdict}(, \.[\w-]+)* {{ color", text), verdict
+        assert re.search(rf"td\.{verdict}::before(, td[\w.-]+::before)* {{ content", text), verdict
     assert "see low &amp; &lt;x&gt;" in text

@@ -98,7 +98,7 @@ def test_the_introduction_states_the_verdicts_first(page: Any, tmp_path: Path) -
     assert page.locator(".prose .system-message").count() == 0  # docutils found nothing to complain about
     screenshot(page, tmp_path, "introduction")
     # Its links lead to results.
-    for name in ("tradeoff.png", "samples.html"):
+    for name in ("Accuracy against speed-up", "Sample completions"):
         page.get_by_role("link", name=name).click()
         page.locator("nav").get_by_text("Description").wait_for()
         page.locator("nav nav a").first.click()

@@ -48,7 +48,7 @@ class Entry:
 
 
 # Categories of the report, which shows them in alphabetical order.
-CLAIMS, SPEED, ACCURACY, TRAINING = "1 Claims", "2 Speed", "3 Accuracy", "4 Training"
+METHOD, CLAIMS, SPEED, ACCURACY, TRAINING = "0 Method", "1 Claims", "2 Speed", "3 Accuracy", "4 Training"
 OFF_POLICY, GRADIENTS, LAYERS = "5 Off-policyness", "6 Gradients", "7 Layer choice"
 TABLES, RUNS = "8 Tables", "9 Runs"
 
@@ -69,7 +69,7 @@ PRESENTATION_TABLES: dict[str, Entry] = {
 FIGURES: dict[str, Entry] = {
     "method": Entry(
         "figures.method:method",
-        CLAIMS,
+        METHOD,
         (),
         "The method: a subset of the target's layers writes the rollouts, all of its layers learn from them. What b "
         "wrote is off-policy for π, which the loss corrects.",
