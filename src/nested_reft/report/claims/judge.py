@@ -18,7 +18,7 @@ import pandas as pd
 
 from nested_reft.config.experiment import Config
 from nested_reft.report.claims.registry import NO_SPREAD, Statement, of_correction, share, statements
-from nested_reft.report.claims.rules import CellVerdict, Verdict, rises, verdict
+from nested_reft.report.claims.rules import Verdict, rises, verdict
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, relative_bias, with_interval
 from nested_reft.report.statistics.comparisons import (
     gains,
@@ -29,7 +29,7 @@ from nested_reft.report.statistics.comparisons import (
     step_speedups,
 )
 from nested_reft.report.statistics.gradients import Bias, bias_verdict
-from nested_reft.report.statistics.intervals import Interval, against_zero
+from nested_reft.report.statistics.intervals import CellVerdict, Interval, against_zero
 
 Measured: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those of `comparisons`
 
@@ -70,7 +70,7 @@ def judge(found: Interval | None, statement: Statement) -> Cell:
     """`found` judged by the statement's limits; what has several units but no interval is undecided."""
     if not found or not (found.exists or found.n > 1):
         return Cell(found, None)
-    judged = statement.limits.judge(found) if found.exists else "undecided"
+    judged = statement.limits.judge(found)
     return Cell(found, judged, _reason(found, statement) if judged == "undecided" else "")
 
 
@@ -149,7 +149,7 @@ def _written(found: Interval | None, statement: Statement) -> str:
 def _sides(cells: Mapping[Any, Cell]) -> str:
     """Two facts of C5's cells: how many are beyond the margin, and on which side of 0."""
     beyond = sum(cell.verdict == "fails" for cell in cells.values())
-    sides = Counter(against_zero(cell.found.low, cell.found.high) for cell in cells.values() if cell.found)
+    sides = Counter(against_zero(cell.found) for cell in cells.values() if cell.found)
     return f"{beyond} beyond the margin; {sides['below 0']} below 0, {sides['above 0']} above 0"
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.rules import Limits
 from nested_reft.report.formatting import NOT_RESOLVED
+from nested_reft.report.statistics.intervals import Limits
 
 NO_SPREAD = "without spread"
 PAPER, OURS = "not available to us", "no claim of the paper"

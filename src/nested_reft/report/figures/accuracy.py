@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 
 from nested_reft.config.experiment import Config, nested_cells, nested_corrections, nested_skips, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
-from nested_reft.report.claims.rules import Limits
 from nested_reft.report.figures import style
 from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity
+from nested_reft.report.statistics.intervals import Limits
 
-NARROWEST = 2.0  # points of accuracy that a panel shows
 BESIDE = 0.12  # distance of the seeds from their mean; 1 is the distance between skips
 
 
@@ -50,10 +49,6 @@ def accuracy(runs: pd.DataFrame, config: Config) -> Figure:
                 for place, skip in enumerate(skips[1:], start=1):
                     model = style.of_model(tuned, name, skip)
                     _seeds_and_mean(axis, place + offsets[name], model, style.look_of(name))
-    for row in axes:
-        low, high = row[0].get_ylim()
-        if high - low < NARROWEST:  # as if nothing is ever right: rounding would fill the panel
-            row[0].set_ylim((low + high - NARROWEST) / 2, (low + high + NARROWEST) / 2)
     entries = [(name, style.marker_only(style.look_of(name))) for name in names]
     entries += [(STAGES[stage], style.STAGE_LOOKS[stage]) for stage in stages(config)]
     style.legend(figure, [("baseline ReFT", style.BASELINE), *entries])
@@ -97,9 +92,8 @@ def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
             if not places:
                 style.not_run(axis)
             for (name, skip), y in places.items():
-                interval = found[size, dataset, name, skip]
-                verdict = style.judged(interval, Limits(-margin, margin))
-                style.forest_row(axis, y, interval, style.look_of(name), verdict, scale=100)
+                limits, look = Limits(-margin, margin), style.look_of(name)
+                style.forest_row(axis, y, found[size, dataset, name, skip], look, limits, scale=100)
     first = axes[0, 0]
     first.set_yticks(list(places.values()), [f"{name}, {skip} %" for name, skip in places])
     first.set_ylim(max(places.values(), default=0) + 0.8, -0.8)

@@ -8,15 +8,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.report.claims.rules import Limits
 from nested_reft.report.figures import style
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN
 from nested_reft.report.statistics.comparisons import gradient_biases, gradient_variances
 from nested_reft.report.statistics.gradients import bias_verdict
-from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.statistics.intervals import Interval, Limits
 
 
 def gradients(table: pd.DataFrame, config: Config) -> Figure:
@@ -47,14 +46,17 @@ def gradients(table: pd.DataFrame, config: Config) -> Figure:
                 resolved = bias is not None and bias_verdict(bias, margin) != NOT_RESOLVED
                 _draw(above, x, bias, look, Limits(high=margin), resolved)
                 _draw(below, x, variances[size, name, skip], look, Limits(high=limit))
-    tops = [value for found in biases.values() if found for value in (found.high, found.noise)]
-    _percent_scale(axes[0, 0], margin, tops)
-    axes[0, 0].set_ylabel("relative bias")
-    axes[1, 0].set_ylabel("variance, over on-policy")
-    bounds = [value for found in variances.values() if found for value in (found.low, found.high)]
-    finite = [value for value in bounds if math.isfinite(value) and value > 0]
-    axes[1, 0].set_ylim(0.8 * min([0.7, *finite]), 1.2 * max([2 * limit, *finite]))
-    style.ratio_scale(axes[1, 0])
+    bias_axis, variance_axis = axes[:, 0]
+    bias_axis.set_ylabel("relative bias")
+    # Zero must be shown, and a log scale has none: up to the margin it is linear.
+    bias_axis.set_yscale("symlog", linthresh=margin, linscale=0.6)
+    bias_axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=margin, subs=(1, 3)))
+    bias_axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    bias_axis.set_ylim(bottom=-0.1 * margin)
+    variance_axis.set_ylabel("variance, over on-policy")
+    ends = [end for found in variances.values() if found and found.exists for end in (found.low, found.high)]
+    variance_axis.set_ylim(0.8 * min([0.7, *ends]), 1.2 * max([2 * limit, *ends]))
+    style.log_scale(variance_axis)
     entries = [(name, style.marker_only(style.look_of(name))) for name in names]
     bands = [
         style.band(style.MARGIN, f"claimed (≤ {100 * margin:g} %, ≤ {limit:g}×)"),
@@ -86,18 +88,3 @@ def _draw(
     if resolved:  # a negative square of the bias has no root: the estimate is 0
         estimate = 0.0 if math.isnan(found.estimate) else found.estimate
         style.verdict_mark(axis, x, estimate, look, limits.judge(found))
-
-
-def _percent_scale(axis: Axes, margin: float, values: list[float]) -> None:
-    """Percent from 0; beyond the margin on a log scale, if the values reach a decade above it."""
-    top = max([value for value in values if math.isfinite(value)], default=0.0)
-    top = max(1.15 * top, 1.5 * margin)
-    if top > 10 * margin:
-        # Zero must be shown, and a log scale has none.
-        axis.set_yscale("symlog", linthresh=margin, linscale=0.6)
-        decades = range(math.ceil(math.log10(top / margin)) + 1)
-        steps = (1, 3) if 2 * len(decades) < style.MOST_TICKS else (1,)
-        axis.yaxis.set_major_locator(FixedLocator([0, *(m * margin * 10**d for d in decades for m in steps)]))
-        axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axis.set_ylim(-0.12 * margin if top > 10 * margin else -0.03 * top, top)

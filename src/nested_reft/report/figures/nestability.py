@@ -29,7 +29,11 @@ def nestability(table: pd.DataFrame, throughput: pd.DataFrame, config: Config) -
     for axis, title in zip(axes[0], names.values(), strict=True):
         axis.set_title(title)
     below = {
-        skip: "\n".join(f"{speedup.estimate:.2f}×" for size in config.sizes if (speedup := speedups[size, skip]))
+        skip: "\n".join(
+            f"{size} {speedup.estimate:.2f}×" if len(config.sizes) > 1 else f"{speedup.estimate:.2f}×"
+            for size in config.sizes
+            if (speedup := speedups[size, skip])
+        )
         for skip in skips
     }
     for row, (size, quantity) in zip(axes, product(config.sizes, QUANTITIES), strict=True):

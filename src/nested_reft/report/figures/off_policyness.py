@@ -44,7 +44,7 @@ def off_policyness(training: pd.DataFrame, config: Config) -> Figure:
             row[2].plot(x, q50, color=look.color, marker=look.marker, ls="")
     if (runs["kl_k3"] > 0).any():
         style.log_scale(axes[0, 0])
-    style.ratio_scale(axes[0, 2])
+    style.log_scale(axes[0, 2])
     style.legend(figure, [(name, style.marker_only(style.look_of(name))) for name in names])
     number = style.number_of(runs.groupby(keys).size(), "seed")
     note = (

@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.rules import Limits
 from nested_reft.report.figures import style
 from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity
-from nested_reft.report.statistics.intervals import POSITIVE, SHARE, t_interval
+from nested_reft.report.statistics.intervals import POSITIVE, SHARE, Limits, t_interval
 
 
 def strategies(table: pd.DataFrame, config: Config) -> Figure:
@@ -34,8 +33,7 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
         style.margin_band(row[0], margin)
         chosen = table[(table["size"] == size) & (table["dataset"] == dataset) & (table["skip"] == skip)]
         for y, name in enumerate(names):
-            verdict = style.judged(found[size, dataset, name], Limits(-margin, margin))
-            style.forest_row(row[0], y, found[size, dataset, name], look, verdict, scale=100)
+            style.forest_row(row[0], y, found[size, dataset, name], look, Limits(-margin, margin), scale=100)
             for axis, quantity, scale in zip(row[1:], ("kl_k3", "ess"), (POSITIVE, SHARE), strict=True):
                 values = chosen.loc[(chosen["strategy"] == name) & (chosen["metric"] == quantity), "value"]
                 measured = values.to_numpy(dtype=np.float64)

@@ -19,14 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nested_reft.config.experiment import Config
 from nested_reft.config.run import STAGES
 from nested_reft.core.corrections import CORRECTIONS
-from nested_reft.report.claims.rules import CellVerdict, Limits
 from nested_reft.report.formatting import NOT_RUN
-from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
 
 
 class Look(NamedTuple):
@@ -72,6 +71,7 @@ DARK = {
     "#117733": "#4DB36B",
 }
 
+ANY = Limits()  # what is not judged
 DPI = 200
 TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, so none is scaled down with its letters
 NOTE_LETTERS = 19  # of the note below a figure, per inch
@@ -185,23 +185,17 @@ def _mark(verdict: CellVerdict, marker: str, color: str) -> dict[str, Any]:
     return {"marker": marker, "markerfacecolor": color if verdict == "passes" else PAPER}
 
 
-def judged(found: Interval | None, limits: Limits) -> CellVerdict:
-    """The verdict of an interval; undecided if there is none."""
-    return limits.judge(found) if found and found.exists else "undecided"
-
-
 def forest_row(
-    axis: Axes, y: float, found: Interval | None, look: Look, verdict: CellVerdict = "passes", scale: float = 1
+    axis: Axes, y: float, found: Interval | None, look: Look, limits: Limits = ANY, scale: float = 1
 ) -> None:
-    """An interval over seeds on its line with every seed below it, all times `scale`."""
+    """An interval over seeds, judged by `limits`, on its line with every seed below it; drawn times `scale`."""
     if found is None:
         not_run(axis, y)
         return
     assert found.units is not None
     axis.scatter(scale * found.units, np.full(found.n, y + 0.28), s=6, color=look.color, alpha=0.5, lw=0)
-    if found.exists:
-        axis.hlines(y, scale * found.low, scale * found.high, color=look.color)
-    verdict_mark(axis, scale * found.estimate, y, look, verdict)
+    axis.hlines(y, scale * found.low, scale * found.high, color=look.color)
+    verdict_mark(axis, scale * found.estimate, y, look, limits.judge(found))
 
 
 def margin_band(axis: Axes, margin: float) -> None:
@@ -250,25 +244,10 @@ def number_of(values: Iterable[float], unit: str, units: str = "") -> str:
     return f"{several}{found[-1]:g} {unit if found[-1] == 1 else units or f'{unit}s'}"
 
 
-def ratio_scale(axis: Axes) -> None:
-    """Ratios are symmetric about 1 on a log scale; ticks at powers of two (or ten) read better than exponents."""
+def log_scale(axis: Axes) -> None:
+    """A log scale with plain numbers, not exponents: 0.01, 0.02, 0.05, 0.1, or decades only if there are many."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    base = 2 if high / low < 100 else 10
-    first, last = np.floor(np.log(low) / np.log(base)), np.ceil(np.log(high) / np.log(base))
-    powers = np.arange(first, last + 1)
-    # Wide intervals can span many decades; 1 is always named.
-    powers = powers[powers % math.ceil(len(powers) / MOST_TICKS) == 0]
-    axis.yaxis.set_major_locator(FixedLocator(list(float(base) ** powers)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,), numticks=MOST_TICKS))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_ylim(low, high)
-
-
-def log_scale(axis: Axes, along: str = "y") -> None:
-    """A log scale with plain numbers: 0.01, 0.03, 0.1."""
-    (axis.set_xscale if along == "x" else axis.set_yscale)("log")
-    scale = axis.xaxis if along == "x" else axis.yaxis
-    scale.set_major_locator(LogLocator(subs=(1, 3)))
-    scale.set_minor_locator(NullLocator())
-    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

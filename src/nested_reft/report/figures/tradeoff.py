@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nested_reft.config.experiment import Config, nested_corrections, nested_skips
-from nested_reft.report.claims.rules import Limits
 from nested_reft.report.figures import style
 from nested_reft.report.statistics.comparisons import parity, rollout_speedups, step_speedups
-from nested_reft.report.statistics.intervals import Array, Interval
+from nested_reft.report.statistics.intervals import Array, Interval, Limits
 
 FRONT = "retrace"  # is drawn over the other corrections
 NAMES = 0.38  # of the points' width, for the names of the corrections at their right
@@ -84,7 +83,7 @@ def _panel(
                 width, alpha = 1.1 - 1.7 * front, 0.4 if front else 1
                 bounds = 100 * y.low, 100 * y.high
                 axis.vlines(x.estimate, *bounds, color=look.color, lw=width, alpha=alpha, zorder=order)
-            verdict = style.judged(y, Limits(-margin, margin))
+            verdict = Limits(-margin, margin).judge(y)
             style.verdict_mark(axis, x.estimate, 100 * y.estimate, look, verdict, zorder=order + 0.04)
     for skip, speedup in speedups.items():
         tops = [100 * max(_bounds(of_name[skip][1])) for of_name in points.values() if skip in of_name]
