@@ -162,16 +162,6 @@ def test_strategies_have_numbers_over_a_runs_steps(tmp_path: Path, compared: Con
     assert list(run["n"]) == [2, 3, 3, 3]
 
 
-def test_layers_left_out_are_of_every_step_of_nested_runs(tmp_path: Path, compared: Config) -> None:
-    collect_results(tmp_path, compared)
-    table = read_table(tmp_path, "layers")
-    assert list(zip(table["strategy"], table["seed"], table["step"], strict=True)) == [
-        (strategy, seed, step) for strategy in ("uniform", "static") for seed in (1, 2) for step in (1, 2, 3)
-    ]
-    assert set(table["skip"]) == {10}
-    assert set(table["skipped_layers"]) == {"1"}
-
-
 def test_every_run_has_its_manifest_in_a_line(root: Path, tiny: Config) -> None:
     edit(root / MANIFEST, commit=None, dirty=None, gpus=["A", "B"], alarms=[{"step": 1}, {"step": 2}])
     collect(root, tiny)

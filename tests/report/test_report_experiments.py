@@ -14,7 +14,7 @@ from nested_reft.cli import main
 from nested_reft.config.experiment import Config
 from nested_reft.report.formatting import NO_NESTED_RUNS
 from nested_reft.report.registry import FIGURES, PAGES, PRESENTATION_TABLES
-from nested_reft.report.statistics.comparisons import gains, parity
+from nested_reft.report.statistics.comparisons import gains
 from nested_reft.report.tidy import read_table
 
 BASELINE_ONLY = make_config(sizes=1, skips=(0,), warmup=True)
@@ -85,12 +85,6 @@ def test_only_what_the_baseline_learns_is_judged(baseline: Path) -> None:
     learned = verdicts.pop("C6")
     assert set(verdicts.values()) == {"not run"}
     assert learned == ("supported" if len(read_table(baseline, "runs")) else "not run")
-
-
-def test_a_cell_that_is_not_in_the_grid_is_in_no_comparison(partial: Path) -> None:
-    found = parity(read_table(partial, "runs"), PARTIAL, "sampled")
-    assert [(correction, skip) for _, _, correction, skip in found] == CELLS
-    assert all(found.values())
 
 
 def test_the_gain_is_over_the_warmed_up_model(partial: Path) -> None:

@@ -352,10 +352,12 @@ def test_every_figure_says_of_how_many_units_it_is(tmp_path_factory: pytest.Temp
     assert re.search(units.get(name, "3 seeds|seed 1"), note(drawn(root, config, name)))
 
 
-def test_nothing_run_is_said_in_every_panel(tmp_path: Path, small: Config) -> None:
-    collect(tmp_path, small)
+@pytest.mark.parametrize("nestability", [False, True])
+def test_nothing_run_is_said_in_every_panel(tmp_path: Path, nestability: bool) -> None:
+    config = make_config(nestability=nestability)
+    collect(tmp_path, config)
     for name in WITH_TABLES:
-        assert all("not run" in texts(axis) for axis in drawn(tmp_path, small, name).axes), name
+        assert all("not run" in texts(axis) for axis in drawn(tmp_path, config, name).axes), name
 
 
 @pytest.mark.parametrize("datasets", [1, 2])

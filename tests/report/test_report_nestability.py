@@ -91,13 +91,6 @@ def test_the_figure_has_a_column_a_model_and_the_measured_points(tmp_path: Path,
     assert labels == ["10\n1.08×", "20\n1.16×"]
 
 
-@pytest.mark.parametrize("measured", [False, True])
-def test_without_results_the_figure_says_not_run(tmp_path: Path, measured: bool) -> None:
-    config = make_config(sizes=1, benchmarks=1, steps=1, nestability=measured)
-    figure = nestability(*tidy(tmp_path, config), config)
-    assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["not run"]
-
-
 def test_a_sampled_kl_below_zero_is_no_error(tmp_path: Path) -> None:
     config = make_config(sizes=2, benchmarks=1, steps=1, nestability=True)
     write_results(tmp_path, config)

@@ -15,8 +15,7 @@ from nested_reft.report.claims.tables import write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.registry import PRESENTATION_TABLES
 from nested_reft.report.statistics.comparisons import benchmark_means
-from nested_reft.report.statistics.intervals import accuracy_interval
-from nested_reft.report.tables.accuracy import accuracy_greedy, accuracy_sampled, equivalence_table
+from nested_reft.report.tables.accuracy import accuracy_sampled, equivalence_table
 from nested_reft.report.tables.gradients import exact_bias_table, gradient_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_table
 from nested_reft.report.tables.speed import speedup_table
@@ -44,15 +43,6 @@ def test_accuracy_cells_are_percent_with_an_interval(tmp_path: Path) -> None:
     assert table.loc["baseline ReFT", list(after)].to_dict() == after
     assert table.loc["base, skip 10 %", "mean"] == "61.0 [51.1, 70.1]"
     assert "| 61.0 [51.1, 70.1] | 61.0 " in (tmp_path / "tables/accuracy_sampled.md").read_text()  # no text is rounded
-
-
-def test_the_interval_is_over_seeds_and_problems(collected: Path, small: Config) -> None:
-    runs = read_table(collected, "runs")
-    chosen = runs.query("size == 'small' and correction == 'unit' and skip == 20 and metric == 'greedy'")
-    found = accuracy_interval(chosen[chosen["benchmark"] == "steps"]["value"].to_numpy(), 50)
-    table = accuracy_greedy(runs, small)[0].set_index(["size", "model"])
-    expected = f"{100 * found.estimate:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    assert table.loc[("small", "unit, skip 20 %"), "steps"] == expected
 
 
 def test_problems_of_unequal_benchmarks_count_as_their_mean_varies(small: Config) -> None:

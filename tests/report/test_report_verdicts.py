@@ -12,7 +12,7 @@ from synthetic import make_config
 from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import Claim, claim_rows, judge
 from nested_reft.report.claims.registry import statements
-from nested_reft.report.claims.rules import rises, verdict
+from nested_reft.report.claims.rules import verdict
 from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.claims.tables import cells_table
 from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
@@ -89,15 +89,6 @@ def test_a_cell_without_interval_is_not_judged_and_one_without_spread_is_undecid
 def test_verdict_over_cells(cells: str, expected: str) -> None:
     of: dict[str, CellVerdict | None] = {"p": "passes", "f": "fails", "u": "undecided", "-": None}
     assert verdict([of[cell] for cell in cells]) == expected
-
-
-def test_rises_within_each_size() -> None:
-    config = make_config(sizes=1, skips=(10, 20))
-    low, high = interval(1.1, 1.05, 1.2), interval(1.2, 1.15, 1.3)
-    assert rises({("small", 10): low, ("small", 20): high}, config) == "passes"
-    # It falls, but the two intervals overlap.
-    assert rises({("small", 10): high, ("small", 20): low}, config) == "undecided"
-    assert rises({("small", 10): interval(1.4, 1.3, 1.5), ("small", 20): low}, config) == "fails"
 
 
 def rows(cells: list[tuple[str, int]], values: Values, names: tuple[str, str, str], **more: object) -> pd.DataFrame:
@@ -225,6 +216,11 @@ def test_a_bias_that_the_noise_hides_says_so_with_the_noise() -> None:
     found = judged("C3", [lost] * 5 + [clear], noise=0.634)
     assert found.verdict == "refuted"
     assert found.measured == "0 of 6 pass, 1 fail, 5 not resolved; worst (large, skip 30 %): 67.6 % [46.6 %, 83.6 %]"
+    found = judged("C3", [(NAN, NAN, NAN)] * 6)  # the gradient itself is lost
+    assert (found.verdict, found.low) == ("inconclusive", None)
+    assert (
+        found.measured == "0 of 6 pass, 6 not resolved; worst (small, skip 10 %): not resolved, on-policy noise 1.0 %"
+    )
     found = judged("C3", [(NAN, 0.0, 0.09)] * 6, noise=0.634)
     assert (found.verdict, found.measured) == ("supported", "6 of 6 pass; worst (small, skip 10 %): ≤ 9.0 %")
 
