@@ -71,6 +71,9 @@ reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs
 	@# Without rows it was not measured: a picture of "not run" is not kept.
 	test $$(wc -l < $(REFERENCE)/tables/nestability_batches.csv) -gt 1 || rm $(REFERENCE)/*/nestability*
 
+compare: $(MAKE_$(EXPERIMENT))  ## whether this run found what the reference run found: verdicts, values beyond their intervals
+	$(BIN)/nested-reft compare --root results/$(EXPERIMENT) --reference $(REFERENCE)
+
 # The configuration of an experiment, as Snakemake's option names it.
 CONFIG_smollm2 := --configfile config/smollm2.yaml
 REPORT := results/$(EXPERIMENT)/report.html
@@ -78,9 +81,6 @@ REPORT := results/$(EXPERIMENT)/report.html
 report: env  ##start one page of all claims, figures and tables of a finished experiment, which needs no network
 	@$(SNAKEMAKE) --quiet all $(CONFIG_$(EXPERIMENT)) --report $(REPORT)
 	@echo "Report:  $(REPORT)"
-
-compare: $(MAKE_$(EXPERIMENT))  ## whether this run found what the reference run found: verdicts, values beyond their intervals
-	$(BIN)/nested-reft compare --root results/$(EXPERIMENT) --reference $(REFERENCE)
 
 env-report: env  ## what the tests of the report in a browser need, besides Chromium
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[report-test]'
