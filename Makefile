@@ -51,13 +51,21 @@ $(PAPER_VENV)/.installed: pyproject.toml
 	$(PAPER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm==0.32.0 --editable '.[pipeline,vllm]'
 	@touch $@
 
-# Which experiment `reference` and `compare` are of: laptop or smollm2.
+# Which experiment `report`, `reference` and `compare` are of: laptop or smollm2.
 EXPERIMENT := laptop
 REFERENCE := docs/reference/$(EXPERIMENT)
 MAKE_laptop := results
 MAKE_smollm2 := smollm2
 MANIFEST_laptop := small/stories
 MANIFEST_smollm2 := 135m/svamp
+
+# The configuration of an experiment, as Snakemake's option names it.
+CONFIG_smollm2 := --configfile config/smollm2.yaml
+REPORT := results/$(EXPERIMENT)/report.html
+
+report: env  ##start one page of all claims, figures and tables of a finished experiment, which needs no network
+	@$(SNAKEMAKE) --quiet all $(CONFIG_$(EXPERIMENT)) --report $(REPORT)
+	@echo "Report:  $(REPORT)"
 
 # The tables for people and LaTeX, and the small ones of the tidy tables.
 REFERENCE_CSV := claims cells verdicts runs gains throughput step_speed gradients strategies nestability_batches
@@ -73,14 +81,6 @@ reference: $(MAKE_$(EXPERIMENT))  ## keep figures and tables of this run in docs
 
 compare: $(MAKE_$(EXPERIMENT))  ## whether this run found what the reference run found: verdicts, values beyond their intervals
 	$(BIN)/nested-reft compare --root results/$(EXPERIMENT) --reference $(REFERENCE)
-
-# The configuration of an experiment, as Snakemake's option names it.
-CONFIG_smollm2 := --configfile config/smollm2.yaml
-REPORT := results/$(EXPERIMENT)/report.html
-
-report: env  ##start one page of all claims, figures and tables of a finished experiment, which needs no network
-	@$(SNAKEMAKE) --quiet all $(CONFIG_$(EXPERIMENT)) --report $(REPORT)
-	@echo "Report:  $(REPORT)"
 
 env-report: env  ## what the tests of the report in a browser need, besides Chromium
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[report-test]'
