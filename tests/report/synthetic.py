@@ -20,7 +20,7 @@ DIMENSIONS = 200  # of the made-up gradients
 # Pairs differ by this share from one to the next, and the baseline's seeds by one answer, all around their mean: values
 # that are all equal have no interval.
 PAIR_SPREAD = 1e-7
-# How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
+# How far off-policy a layer-selection strategy is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 MANIFEST = {
     **{"commit": "0123abcd", "dirty": False, "settings": {}, "versions": {"torch": "2.9.0", "numpy": "2.1.0"}},
@@ -35,7 +35,7 @@ class Effects:
 
     `bias` and `variance` are of the corrections' gradient estimates, relative to the on-policy ones (0 and 1 where a
     correction is not named); `gradient_noise` is the root of a batch's variance over the squared norm. `strategy_cost`
-    is the accuracy lost with a way to choose layers.
+    is the accuracy lost with a layer-selection strategy.
     """
 
     rollout_gain: float = 0.8  # speed-up is 1 + rollout_gain * share of layers skipped

@@ -34,7 +34,7 @@ def tidy(root: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_each_batch_is_a_row_and_each_cell_a_mean_over_batches(tmp_path: Path, warmed: Config) -> None:
     write_results(tmp_path, warmed)
     table, _ = tidy(tmp_path, warmed)
-    # 3 models; 3 ways at skips 10 and 20, and one at skip 0; 4 batches.
+    # 3 models; 3 strategies at skips 10 and 20, and one at skip 0; 4 batches.
     assert len(table) == 3 * (2 * 3 + 1) * 4
     assert list(dict.fromkeys(table["stage"])) == STAGES
     cells = nestability_cells(table, warmed)
@@ -50,7 +50,7 @@ def test_each_batch_is_a_row_and_each_cell_a_mean_over_batches(tmp_path: Path, w
     assert found.intervals["ess"].estimate == pytest.approx(sum(math.exp(-n / 10) for n in range(1, 5)) / 4)
 
 
-def test_the_table_names_models_ways_and_rewards(tmp_path: Path, warmed: Config) -> None:
+def test_the_table_names_models_strategies_and_rewards(tmp_path: Path, warmed: Config) -> None:
     write_results(tmp_path, warmed)
     table = nestability_table(*tidy(tmp_path, warmed), warmed)[0]
     assert list(dict.fromkeys(table["model"])) == [

@@ -123,7 +123,7 @@ def test_layer_choices_are_compared_with_baseline_and_uniform(tmp_path: Path) ->
     assert list(table["ESS"]) == ["1.000", "0.741", "0.549", "0.638"]
 
 
-def test_an_adapting_way_stands_beside_all_fixed_skips(tmp_path: Path) -> None:
+def test_an_adapting_strategy_stands_beside_all_fixed_skips(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=1, skips=(10, 20), steps=2, strategies=("uniform", "adaptive"))
     write_results(tmp_path, config)
     for seed, layers in zip(config.seeds, ([[1], [2, 3]], [[1, 2], [4, 5]], [[1], [3]]), strict=True):

@@ -6,10 +6,12 @@ it quickly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from nested_reft.config.experiment import Config
 
 # Of an evaluation's answers: the most likely one, and those drawn at random.
 METRICS = ("greedy", "sampled")
@@ -26,13 +28,14 @@ FIGURE_KINDS = ("png", "svg", "pdf")
 @dataclass(frozen=True)
 class Entry:
     """A table for people, figure or page: `function` (of a module of this package) makes it from the tidy `tables`;
-    `category` sorts it in the report.
+    `category` sorts it in the report, where it is if it is `asked` for.
     """
 
     function: str  # module:function
     category: str
     tables: tuple[str, ...]
     caption: str = ""
+    asked: Callable[[Config], bool] = lambda config: True
 
     @property
     def module(self) -> str:
@@ -45,6 +48,19 @@ class Entry:
         """
         function: Callable[..., Any] = getattr(import_module(self.module), self.function.partition(":")[2])
         return function
+
+
+def asked(entries: Mapping[str, Entry], config: Config) -> list[str]:
+    """The names of those that a configuration asks for: all but those that could only say "not run"."""
+    return [name for name, entry in entries.items() if entry.asked(config)]
+
+
+def _compares_strategies(config: Config) -> bool:
+    return len(config.layer_choice.strategies) > 1
+
+
+def _measures_nestability(config: Config) -> bool:
+    return config.nestability is not None
 
 
 # Categories of the report, which shows them in alphabetical order.
@@ -60,8 +76,15 @@ PRESENTATION_TABLES: dict[str, Entry] = {
     "speedup": Entry("tables.speed:speedup_table", TABLES, ("throughput", "step_speed")),
     "equivalence": Entry("tables.accuracy:equivalence_table", TABLES, ("runs",)),
     "gradient_bias": Entry("tables.gradients:gradient_bias_table", TABLES, ("gradients",)),
-    "layer_choice": Entry("tables.layer_choice:layer_choice_table", TABLES, ("strategies",)),
-    "nestability": Entry("tables.nestability:nestability_table", TABLES, ("nestability_batches", "throughput")),
+    "layer_choice": Entry(
+        "tables.layer_choice:layer_choice_table", TABLES, ("strategies",), asked=_compares_strategies
+    ),
+    "nestability": Entry(
+        "tables.nestability:nestability_table",
+        TABLES,
+        ("nestability_batches", "throughput"),
+        asked=_measures_nestability,
+    ),
     "exact_bias": Entry("tables.gradients:exact_bias_table", TABLES, ("exact",)),
 }
 
@@ -139,6 +162,7 @@ FIGURES: dict[str, Entry] = {
         "Layer-selection strategies, at one skip and correction: mean accuracy over benchmarks minus baseline ReFT's, "
         "paired by seed; k3 estimate of the KL divergence; effective sample size. Intervals on the artanh, log and "
         "logit scale, which keep them within what is possible.",
+        _compares_strategies,
     ),
     "nestability": Entry(
         "figures.nestability:nestability",
@@ -147,6 +171,7 @@ FIGURES: dict[str, Entry] = {
         "How nestable each model is before reinforcement, by layer-selection strategy: KL divergence of the nested "
         "rollouts from the model (k1, the mean over the sampled tokens of log b - log π) and effective sample size of "
         "their tokens (1 is on-policy). Intervals on the log and logit scale.",
+        _measures_nestability,
     ),
     "layers": Entry(
         "figures.layers:layers",
