@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 CACHE = Path(__file__).parent / ".cache"
 Work = Callable[[int], Any]  # what a side does in pair i (warm-up pairs have a negative i)
 
-SMOLLM2 = "smollm2-135m"
+SMOLLM2, QWEN = "smollm2", "qwen0.5b"
 # Made up for vllm_rollout.py; then https://huggingface.co/Qwen and HuggingFaceTB, config.json of each
 SHAPES: dict[str, dict[str, Any]] = {
     "65m": {"num_hidden_layers": 16, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
@@ -52,7 +52,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
         "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
     },
-    "qwen2.5-0.5b": {
+    QWEN: {
         "num_hidden_layers": 24, "hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2,
         "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
     },
@@ -265,13 +265,14 @@ def half_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def random_model(name: str, options: argparse.Namespace) -> PreTrainedModel:
-    """A Qwen2 of the named shape with random weights in `half_dtype`, and no end token."""
+def random_model(name: str, options: argparse.Namespace, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A Qwen2 of the named shape with random weights in `dtype` (None: `half_dtype`), and no end token."""
     shape = SHAPES[name] | (QUICK if options.quick else {})
     ends = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
     torch.manual_seed(0)
     default = torch.get_default_dtype()
-    torch.set_default_dtype(half_dtype(options.device))  # built in its final type: 7 B in float32 would not fit
+    # Built in its final type: 7 B in float32 would not fit.
+    torch.set_default_dtype(dtype or half_dtype(options.device))
     try:
         with torch.device(options.device):
             return Qwen2ForCausalLM(Qwen2Config(**shape, **ends)).eval()

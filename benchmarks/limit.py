@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from common import (
+    QWEN,
     SMOLLM2,
     laptop_batch,
     laptop_config,
@@ -59,7 +60,7 @@ from nested_reft.runtime.timing import now
 from nested_reft.training.run import PhaseClock, make_learner
 from nested_reft.training.step import reft_step
 
-CASES = ("small", "large", SMOLLM2, "qwen2.5-0.5b")
+CASES = ("small", "large", SMOLLM2, QWEN)
 
 
 def forward_work(

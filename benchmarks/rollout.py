@@ -1,20 +1,21 @@
 """Rollouts: our sampler against transformers' `generate`, and nested views against the ideal speed-up.
 
-    python benchmarks/rollout.py [--quick] [--device cpu|cuda] [--threads N] [--cases NAME ...]
+    python benchmarks/rollout.py [--quick] [--device cpu|cuda] [--threads N] [--cases NAME ...] [--precisions NAME ...]
 
 Both sides have the same weights, prompts, group size, temperature, limit and end token. Only real tokens count: up to
 and including the end token, not the padding after it. Cases on a CPU: the two pre-trained models of the default
 experiment on its own problems (completions end at different lengths), the unmodified SmolLM2-135M-Instruct on the same
 problems with the prompt and the limits of config/smollm2.yaml, and a model of the shape of Qwen2.5-0.5B with random
-weights and no end token, in bfloat16 (float32 if the CPU has no instructions for it). On a GPU: the shapes of
-Qwen2.5-Math-1.5B and 7B at batches of 64 and 256, and transformers' continuous batching (`generate_batch`) as a second
-peer.
+weights and no end token. All are in float32, and `generate` samples in it; our rollouts are in each of the precisions.
+On a GPU: the shapes of Qwen2.5-Math-1.5B and 7B in bfloat16 at batches of 64 and 256, and transformers' continuous
+batching (`generate_batch`) as a second peer.
 
 `generate` has its natural settings: a cache, `num_return_sequences`, left padding, no scores kept; it does not keep
 log-probabilities, ours does. Checked before anything is timed: greedy completions are the same tokens (an error in
 float32; reported in bfloat16, where near ties flip), and afterwards: both sides' mean lengths agree within noise.
 
-Keys: `ratio` is ours over generate's tokens/s; `skip_efficiency` how much faster the nested view is than the full one
+Keys, by case and precision: `ratio` is ours over generate's tokens/s, with matrices that were made before (`packing_s`,
+once per update); `skip_efficiency` how much faster the nested view is than the full one
 (no end token: equal work), over the ideal by the layers' share of the cost (`ideal_speedup`, which counts the head).
 `ratio_spread` and `skip_speedup` have median and quartiles.
 """
@@ -23,10 +24,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from common import (
+    QWEN,
     SMOLLM2,
     Spread,
     fail,
@@ -43,6 +47,8 @@ from common import (
 )
 from rollout_sides import Case, continuous_batching, nested_pairs, ours, their_tokens, theirs
 
+from nested_reft.engine.layer_weights import RolloutWeights
+from nested_reft.engine.matrices import PRECISIONS, why_no_precision
 from nested_reft.evaluation.throughput import ideal_speedup
 
 LAPTOP_SKIPS, LARGE_SKIPS = (12, 25, 38), (5, 10, 15)
@@ -54,12 +60,12 @@ MIN_IDENTICAL = 0.9  # of greedy completions in float32: a tie may be broken dif
 def case_names(device: str) -> list[str]:
     """The cases of a device, in the order in which they run."""
     if device == "cpu":
-        return ["small", "large", SMOLLM2, "qwen2.5-0.5b"]
+        return ["small", "large", SMOLLM2, QWEN]
     return [f"qwen2.5-math-{size}-batch{batch}" for size in ("1.5b", "7b") for batch in (64, 256)]
 
 
 def make_case(name: str, options: argparse.Namespace) -> Case:
-    """A case by name: its model is loaded here, and freed with the case."""
+    """A case by name, in the model's own precision: its model is loaded here, and freed with the case."""
     if name in ("small", "large") or (name == SMOLLM2 and not options.quick):
         if name == SMOLLM2:
             config, policy, prompt_ids, prompt_mask = smollm2_batch(options)
@@ -81,7 +87,7 @@ def make_case(name: str, options: argparse.Namespace) -> Case:
             skips,
         )
     shape, _, batch = name.partition("-batch")
-    model = random_model(shape, options)
+    model = random_model(shape, options, torch.float32 if options.device == "cpu" else None)
     group = 8
     prompts, prompt_tokens, new_tokens = (int(batch) // group, 256, 512) if batch else (4, 64, 32)
     if options.quick:
@@ -189,9 +195,39 @@ def compare_continuous_batching(case: Case, pairs: int) -> Spread:
     return ratio
 
 
+def measure(case: Case, pairs: int, exact: bool) -> dict[str, Any]:
+    """Everything about a case in one precision; `exact` if its greedy completions must be those of generate."""
+    started = time.perf_counter()
+    ours(replace(case, new_tokens=1), case.view(()), 0)
+    first = time.perf_counter() - started
+    ours(replace(case, new_tokens=1), case.view(()), 0)
+    packing = max(0.0, 2 * first - (time.perf_counter() - started))
+    identical = greedy_identity(case)
+    print(f"{case.name}: {identical:.0%} of greedy completions are the same tokens", flush=True)
+    if exact and identical < MIN_IDENTICAL:
+        fail(f"{case.name}: greedy completions differ from those of generate")
+    compared, skips = compare(case, pairs), skip_speedups(case, pairs)
+    ratio = compared.pop("ratio")
+    return {
+        "ratio": ratio.median,
+        "ratio_spread": ratio,
+        "packing_s": packing,
+        "pairs": pairs,
+        "greedy_identical": identical,
+        **compared,
+        **{
+            f"skip_{key}": {skip: entry[key] for skip, entry in skips.items()}
+            for key in ("efficiency", "efficiency_processor", "speedup", "ideal")
+        },
+    }
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """This benchmark's own options."""
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="only these cases")
+    parser.add_argument(
+        "--precisions", nargs="+", metavar="NAME", choices=PRECISIONS, help="of our rollouts (default: the model's own)"
+    )
     parser.add_argument("--pairs", type=int, metavar="N", help="pairs per comparison (default 15; large models 5)")
 
 
@@ -202,39 +238,18 @@ def main() -> None:
     names = options.cases or known
     if unknown := sorted(set(names) - set(known)):
         fail(f"unknown cases {', '.join(unknown)}; on {options.device}: {', '.join(known)}")
-    result: dict[str, Any] = {
-        key: {}
-        for key in (
-            "ratio",
-            "ratio_spread",
-            "ratio_processor",
-            "tokens_per_s",
-            "mean_length",
-            "greedy_identical",
-            "skip_efficiency",
-            "skip_efficiency_processor",
-            "skip_speedup",
-            "skip_ideal",
-            "dtype",
-            "pairs",
-        )
-    }
+    for precision in options.precisions or ():
+        if reason := why_no_precision(precision, torch.device(options.device)):
+            fail(f"--precisions {precision}: {reason}")
+    result: dict[str, Any] = {}
     for name in names:
         case = make_case(name, options)
+        own = str(case.model.dtype).removeprefix("torch.")
         pairs = options.pairs or (2 if options.quick else 15 if case.end_ids else 5)
-        identical = greedy_identity(case)
-        print(f"{name}: {identical:.0%} of greedy completions are the same tokens", flush=True)
-        if case.model.dtype == torch.float32 and identical < MIN_IDENTICAL:
-            fail(f"{name}: greedy completions differ from those of generate")
-        compared, skips = compare(case, pairs), skip_speedups(case, pairs)
-        ratio = compared.pop("ratio")
-        result["ratio"][name], result["ratio_spread"][name], result["pairs"][name] = ratio.median, ratio, pairs
-        result["greedy_identical"][name] = identical
-        result["dtype"][name] = str(case.model.dtype).removeprefix("torch.")
-        for key, value in compared.items():
-            result[key][name] = value
-        for key in ("efficiency", "efficiency_processor", "speedup", "ideal"):
-            result[f"skip_{key}"][name] = {skip: entry[key] for skip, entry in skips.items()}
+        for precision in options.precisions or [own]:
+            in_precision = replace(case, name=f"{name} in {precision}", weights=RolloutWeights(precision))
+            for key, value in measure(in_precision, pairs, exact=precision == own == "float32").items():
+                result.setdefault(key, {}).setdefault(name, {})[precision] = value
         if options.device == "cuda" or (options.quick and not case.end_ids):
             batched = compare_continuous_batching(case, pairs)
             result.setdefault("ratio_continuous_batching", {})[name] = batched.median

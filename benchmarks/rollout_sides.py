@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from nested_reft.core.layer_selection import draw_skipped_layers
 from nested_reft.core.layers import nested_view
 from nested_reft.core.rollout import Rollout
+from nested_reft.engine.layer_weights import RolloutWeights
 from nested_reft.engine.sampling import sample_completions
 
 
@@ -33,6 +34,7 @@ class Case:
     end_ids: tuple[int, ...]
     pad_id: int
     skips: tuple[int, ...]
+    weights: RolloutWeights = field(default_factory=RolloutWeights)
 
     def view(self, skipped: Collection[int]) -> PreTrainedModel:
         """The model without these layers."""
@@ -76,6 +78,7 @@ def ours(
         end_ids=case.end_ids if end_ids is None else end_ids,
         pad_id=case.pad_id,
         generator=torch.Generator(model.device).manual_seed(seed),
+        weights=case.weights,
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nested_reft.core.layers import nested_view
     from nested_reft.core.loss import Objective, policy_loss
     from nested_reft.core.rollout import Rollout
+    from nested_reft.engine.layer_weights import RolloutWeights
     from nested_reft.engine.logp import completion_logp
     from nested_reft.engine.sampling import sample_completions
     from nested_reft.grading.grader import grade
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Objective",
     "Rollout",
+    "RolloutWeights",
     "completion_logp",
     "draw_skipped_layers",
     "grade",
@@ -41,6 +43,7 @@ __all__ = [
 _MODULES = {
     "Objective": "core.loss",
     "Rollout": "core.rollout",
+    "RolloutWeights": "engine.layer_weights",
     "completion_logp": "engine.logp",
     "draw_skipped_layers": "core.layer_selection",
     "grade": "grading.grader",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 from benchmark_harness import call, positive, result_of
 
-CASES = {"small", "large", "smollm2-135m", "qwen2.5-0.5b"}
+from nested_reft.engine.matrices import PRECISIONS, why_no_precision
+
+CASES = {"small", "large", "smollm2", "qwen0.5b"}
 
 
 @pytest.mark.slow
@@ -16,21 +19,31 @@ def test_rollout(cache: str) -> None:
     for key in ("ratio", "ratio_spread", "ratio_processor", "tokens_per_s", "mean_length", "skip_efficiency"):
         assert set(result[key]) == CASES, key
         assert positive(result[key]), key
-    assert {name: set(skips) for name, skips in result["skip_efficiency"].items()} == {
+    assert {name: set(skips["float32"]) for name, skips in result["skip_efficiency"].items()} == {
         "small": {"12", "25", "38"},
         "large": {"12", "25", "38"},
-        "smollm2-135m": {"5", "10", "15"},
-        "qwen2.5-0.5b": {"5", "10", "15"},
+        "smollm2": {"5", "10", "15"},
+        "qwen0.5b": {"5", "10", "15"},
     }
-    assert result["greedy_identical"] == dict.fromkeys(CASES, 1.0)
-    assert all(low <= median <= high for median, low, high in result["ratio_spread"].values())
-    assert positive(result["ratio_continuous_batching"]["qwen2.5-0.5b"])
+    assert result["greedy_identical"] == {name: {"float32": 1.0} for name in CASES}
+    spreads = [spread for of_case in result["ratio_spread"].values() for spread in of_case.values()]
+    assert all(low <= median <= high for median, low, high in spreads)
+    assert positive(result["ratio_continuous_batching"]["qwen0.5b"])
+
+
+@pytest.mark.slow
+def test_rollout_in_several_precisions() -> None:
+    supported = [name for name in PRECISIONS if not why_no_precision(name, torch.device("cpu"))]
+    done = call("rollout", "--quick", "--cases", "qwen0.5b", "--pairs", "1", "--precisions", *supported)
+    result = result_of(done, "rollout")
+    assert set(result["ratio"]["qwen0.5b"]) == set(result["skip_efficiency"]["qwen0.5b"]) == set(supported)
+    assert positive(result["ratio"])
 
 
 def test_rollout_refuses_a_case_that_the_device_does_not_have() -> None:
     done = call("rollout", "--quick", "--cases", "qwen2.5-math-7b-batch64")
     assert done.returncode == 1
-    assert "unknown cases qwen2.5-math-7b-batch64; on cpu: small, large, smollm2-135m, qwen2.5-0.5b" in done.stderr
+    assert "unknown cases qwen2.5-math-7b-batch64; on cpu: small, large, smollm2, qwen0.5b" in done.stderr
 
 
 def test_nested_view() -> None:

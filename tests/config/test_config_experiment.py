@@ -95,6 +95,7 @@ REFUSED = [
     ("throughput/problems", {"a": 1}, ["throughput.problems: must be one value, got {'a': 1}"]),
     ("device", ["cpu"], ["device: must be one value, got ['cpu']"]),
     ("seeds", [-1], ["seeds: must not be negative: [-1]"]),
+    ("training", VALID["training"] | {"lora": {}, "sharding": True}, ["training: sharding: adapters are small"]),
     ("training/border", 3, ["skips: 17 % of the 6 layers of 'tiny' is 1", "border 3 leaves only 0"]),
     ("training/border", -1, ["training.border", "greater than or equal to 0", "got -1"]),
     ("training/steps", REMOVE, ["training.steps: is missing"]),

@@ -36,6 +36,8 @@ def train_text(config: Config) -> str:
     return train_settings(config, run).canonical_json()
 
 
+# Of `evaluation`, what does not change a result: how it is judged, and how many benchmarks share a process.
+JUDGEMENT = {"headline": "greedy", "parity_margin": 0.01, "benchmarks_per_job": 3}
 # What a job is passed, from the config; changes that do not concern it; and some that do.
 DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list[tuple[str, Any]]]] = {
     "train": (
@@ -76,6 +78,11 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
         [("training/top_p", 0.9), ("gradients/batches", 5)],
         [("layer_choice", {"influence_problems": 3}), ("training/max_new_tokens", 5)],
     ),
+    "evaluation": (
+        lambda config: evaluate_settings(config, "tiny", None, ("one",)).canonical_json(),
+        [(f"evaluation/{key}", value) for key, value in JUDGEMENT.items()],
+        [("evaluation/seed", 1), ("evaluation/max_new_tokens", 9), ("training/dtype", "bfloat16")],
+    ),
     "model": (
         lambda config: model_settings(config, "tiny").canonical_json(),
         [("prompt/end_tokens", ["?"]), ("training/dtype", "bfloat16")],
@@ -98,11 +105,6 @@ def test_data_of_both_roles_come_from_their_own_table() -> None:
     config = parse_config(settings)
     assert data_settings(config, "test", "one").problems.problems == 5
     assert data_settings(config, "train", "one").problems.problems == 7
-
-
-def test_evaluation_gets_the_training_dtype() -> None:
-    config = parse_config(changed("training/dtype", "bfloat16"))
-    assert evaluate_settings(config, "tiny", None, ("one",)).dtype == "bfloat16"
 
 
 def test_the_rollout_engine_is_part_of_what_it_samples_and_of_nothing_else() -> None:

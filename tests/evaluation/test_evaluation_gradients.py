@@ -24,8 +24,9 @@ from nested_reft.evaluation.gradients import (
     measure_gradients,
     measure_on_policy,
 )
+from nested_reft.evaluation.measurement import MeasurementError
 from nested_reft.rollouts import rewards
-from nested_reft.rollouts.samplers import sample_rollout
+from nested_reft.rollouts.samplers import TorchSampler
 
 CORRECTIONS: dict[str, dict[str, float]] = {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}, "is_sequence": {}}
 
@@ -86,9 +87,7 @@ def test_an_estimate_is_the_trainer_s_gradient_at_the_coordinates() -> None:
     """Against a plain backward of the leave-one-out policy gradient, written out."""
     policy, configured = tiny_policy(), settings()
     ids, mask = policy.batch([[4, 5, 6], [7, 8]])
-    rollout = sample_rollout(
-        policy, policy.model, ids, mask, configured.sampling, group_size=4, max_new_tokens=5, seed=3
-    )
+    rollout = TorchSampler(policy).sample((), ids, mask, configured.sampling, group_size=4, max_new_tokens=5, seed=3)
     given = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0]])
     coordinates = choose_coordinates(policy.model, 300, 0)
     objectives = [Objective(correction=name, **UNBIASED) for name in ("unit", "is_sequence")]
@@ -172,6 +171,16 @@ def test_what_saves_memory_changes_nothing(saving: dict[str, Any]) -> None:
         expected = torch.tensor(entry["own"])
         actual = torch.tensor(parts["corrections"][name]["own"])
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6 * expected.max().item())
+
+
+def test_an_estimate_that_is_no_number_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nested_reft.evaluation import gradients as module
+
+    on_policy = measure_on_policy(settings(), tiny_policy(), tiny_problems(12), lambda _: None)
+    monkeypatch.setattr(module, "rollout_rewards", lambda *_: 3e38 * torch.eye(3, 4))
+    remedy = "'is_sequence' is not a finite number; remove it from gradients.corrections .* float32"
+    with pytest.raises(MeasurementError, match=f"^gradients of tiny, batch 3: the estimate of {remedy}$"):
+        measure_gradients(settings(), tiny_policy(), tiny_problems(12), on_policy, lambda _: None)
 
 
 def test_batches_go_through_the_problems_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

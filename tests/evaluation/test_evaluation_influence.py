@@ -15,10 +15,11 @@ from tiny_training import tiny_settings
 from nested_reft.cli import main
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.gradients import OnPolicySettings
-from nested_reft.config.records import RecordError
+from nested_reft.config.records.record import RecordError
 from nested_reft.data.records import DataError, write_problems
 from nested_reft.engine.layer_influence import ablation_influence
 from nested_reft.evaluation.ablation import measure_influence
+from nested_reft.evaluation.measurement import MeasurementError
 from nested_reft.rollouts import rewards
 from nested_reft.rollouts.policy import save_policy
 from nested_reft.rollouts.prompts import encode_prompts
@@ -69,6 +70,12 @@ def test_bfloat16_is_close() -> None:
     )
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.1, abs=1e-4)
+
+
+def test_an_influence_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nested_reft.evaluation.ablation.ablation_influence", lambda *_: torch.tensor([0.1, math.nan]))
+    with pytest.raises(MeasurementError, match=r"^influence of tiny, pretrained: .* not a finite number; set"):
+        measure_influence(settings(), tiny_policy(), tiny_problems(12))
 
 
 def test_a_prompt_that_is_too_long_is_named() -> None:

@@ -1,25 +1,16 @@
-"""A tiny untrained policy, and a reward that about half of its texts earn."""
+"""A tiny policy as it is initialised, with the prompts and rewards of the tests of training."""
 
 from __future__ import annotations
 
-import zlib
+from tiny_training import MODEL, PROMPT, grade_by_checksum
 
-import torch
-
-from nested_reft.config.sampling import Prompt
-from nested_reft.config.sources import GeneratedProblems, ScratchModel
+from nested_reft.config.sources import GeneratedProblems
 from nested_reft.data.problems import generate_problems
 from nested_reft.data.records import Problem
 from nested_reft.rollouts.policy import Policy
 from nested_reft.training.pretrain import build_model, build_tokenizer
 
-torch.set_num_threads(1)
-
-PROMPT = Prompt(style="plain", suffix=" answer :")
-MODEL = ScratchModel(
-    source="scratch", layers=6, width=16, heads=2, key_value_heads=1, feed_forward=32, pretraining_steps=1,
-    pretraining_learning_rate=0.01,
-)  # fmt: skip
+__all__ = ["PROMPT", "grade_by_checksum", "tiny_policy", "tiny_problems"]
 
 
 def tiny_policy(seed: int = 0, **changes: int) -> Policy:
@@ -33,7 +24,3 @@ def tiny_problems(count: int) -> list[Problem]:
     """Problems of different lengths."""
     settings = GeneratedProblems(source="generated", problems=count, steps=(1, 3))
     return generate_problems(settings, "test", "tiny")
-
-
-def grade_by_checksum(response: str, gold: str, answer: str = "any") -> bool:
-    return zlib.crc32(f"{response}/{gold}".encode()) % 2 == 0

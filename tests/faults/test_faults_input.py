@@ -122,13 +122,6 @@ def damage(rng: random.Random, content: bytes) -> bytes:
             return content.replace(rng.choice([b":", b'"', b"{", b"\n", b","]), rng.choice([b"", b"\0", b"\t"]), 3)
 
 
-def test_a_key_given_twice_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "twice.yaml"
-    path.write_text(CONFIGS[0].read_text(encoding="utf-8") + "\nskips: [0]\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"twice.yaml: the key 'skips' appears twice, in lines [0-9]+ and [0-9]+"):
-        load_config(path)
-
-
 # --- data
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from faults_harness import Run, assert_same_outcome, at_call
 
-from nested_reft.commands import train
+from nested_reft.commands import loading, train
 from nested_reft.rollouts.policy import Policy
 from nested_reft.training import run as training_run
 
@@ -45,7 +45,7 @@ def test_a_stop_before_the_first_step_saves_nothing_and_loses_nothing(run: Run, 
         os.kill(os.getpid(), signal.SIGTERM)
         return load_policy(*arguments, **options)
 
-    ended = run.call(at_call(train, "load_policy", 1, stopped))
+    ended = run.call(at_call(loading, "load_policy", 1, stopped))
     assert ended.code == STOPPED, ended.output
     assert "stopped after step 0 of 12" in ended.output
     assert not list(run.checkpoints.glob("step*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,10 @@ from workflow_harness import ROOT
 from nested_reft.config.experiment import load_config
 from nested_reft.config.training import Lora, Training
 from nested_reft.data.records import DataError
-from nested_reft.planning.costs import Batch, Costs, Machine, Shape, model_shape
+from nested_reft.planning.costs import Assumptions, Batch, Costs, Shape, model_shape
 
 PAPER = load_config(ROOT / "config/paper.yaml")
-INFINITE = Machine(flops=float("inf"), bandwidth=float("inf"), layer_seconds=0.0)
+INFINITE = Assumptions(teraflops=1e99, gigabytes_per_s=1e99, layer_us=0, prompt_tokens=1, startup=0)
 TRAINING = Training(
     steps=1, problems_per_step=3, completions_per_problem=2, max_new_tokens=7, learning_rate=1,
     problems_per_micro_batch=2,
@@ -92,12 +91,11 @@ def test_a_rollout_by_hand(shape: Shape) -> None:
     assert nested.flops == layer + 176 * (3 + 18)
 
 
-@pytest.mark.parametrize("limit", ["flops", "bandwidth", "layer_seconds"])
+@pytest.mark.parametrize("limit", ["teraflops", "gigabytes_per_s", "layer_us"])
 def test_a_phase_takes_as_long_as_what_limits_it(shape: Shape, limit: str) -> None:
-    machine = replace(INFINITE, **{limit: 10.0})
-    work = Costs(shape, machine, value_bytes=4).rollout(BATCH)
+    work = Costs(shape, INFINITE.model_copy(update={limit: 10.0}), value_bytes=4).rollout(BATCH)
     # 1 pass of 2 layers for the prompts, 6 for the completions
-    expected = {"flops": work.flops / 10, "bandwidth": work.bytes / 10, "layer_seconds": 10 * 2 * (1 + 6)}
+    expected = {"teraflops": work.flops / 1e13, "gigabytes_per_s": work.bytes / 1e10, "layer_us": 1e-5 * 2 * (1 + 6)}
     assert work.seconds == pytest.approx(expected[limit])
 
 

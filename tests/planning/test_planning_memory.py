@@ -130,8 +130,7 @@ def test_vllm_s_share_holds_the_weights_and_one_completion() -> None:
     tokens = settings.max_prompt_tokens + settings.max_new_tokens
     needed = 2 * shape.parameters + 2 * 2 * 32 * 2 * tokens
     for more, fits in ((1.01, True), (0.99, False)):
-        gpus = Gpus(1, more * needed / 0.5 / 1e9)
-        assert vllm_fits(shape, settings, gpus, Vllm(memory_share=0.5)) is fits
+        assert vllm_fits(shape, settings, more * needed / 0.5 / 1e9, Vllm(memory_share=0.5)) is fits
 
 
 def test_the_disk_is_what_is_written(tmp_path: Path) -> None:

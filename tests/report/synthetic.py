@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nested_reft.config.experiment import Config, measured_models, parse_config, stages
-from nested_reft.config.records import StepRecord
+from nested_reft.config.records.training import StepRecord
 from nested_reft.config.run_table import all_runs
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.report.collect.collect import collect

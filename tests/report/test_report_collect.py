@@ -12,7 +12,7 @@ import pytest
 from synthetic import collect_results, make_config, write, write_results
 
 from nested_reft.config.experiment import Config
-from nested_reft.config.records import RecordError
+from nested_reft.config.records.record import RecordError
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.registry import TIDY_TABLES
 from nested_reft.report.tidy import read_table

@@ -25,8 +25,8 @@ from nested_reft.config.training import Lora
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.logp import completion_logp
 from nested_reft.rollouts.policy import save_policy
-from nested_reft.rollouts.samplers import Sampler, TorchSampler, sampler_factory, sampler_name
-from nested_reft.rollouts.vllm_sampler import SamplerError, as_rollout, merged_parameters
+from nested_reft.rollouts.samplers import Sampler, SamplerError, TorchSampler, sampler_factory, sampler_name
+from nested_reft.rollouts.vllm_sampler import as_rollout, merged_parameters
 from nested_reft.training.adapter import add_adapter
 
 PROMPTS = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [13, 14]]
@@ -159,6 +159,7 @@ def test_an_engine_that_sleeps_is_woken_for_its_weights_and_then_for_its_cache(
     for _ in range(2):
         engine.refresh()
         sampled(engine, (2,))
+        engine.release()
     step = [("wake", "weights"), "load", ("wake", "kv_cache"), ("nest", (2,)), ("generate", 4), ("sleep", 2)]
     assert fake_engine.made[0].arguments["enable_sleep_mode"]
     assert fake_engine.made[0].calls == [("nest", ()), ("sleep", 2), *step, *step]

@@ -70,23 +70,20 @@ def test_jobs_run_side_by_side_and_with_random_states_of_their_own(
     assert len({*first, *second}) == 4
 
 
-def test_a_signal_to_the_client_reaches_the_job(make_warm: Callable[..., Warm]) -> None:
-    client, _ = started(make_warm(exits_when_told))
-    os.kill(client, signal.SIGTERM)
-    assert ended(client) == 75
-
-
-def test_ctrl_c_in_a_job(make_warm: Callable[..., Warm]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_the_client_reaches_the_job(
+    make_warm: Callable[..., Warm], number: signal.Signals, code: int
+) -> None:
     def job(arguments: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
         try:
-            return waits(arguments)
+            return exits_when_told(arguments)
         except KeyboardInterrupt:
             return 130
 
     client, _ = started(make_warm(job))
-    os.kill(client, signal.SIGINT)
-    assert ended(client) == 130
+    os.kill(client, number)
+    assert ended(client) == code
 
 
 def test_a_client_ends_by_the_signal_that_ended_its_job(make_warm: Callable[..., Warm]) -> None:

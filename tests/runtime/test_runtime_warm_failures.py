@@ -34,20 +34,12 @@ from nested_reft.runtime import warm
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only on Linux")
 
 
-def test_a_job_ends_with_its_client(make_warm: Callable[..., Warm]) -> None:
-    process = make_warm(waits)
-    client, job = started(process)
-    os.kill(client, signal.SIGKILL)
-    ended(client)
-    wait_until(lambda: not runs(job))
-    assert runs(process.number)
-
-
-def test_a_job_and_its_client_end_with_their_keeper(make_warm: Callable[..., Warm]) -> None:
+@pytest.mark.parametrize("killed", ["client", "keeper"])
+def test_a_job_ends_with_its_client_or_keeper(make_warm: Callable[..., Warm], killed: str) -> None:
     process = make_warm(waits)
     client, job = started(process)
     (keeper,) = process.keepers()
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(client if killed == "client" else keeper, signal.SIGKILL)
     assert ended(client) == -signal.SIGKILL
     wait_until(lambda: not runs(job))
     assert runs(process.number)

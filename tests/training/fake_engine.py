@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from nested_reft.config.evaluation import Evaluation
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.core.layers import nested_view
 from nested_reft.engine.sampling import sample_completions
@@ -105,4 +106,5 @@ def install(patch: pytest.MonkeyPatch, device: str = "cpu", llm: Any = FakeLLM) 
 
 def making(folder: Path, vllm: Vllm | None = None, max_model_len: int = 99) -> Callable[[Policy], Sampler]:
     """What makes the sampler of vLLM for the policy that was saved in `folder`."""
-    return sampler_factory(vllm or Vllm(), folder, "float32", max_model_len)
+    asked = Evaluation(samples_per_problem=1, max_prompt_tokens=max_model_len - 1, max_new_tokens=1)
+    return sampler_factory(vllm or Vllm(), folder, asked, "float32")

@@ -1,16 +1,12 @@
 """One rank of a training job: `nested-reft train` with a reward that an untrained model earns.
 
 torchrun ... rank.py DIES_AT ARGUMENTS   # rank 1 ends without a word at step DIES_AT (0: never)
-
-With NESTED_REFT_TEST_DISK_FULL set, the main rank's disk is full at its first checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from types import SimpleNamespace
 
 from tiny_training import grade_by_checksum
 
@@ -30,6 +26,4 @@ def reft_step(*arguments: object) -> object:
 
 
 run.reft_step = reft_step
-if os.environ.get("NESTED_REFT_TEST_DISK_FULL") and os.environ.get("RANK") == "0":
-    shutil.disk_usage = lambda path: SimpleNamespace(free=1000)
 sys.exit(main(["train", *sys.argv[2:]]))

@@ -86,8 +86,3 @@ def test_without_peft_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(AdapterError, match=r"training.lora needs the package peft; run: pip install -e '.\[lora\]'"):
         add_adapter(tiny_policy().model, Lora(), 5)
-
-
-def test_adapters_in_shards_are_refused() -> None:
-    with pytest.raises(ValueError, match="sharding: adapters are small"):
-        tiny_settings(lora=LORA, sharding=True)

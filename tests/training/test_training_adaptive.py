@@ -50,21 +50,14 @@ def counts(values: list[float], *, most: int = 3, batches: int = 2) -> list[int]
         ([BAD, BAD, LOW, GOOD, GOOD], [1, 1, 1, 1, 2, 2]),
         # The last two count, not all: 2 is held for long at 3, then left.
         ([GOOD] * 8 + [LOW, LOW], [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 2]),
+        # 2 fails at batch 3; eight others (4 x 2) come before it is tried again at batch 12, and after it fails again.
+        ([GOOD, GOOD, BAD, *[GOOD] * 8, BAD, *[GOOD] * 9], [1, 1, 2, *[1] * 8, 2, *[1] * 8, 2, 2]),
+        # 3 fails at batch 5, 2 at batch 7, which is tried at 16; by then the pause of 3 is over too.
+        ([GOOD] * 4 + [BAD, GOOD, BAD] + [GOOD] * 10, [1, 1, 2, 2, 3, 2, 2, *[1] * 8, 2, 2, 3]),
     ],
 )
 def test_the_rules_one_by_one(values: list[float], expected: list[int]) -> None:
     assert counts(values) == expected
-
-
-def test_a_number_that_failed_is_tried_again_after_a_pause() -> None:
-    # 2 fails at batch 3; eight others (4 x 2) come before it is tried again at batch 12, and again after it fails.
-    assert counts([GOOD, GOOD, BAD, *[GOOD] * 8, BAD, *[GOOD] * 9]) == [1, 1, 2, *[1] * 8, 2, *[1] * 8, 2, 2]
-
-
-def test_a_failure_holds_back_no_smaller_number() -> None:
-    # 3 fails at batch 5. 2 is held, fails at batch 7 and is tried at 16; by then the pause of 3 is over too.
-    values = [GOOD] * 4 + [BAD, GOOD, BAD] + [GOOD] * 10
-    assert counts(values) == [1, 1, 2, 2, 3, 2, 2, *[1] * 8, 2, 2, 3]
 
 
 def test_one_batch_is_enough_if_the_settings_say_so() -> None:

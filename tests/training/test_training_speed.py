@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_training import PROMPT, tiny_policy, tiny_problems, tiny_settings
 
-from nested_reft.config.records import StepPair
+from nested_reft.config.records.step_speed import StepPair
 from nested_reft.config.throughput import StepSpeed, StepSpeedSettings
 from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import DataError
@@ -31,13 +31,13 @@ def settings(skip: int = 34, **training: Any) -> StepSpeedSettings:
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Rollout]:
     """Every rollout of the steps, in order."""
     found: list[Rollout] = []
-    plain = samplers.sample_rollout
+    plain = samplers.sample_completions
 
     def sample(*arguments: Any, **options: Any) -> Rollout:
         found.append(plain(*arguments, **options))
         return found[-1]
 
-    monkeypatch.setattr(samplers, "sample_rollout", sample)
+    monkeypatch.setattr(samplers, "sample_completions", sample)
     return found
 
 

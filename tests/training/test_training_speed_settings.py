@@ -1,20 +1,19 @@
-"""Jobs side by side change no number, and threads no more than the rounding of sums.
+"""Threads change no number by more than the rounding of sums.
 
 Other settings for speed or memory are tested where they are made: micro-batches and activation checkpointing beside
-this file, parts of a rollout in `tests/engine`, batches and threads of an evaluation in `tests/evaluation`.
+this file, jobs side by side in `tests/faults`, parts of a rollout in `tests/engine`, batches and threads of an
+evaluation in `tests/evaluation`.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tiny_training import run, tiny_policy, tiny_settings
 
 LEARNING_RATE = 0.003
@@ -27,14 +26,6 @@ def trained(folder: Path, seed: int = 1, width: int = 64) -> Trained:
     settings = tiny_settings(seed=seed, problems_per_step=6, max_new_tokens=8, learning_rate=LEARNING_RATE)
     done = run(folder, settings, policy=policy)
     return done.rows, done.weights
-
-
-def write_trained(folder: Path, seed: int) -> None:
-    """What a job of its own does; it computes with one thread, as jobs do by default."""
-    torch.set_num_threads(1)
-    metrics, weights = trained(folder / "checkpoints", seed)
-    save_file(weights, folder / "weights.safetensors")
-    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 @pytest.fixture
@@ -77,29 +68,3 @@ def test_threads_change_no_more_than_the_rounding(tmp_path: Path, width: int) ->
     assert same_numbers(one[0][0], two[0][0], rel=1e-5)
     assert all(same_numbers(*rows, rel=1e-3) for rows in zip(one[0], two[0], strict=True))
     assert largest_difference(one, two) < LEARNING_RATE / 10
-
-
-@pytest.mark.slow
-def test_jobs_side_by_side_change_no_number(tmp_path: Path) -> None:
-    """Each job is an interpreter of its own, as in the pipeline; to start them takes longer than the training."""
-
-    def run_together(**seeds: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        jobs = [spawn.Process(target=write_trained, args=(tmp_path / name, seed)) for name, seed in seeds.items()]
-        for name, job in zip(seeds, jobs, strict=True):
-            (tmp_path / name).mkdir()
-            job.start()
-        for job in jobs:
-            job.join()
-        assert [job.exitcode for job in jobs] == [0] * len(jobs)
-
-    run_together(first_alone=1)
-    run_together(second_alone=2)
-    run_together(first=1, second=2)
-    for file in ("metrics.json", "weights.safetensors"):
-        alone, beside = (
-            [(tmp_path / name / file).read_bytes() for name in (f"first{how}", f"second{how}")]
-            for how in ("_alone", "")
-        )
-        assert alone == beside
-        assert alone[0] != alone[1]  # the two jobs do differ

@@ -95,15 +95,6 @@ def test_bnpo_is_the_mean_over_micro_batches(size: int) -> None:
         torch.testing.assert_close(one, sum(others) / len(starts), rtol=1e-5, atol=1e-6)
 
 
-def test_equal_rewards_give_no_gradient() -> None:
-    policy = tiny_policy()
-    _, rollout = rollout_of(policy)
-    loss, found, metrics = gradient(policy, rollout, "unit", rewards=torch.ones(4, 4))
-    assert loss == 0
-    assert all((part == 0).all() for part in found)
-    assert metrics["weight_max"] == 1
-
-
 # --- updates
 
 

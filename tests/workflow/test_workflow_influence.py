@@ -55,5 +55,5 @@ def test_a_run_leaves_out_layers_of_the_measured_half(pipeline: Pipeline, tmp_pa
     assert all(len(row["skipped_layers"]) == 1 and set(row["skipped_layers"]) <= half for row in rows)
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "imports").iterdir()]
     (imported,) = (set(record["modules"]) for record in records if record["arguments"][0] == "influence")
-    assert imported <= imported_modules("nested_reft.commands.influence")
+    assert imported <= imported_modules("nested_reft.cli", "nested_reft.commands.influence")
     assert pipeline.call(HALF, config=config).jobs == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,6 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("training.learning_rat", 0.1, "training.learning_rat: unknown key, did you mean 'learning_rate'?"),
-        ("skip", [0], "skip: unknown key, did you mean 'skips'?"),
-        ("corrections.retrac", {}, "corrections.retrac: unknown value 'retrac', did you mean 'retrace'?"),
-        ("skips", [0, 80], "skips: 80 % of the 6 layers of 'tiny' is 5, but border 1 leaves only 4"),
         ("skips", [0, 5], "skips: 5 % of the 6 layers of 'tiny' rounds to no layer"),
         ("training.steps", 0, "training.steps: input should be greater than or equal to 1, got 0"),
     ],
@@ -60,42 +59,30 @@ def test_a_json_configuration_may_be_indented_with_tabs(pipeline: Pipeline) -> N
     assert pipeline.dry_run(config="my.json").jobs == pipeline.dry_run(config="config/smoke.yaml").jobs
 
 
-# --- GPUs -------------------------------------------------------------------------------------------------------
+# --- what a machine lacks -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_jobs_for_a_gpu_are_not_started_where_there_is_none(pipeline: Pipeline) -> None:
-    """Not even the data, which need none: the harness hides all GPUs."""
-    config = pipeline.write_config(changed("device", "cuda"))
-    done = pipeline.call(config=config)
-    assert done.code != 0
-    (line,) = (line for line in done.output.splitlines() if line.startswith("device: 'cuda' was asked for"))
-    assert "torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, or set `device: cpu`" in line
-    assert "Traceback" not in done.output
-    assert not (pipeline.folder / "results").exists()
+LACKED = {
+    "device": ("cuda", "torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, or set `device: cpu`"),
+    "rollout_engine": ("vllm", "pip install 'nested-reft[vllm]' (docs/vllm.md), or set `rollout_engine: torch`"),
+}
 
 
-def test_what_needs_no_gpu_runs_where_there_is_none(pipeline: Pipeline) -> None:
-    config = pipeline.write_config(changed("device", "cuda"))
-    assert sum(pipeline.dry_run(config=config).jobs.values()) > 40
-    target = "results/smoke/data/test/heldout.jsonl"
-    done = pipeline.call(target, config=config)
-    assert done.code == 0, done.output
-    assert (pipeline.folder / target).is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
-def test_jobs_for_vllm_are_not_started_where_it_is_not_installed(pipeline: Pipeline) -> None:
-    config = pipeline.write_config(changed("rollout_engine", "vllm"))
+@pytest.mark.parametrize("key", LACKED)
+def test_jobs_are_not_started_without_what_some_of_them_need(pipeline: Pipeline, key: str) -> None:
+    """A GPU (the harness hides all), or vLLM. Not even the data, which need none, unless they alone are asked for."""
+    value, remedy = LACKED[key]
+    if importlib.util.find_spec(value):
+        pytest.skip(f"{value} is installed")
+    config = pipeline.write_config(changed(key, value))
     assert sum(pipeline.dry_run(config=config).jobs.values()) > 40
     done = pipeline.call(config=config)
     assert done.code != 0
-    (line,) = (line for line in done.output.splitlines() if line.startswith("rollout_engine: 'vllm' needs"))
-    assert "pip install 'nested-reft[vllm]' (docs/vllm.md), or set `rollout_engine: torch`" in line
+    (line,) = (line for line in done.output.splitlines() if line.startswith(f"{key}: '{value}' "))
+    assert remedy in line
     assert "Traceback" not in done.output
     assert not (pipeline.folder / "results").exists()
-    done = pipeline.call("results/smoke/data/test/heldout.jsonl", config=config)  # needs no vLLM
+    done = pipeline.call("results/smoke/data/test/heldout.jsonl", config=config)
     assert done.code == 0, done.output
 
 
@@ -135,33 +122,38 @@ def test_a_new_data_set_is_one_entry_of_the_configuration(pipeline: Pipeline, sm
     ]
 
 
-def test_a_missing_data_file_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
+# What is wrong in the mirror, and the sub-command that says so in one line.
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
+    "no data": (
+        lambda mirror: (mirror / "owner/second/train.jsonl").unlink(),
+        "fetch-data",
+        ["owner/second/train.jsonl", "no such file", "put it there, or unset"],
+    ),
+    "half a row": (
+        lambda mirror: (mirror / "owner/second/train.jsonl").write_text('{"question": "What', encoding="utf-8"),
+        "fetch-data",
+        ["owner/second/train.jsonl, line 1: is not JSON", "fetch it again"],
+    ),
+    "no model": (
+        lambda mirror: shutil.rmtree(mirror / "owner/model"),
+        "fetch-model",
+        ["owner/model: no such model folder", "put it there, or unset"],
+    ),
+    "other layers": (
+        lambda mirror: (mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8"),
+        "fetch-model",
+        ["owner/model: has 28 layers", "`layers: 6`"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_wrong_in_the_mirror_stops_all_training(pipeline: Pipeline, small_mirror: Path, damage: str) -> None:
     """Only one of two data sets is bad: the other's runs do not start either."""
-    (small_mirror / "owner/second/train.jsonl").unlink()
+    spoil, command, parts = DAMAGE[damage]
+    spoil(small_mirror)
     done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-data", "owner/second/train.jsonl", "no such file", "put it there, or unset")
-
-
-@pytest.mark.slow
-def test_a_damaged_row_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    with (small_mirror / "owner/second/train.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"question": "What')
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-data", "owner/second/train.jsonl, line 2: is not JSON", "fetch it again")
-
-
-def test_a_missing_model_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    for path in (small_mirror / "owner/model").iterdir():
-        path.unlink()
-    (small_mirror / "owner/model").rmdir()
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-model", "owner/model: no such model folder", "put it there, or unset")
-
-
-def test_a_model_with_other_layers_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:
-    (small_mirror / "owner/model/config.json").write_text('{"num_hidden_layers": 28}', encoding="utf-8")
-    done = pipeline.call(config=pipeline.write_config(hub_config()), mirror=small_mirror)
-    expect_one_line(pipeline, done, "fetch-model", "owner/model: has 28 layers", "`layers: 6`")
+    expect_one_line(pipeline, done, command, *parts)
 
 
 def test_a_model_of_another_shape_stops_all_training(pipeline: Pipeline, small_mirror: Path) -> None:

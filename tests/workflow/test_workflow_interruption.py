@@ -89,21 +89,6 @@ def test_a_killed_run_continues(pipeline: Pipeline, victim: str) -> None:
     assert not checkpoint.parent.exists()
 
 
-@pytest.mark.slow
-def test_a_changed_setting_does_not_continue_the_old_run(pipeline: Pipeline) -> None:
-    settings = config()
-    settings["training"]["steps"] = 2
-    metrics = f"results/tiny/runs/{RUN}/metrics.jsonl"
-    stale = pipeline.results("tiny") / "checkpoints/0123456789abcdef/step00000001.safetensors"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"of other settings")
-    done = pipeline.call(metrics, config=pipeline.write_config(settings))
-    assert done.code == 0, done.output
-    log = (pipeline.results("tiny") / f"logs/train/{RUN}.log").read_text(encoding="utf-8")
-    assert "starts at step 1: no checkpoint to continue from" in log
-    assert stale.read_bytes() == b"of other settings"
-
-
 @pytest.mark.parametrize("start", [[], ["-s", "workflow/Snakefile"], ["--profile", "workflow/profiles/one-gpu"]])
 def test_a_job_whose_end_snakemake_did_not_see_runs_again(pipeline: Pipeline, start: list[str]) -> None:
     """After two Ctrl-C its results may be half written; a note that Snakemake has left says so."""

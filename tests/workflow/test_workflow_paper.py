@@ -13,8 +13,6 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from workflow_harness import Pipeline, read_config
 
-from nested_reft.report.registry import FIGURES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
-
 pytestmark = pytest.mark.slow
 
 WIDTHS = {"1.5b": 16, "7b": 32}
@@ -22,9 +20,6 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-DRAWN = [name for name in FIGURES if name not in ("strategies", "nestability")]  # the paper compares neither
 
 
 def small_paper_config() -> dict[str, Any]:
@@ -103,13 +98,6 @@ def paper(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pipeline.results("paper")
 
 
-def test_every_figure_and_table_of_the_paper_is_there(paper: Path) -> None:
-    files = [paper / f"figures/{name}.{kind}" for name in DRAWN for kind in ("png", "svg")]
-    files += [paper / f"tables/{name}.csv" for name in TIDY_TABLES]
-    files += [paper / f"tables/{name}.{kind}" for name in (*PRESENTATION_TABLES, "claims") for kind in TABLE_KINDS]
-    assert [path.name for path in files if not path.is_file() or not path.stat().st_size] == []
-
-
 def test_every_size_data_set_and_benchmark_is_in_the_tables(paper: Path) -> None:
     settings = read_config("paper.yaml")
     runs = pd.read_csv(paper / "tables/runs.csv", dtype={"size": str})
@@ -151,14 +139,6 @@ def test_provenance_names_files_with_checksums_and_rows(paper: Path) -> None:
         assert len(found["files"]["model.safetensors"]["sha256"]) == 64
         log = (paper / f"logs/models/{size}.log").read_text(encoding="utf-8")
         assert "not verified: config/hub.lock has no entry" in log
-
-
-def test_a_new_entry_of_the_lock_is_verified_and_trains_nothing(paper: Path) -> None:
-    pipeline = Pipeline(paper.parents[1])
-    assert pipeline.dry_run(config="config/test.yaml").jobs == {}
-    with (pipeline.folder / "config/hub.lock").open("a", encoding="utf-8") as file:
-        file.write("# edited\n")
-    assert pipeline.dry_run(config="config/test.yaml").jobs == {"check": 1}
 
 
 def test_rows_dropped_from_the_whole_data_set_are_logged(mirror: Path, tmp_path: Path) -> None:

@@ -57,13 +57,13 @@ def test_two_steps_of_the_study(pipeline: Pipeline, data_mirror: Path, tmp_path:
     warmup = json.loads((results / "warmed_up/135m.json").read_text(encoding="utf-8"))
     assert warmup["solutions_right"] == warmup["solutions"] == 350
     runs = pd.read_csv(results / "tables/runs.csv")
-    # as it came, warmed up, baseline, nested; two benchmarks; greedy and sampled
+    # unmodified, warmed up, baseline, nested; two benchmarks; greedy and sampled
     assert len(runs) == 4 * 2 * 2
     training = pd.read_csv(results / "tables/training.csv")
     nested = training[training["skip"] == 10]
     assert list(nested["skipped_layers"].str.split().map(len)) == [3, 3]
     nestability = pd.read_csv(results / "tables/nestability_batches.csv")
-    # as it came, and after a warm-up without and with layer drop; skips 0 and 10; two batches
+    # unmodified, and after a warm-up without and with layer drop; skips 0 and 10; two batches
     assert len(nestability) == 3 * 2 * 2
     samples = pd.read_csv(results / "tables/samples.csv")
     assert samples["prompt"].str.contains("<|im_start|>user", regex=False).all()

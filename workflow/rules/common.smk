@@ -126,7 +126,8 @@ def sources(command, *modules):
     if not SHARED_FOLDER:
         return []
     entry = f"nested_reft.commands.{command.replace('-', '_')}"
-    return [local(os.path.relpath(path)) for path in source_files(entry, *modules)]
+    files = source_files("nested_reft.cli", entry, *modules)
+    return [local(os.path.relpath(path)) for path in files]
 
 
 def data_command(wildcards):
@@ -223,8 +224,7 @@ def stage_folder(wildcards):
 
 
 def influence_of(strategies, size, stage=STAGE):
-    """The ablation influence of a model's layers, if one of these ways to choose layers reads it; other jobs do not wait
-    for it."""
+    """The ablation influence of a model's layers, if one of these strategies reads it; other jobs do not wait for it."""
     needed = read_ablation(strategies)
     return [f"{RESULTS}/influence/{stage}/{size}.json"] if needed else []
 

@@ -1,6 +1,5 @@
 # What jobs request from Snakemake or its scheduler: GPUs, memory, minutes, cores.
-from nested_reft.config.experiment import job_resources
-from nested_reft.config.sources import FetchedModel
+from nested_reft.config.experiment import gpus_of, job_resources
 
 # If several jobs share the GPUs of one machine, each gets its own; a scheduler's jobs have theirs already.
 ON_GPU = "nested-reft on-gpu {resources.gpu} " if CONFIG.device == "cuda" else ""
@@ -20,14 +19,7 @@ def asks_for(kind, resource):
 def gpus(kind):
     """How many GPUs a job of this kind requests, by its size."""
 
-    def asked(wildcards):
-        model = CONFIG.sizes[wildcards.size]
-        fetched = kind == "model" and isinstance(model, FetchedModel)
-        if CONFIG.device == "cpu" or fetched:
-            return 0
-        return job_resources(CONFIG, wildcards.size, kind).gpu
-
-    return asked
+    return lambda wildcards: gpus_of(CONFIG, wildcards.size, kind)
 
 
 def all_cores():

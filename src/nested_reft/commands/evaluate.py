@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from nested_reft.config.evaluation import EvaluateSettings
-from nested_reft.config.records import write_record
+from nested_reft.config.records.record import write_record
 from nested_reft.config.run import STAGES
 from nested_reft.config.strict import parse
 from nested_reft.data.records import read_problems
@@ -23,9 +23,7 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(EvaluateSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     evaluation = settings.evaluation
-    make_sampler = sampler_factory(
-        settings.vllm, options.policy, settings.dtype, evaluation.max_prompt_tokens + evaluation.max_new_tokens
-    )
+    make_sampler = sampler_factory(settings.vllm, options.policy, evaluation, settings.dtype)
     policy = load_policy(
         options.policy, device=select_device(settings.device), dtype=settings.dtype, prompt=settings.prompt
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config.records import ExactRecord, write_record
+from nested_reft.config.records.exact import ExactRecord
+from nested_reft.config.records.record import write_record
 from nested_reft.evaluation.exact import exact_rows
 
 

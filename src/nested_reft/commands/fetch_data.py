@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nested_reft.config.sources import DataSettings, HubProblems
-from nested_reft.config.strict import ConfigError, parse
+from nested_reft.config.strict import parse
 from nested_reft.data.hub import load_problems
 from nested_reft.data.lock import locked_commit, read_lock
 from nested_reft.data.provenance import verify
@@ -18,8 +18,7 @@ from nested_reft.runtime.progress import Progress
 def run(options: argparse.Namespace) -> None:
     """Fetch one data set or benchmark, verify it against the lock file, and record where it came from."""
     settings = parse(DataSettings, options.settings, "--settings")
-    if not isinstance(settings.problems, HubProblems):
-        raise ConfigError("problems.source: must be 'hub'; `nested-reft generate` makes the others")
+    assert isinstance(settings.problems, HubProblems), "`generate` makes the others"
     progress = Progress(f"fetch-data {settings.role} {settings.name}")
     commit = locked_commit(read_lock(options.lock), settings.problems)
     problems, provenance = load_problems(settings.problems, mirror_from_environment(), commit)

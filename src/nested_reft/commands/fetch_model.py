@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from nested_reft.config.sources import FetchedModel, HubModel, ModelSettings
-from nested_reft.config.strict import ConfigError, parse
+from nested_reft.config.strict import parse
 from nested_reft.data.lock import locked_commit, read_lock
 from nested_reft.data.provenance import verify
 from nested_reft.runtime.files import write_json
@@ -17,8 +17,7 @@ from nested_reft.runtime.progress import Progress
 def run(options: argparse.Namespace) -> None:
     """Fetch one model, verify it against the lock file, and record where it came from."""
     settings = parse(ModelSettings, options.settings, "--settings")
-    if not isinstance(settings.model, FetchedModel):
-        raise ConfigError("model.source: must not be 'scratch'; `nested-reft pretrain` makes such a model")
+    assert isinstance(settings.model, FetchedModel), "`pretrain` makes the others"
     shutil.rmtree(options.output, ignore_errors=True)  # left by an interrupted attempt
     provenance = _fetch(settings.model, options)
     verify(provenance, options.lock, Progress(f"fetch-model {settings.size}"))

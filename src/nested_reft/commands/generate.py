@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nested_reft.config.sources import DataSettings, GeneratedProblems
-from nested_reft.config.strict import ConfigError, parse
+from nested_reft.config.strict import parse
 from nested_reft.data.problems import generate_problems
 from nested_reft.data.records import write_problems
 from nested_reft.runtime.files import write_json
@@ -15,8 +15,7 @@ from nested_reft.runtime.progress import Progress
 def run(options: argparse.Namespace) -> None:
     """Make the problems of one data set or benchmark, and record that they were made here."""
     settings = parse(DataSettings, options.settings, "--settings")
-    if not isinstance(settings.problems, GeneratedProblems):
-        raise ConfigError("problems.source: must be 'generated'; `nested-reft fetch-data` fetches the others")
+    assert isinstance(settings.problems, GeneratedProblems), "`fetch-data` fetches the others"
     problems = generate_problems(settings.problems, settings.role, settings.name)
     write_problems(options.output, problems)
     record = {"name": settings.name, "role": settings.role, "origin": "generated", "rows_kept": len(problems)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.commands.measurement import batch_report, load_job, read_influence
+from nested_reft.commands.loading import batch_report, load_job, read_influence
 from nested_reft.config.gradients import GradientSettings
-from nested_reft.config.records import write_record
+from nested_reft.config.records.record import write_record
 from nested_reft.evaluation.gradients import load_on_policy, measure_gradients
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.commands.measurement import load_job
+from nested_reft.commands.loading import load_job
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.records import write_record
+from nested_reft.config.records.record import write_record
 from nested_reft.evaluation.ablation import measure_influence
 from nested_reft.runtime.progress import Progress
 

@@ -6,7 +6,7 @@ import argparse
 
 from safetensors.torch import save_file
 
-from nested_reft.commands.measurement import batch_report, load_job
+from nested_reft.commands.loading import batch_report, load_job
 from nested_reft.config.gradients import OnPolicySettings
 from nested_reft.evaluation.gradients import measure_on_policy
 from nested_reft.runtime.files import check_space

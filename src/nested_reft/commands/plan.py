@@ -9,8 +9,8 @@ from pathlib import Path
 from nested_reft.config.experiment import Config, load_config, with_device
 from nested_reft.config.strict import parse
 from nested_reft.data.lock import HubLock, find_lock, read_lock
-from nested_reft.planning.costs import Gpus, model_shape
-from nested_reft.planning.plan import DEFAULTS, Assumptions, plan_page
+from nested_reft.planning.costs import Assumptions, Gpus, model_shape
+from nested_reft.planning.plan import DEFAULTS, plan_page
 from nested_reft.runtime.gpus import visible_gpus
 
 LOCK = Path("config/hub.lock")

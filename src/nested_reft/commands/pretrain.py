@@ -9,7 +9,7 @@ import time
 import torch
 
 from nested_reft.config.sources import ModelSettings, ScratchModel
-from nested_reft.config.strict import ConfigError, parse, settings_hash
+from nested_reft.config.strict import parse, settings_hash
 from nested_reft.rollouts.policy import save_policy, select_device
 from nested_reft.runtime.files import write_json
 from nested_reft.runtime.manifest import build_manifest
@@ -20,10 +20,8 @@ from nested_reft.training.pretrain import pretrain
 def run(options: argparse.Namespace) -> None:
     """Pre-train one model, and record what it was made with."""
     settings = parse(ModelSettings, options.settings, "--settings")
-    if not isinstance(settings.model, ScratchModel):
-        raise ConfigError("model.source: must be 'scratch'; `nested-reft fetch-model` fetches the others")
-    if settings.pretraining is None:
-        raise ConfigError("pretraining: is missing, and the model has 'source: scratch'")
+    assert isinstance(settings.model, ScratchModel), "`fetch-model` fetches the others"
+    assert settings.pretraining is not None, "checked by Config"
     torch.set_num_threads(options.threads)
     shutil.rmtree(options.output, ignore_errors=True)  # left by an interrupted attempt
     progress = Progress(f"pretrain {settings.size}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.commands.measurement import load_job
-from nested_reft.config.records import write_record
+from nested_reft.commands.loading import load_job
+from nested_reft.config.records.record import write_record
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.evaluation.throughput import measure_throughput
 from nested_reft.runtime.progress import Progress

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 
-from nested_reft.config.records import ManifestRecord, write_record, write_steps
+from nested_reft.commands.loading import load_trained, read_influence
+from nested_reft.config.records.record import write_record
+from nested_reft.config.records.training import ManifestRecord, write_steps
 from nested_reft.config.rollout_engine import engine_modules
-from nested_reft.config.strict import parse, settings_hash
+from nested_reft.config.strict import parse
 from nested_reft.config.training import TrainSettings
-from nested_reft.core.layers import decoder_layers
-from nested_reft.data.records import read_problems
 from nested_reft.grading.grader import timeouts
-from nested_reft.rollouts.policy import load_policy, save_policy, select_device
-from nested_reft.rollouts.samplers import sampler_factory, sampler_name
-from nested_reft.rollouts.stored_influence import load_influence
+from nested_reft.rollouts.policy import save_policy
+from nested_reft.rollouts.samplers import sampler_name
 from nested_reft.runtime.manifest import build_manifest
 from nested_reft.runtime.progress import Progress, clock
 from nested_reft.runtime.sources import source_digest
@@ -35,9 +34,6 @@ def run(options: argparse.Namespace) -> None:
     settings = parse(TrainSettings, options.settings, "--settings")
     torch.set_num_threads(options.threads)
     training, folder = settings.training, options.checkpoints / settings.key
-    make_sampler = sampler_factory(
-        settings.vllm, options.policy, training.dtype, training.max_prompt_tokens + training.max_new_tokens
-    )
     progress = Progress(f"train {settings.run.path}")
 
     def report(row: dict[str, Any], seconds_left: float) -> None:
@@ -48,19 +44,14 @@ def run(options: argparse.Namespace) -> None:
         )
 
     with init_distributed(settings.device) as world, ExitStack() as stack:
-        with stop_on_signals() as request:
+        with stop_on_signals() as stop:
             with world.raise_on_all_ranks():
                 if world.is_main:
                     stack.enter_context(run_lock(folder))
-                problems = read_problems(options.problems)
-                # Frozen weights can have the dtype of the matrix products; trained ones cannot.
-                dtype = training.dtype if training.lora else "float32"
-                policy = load_policy(
-                    options.policy, device=select_device(settings.device), dtype=dtype, prompt=settings.prompt
-                )
-                influence = load_influence(settings.run.strategy, options.influence, len(decoder_layers(policy.model)))
-                code = source_digest("nested_reft.commands.train", *engine_modules(settings.vllm))
-            job = Job(folder, code, report, progress.log, lambda: bool(request), world)
+                policy, problems, make_sampler = load_trained(settings, options)
+                influence = read_influence((settings.run.strategy,), options, policy)
+                code = source_digest(__name__, *engine_modules(settings.vllm))
+            job = Job(folder, code, report, progress.log, stop.is_set, world)
             policy, done = train(settings, policy, problems, job, influence, make_sampler)
         if not world.is_main:
             return
@@ -71,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         alarms = [alarm for row in done.metrics for alarm in step_alarms(row, settings.training.alarms)]
         manifest = build_manifest(
             options.settings,
-            settings_hash(options.settings),
+            settings.key,
             wall_seconds=done.seconds,
             rollout_engine=sampler_name(settings.vllm),
             alarms=alarms,

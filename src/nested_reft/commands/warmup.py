@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         progress.step(f"step {row['step']}/{settings.warmup.steps}  loss {row['loss']:.3f}  {clock(seconds_left)} left")
 
     with run_lock(folder):
-        with stop_on_signals() as request:
+        with stop_on_signals() as stop:
             problems = [problem for path in options.problems for problem in read_problems(path)]
             # A template that names the wrong column would teach the model to answer wrongly.
             right = sum(grade(problem.solution or "", problem.answer) for problem in problems)
@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> None:
                 f"{len(examples)} of {len(problems)} solutions have at most {settings.max_new_tokens} tokens; "
                 f"{right} end with the right answer"
             )
-            code = source_digest("nested_reft.commands.warmup")
-            done = warm_up(settings, policy, examples, Job(folder, code, report, progress.log, lambda: bool(request)))
+            code = source_digest(__name__)
+            done = warm_up(settings, policy, examples, Job(folder, code, report, progress.log, stop.is_set))
         shutil.rmtree(options.output, ignore_errors=True)
         save_policy(policy, options.output)
         manifest = build_manifest(

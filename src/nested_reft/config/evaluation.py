@@ -9,11 +9,11 @@ from pydantic import Field
 from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import PRETRAINED, Run, Stage
-from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.sampling import Precision, Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 
 
-class Evaluation(Sampling):
+class EvaluationMeasurement(Sampling):
     """Greedy and sampled accuracy on the benchmarks; the sampling settings are for the latter."""
 
     samples_per_problem: Positive
@@ -24,14 +24,24 @@ class Evaluation(Sampling):
     """A longer prompt is an error; prompts are never truncated."""
     batch_problems: Positive = 64
     """Problems answered at once; lower it to save memory. vLLM is given all of them, and answers as many as fit."""
+    rollout_precision: Precision | None = None
+    """Type of the matrix products of the completions; null: `training.dtype`. Another measures another policy."""
+    seed: int = 0
+    """Seed of the sampled completions, the same for all models."""
+
+
+class Evaluation(EvaluationMeasurement):
+    """How accuracy is measured and judged.
+
+    Changing the judgement (`headline`, `parity_margin`) does not repeat an evaluation.
+    """
+
     benchmarks_per_job: Positive = 1
     """Above 1, it saves small models starting a process for each benchmark."""
     headline: Literal["greedy", "sampled"] = "sampled"
     """Which of the two accuracies the claims are about."""
     parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """On par: the whole 95 % interval of the difference from the baseline is within ± this; 0.05 is 5 points."""
-    seed: int = 0
-    """Seed of the sampled completions, the same for all models."""
 
 
 class EvaluateSettings(Strict):
@@ -41,7 +51,7 @@ class EvaluateSettings(Strict):
     run: Run | None
     stage: Stage = PRETRAINED
     benchmarks: tuple[str, ...]
-    evaluation: Evaluation
+    evaluation: EvaluationMeasurement
     prompt: Prompt
     dtype: str
     device: str

@@ -21,10 +21,10 @@ from nested_reft.config.planned import Planned
 from nested_reft.config.reading import read_settings
 from nested_reft.config.resources import JobKind, JobResources, SizeResources
 from nested_reft.config.reward import Reward
-from nested_reft.config.rollout_engine import Vllm, refuse_truncation
+from nested_reft.config.rollout_engine import Vllm, check_for_vllm
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
-from nested_reft.config.sources import HubProblems, Model, Pretraining, Problems, Role, ScratchModel
+from nested_reft.config.sources import FetchedModel, HubProblems, Model, Pretraining, Problems, Role, ScratchModel
 from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
 from nested_reft.config.throughput import StepSpeed, Throughput
 from nested_reft.config.training import Training
@@ -120,7 +120,7 @@ class Config(Strict):
                 measured = self.nestability.strategies if self.nestability else ()
                 check_layers(size, model.layers, skip, self.training.border, self.layer_choice, measured)
         if self.rollout_engine == "vllm":
-            refuse_truncation(self.training)
+            check_for_vllm(self.training, self.evaluation.rollout_precision)
         return self
 
     @field_validator("datasets", "benchmarks")
@@ -210,6 +210,12 @@ def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:
     """What a job of this size and kind requests at its first try."""
     found: JobResources = getattr(config.resources.get(size, SizeResources()), kind)
     return found
+
+
+def gpus_of(config: Config, size: str, kind: JobKind) -> int:
+    """How many GPUs a job of this size and kind requests: none on a CPU, and none to fetch a model."""
+    fetches = kind == "model" and isinstance(config.sizes[size], FetchedModel)
+    return 0 if config.device == "cpu" or fetches else job_resources(config, size, kind).gpu
 
 
 def nested_skips(config: Config) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.evaluation import EvaluateSettings
+from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement
 from nested_reft.config.experiment import (
     Config,
     benchmark_batches,
@@ -91,7 +91,7 @@ def evaluate_settings(
         run=run,
         stage=stage,
         benchmarks=benchmarks,
-        evaluation=config.evaluation,
+        evaluation=_part(EvaluationMeasurement, config.evaluation),
         prompt=config.prompt,
         reward=config.reward,
         dtype=config.training.dtype,
@@ -112,6 +112,7 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
         border=config.training.border,
         throughput=config.throughput,
         sampling=_part(Sampling, config.training),
+        rollout_precision=config.training.rollout_precision,
     )
 
 
@@ -165,6 +166,7 @@ def nestability_settings(config: Config, size: str, stage: str, skip: int) -> Ne
         border=config.training.border,
         nestability=_part(NestabilityMeasurement, config.nestability),
         sampling=_part(Sampling, config.training),
+        rollout_precision=config.training.rollout_precision,
         reward=config.reward,
     )
 

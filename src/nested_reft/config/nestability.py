@@ -8,16 +8,16 @@ from pydantic import Field, field_validator
 
 from nested_reft.config.method import Strategy
 from nested_reft.config.reward import Reward
-from nested_reft.config.sampling import ModelJob, Sampling
+from nested_reft.config.sampling import ModelJob, Precision, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.core.layer_selection import SELECTIONS
 
 
 class NestabilityMeasurement(Strict):
-    """How far nested rollouts of a model are from the model itself, by skip and by the way to choose layers."""
+    """How far nested rollouts of a model are from the model itself, by skip and layer-selection strategy."""
 
     strategies: tuple[Strategy, ...] = Field(("uniform", "least_half", "least"), min_length=1)
-    """Ways to choose the skipped layers, as in `layer_choice.strategies`, each at every skip; no value twice."""
+    """Layer-selection strategies, as in `layer_choice.strategies`, each at every skip; no value twice."""
     batches: Annotated[int, Field(ge=2)]
     """Batches of problems; the interval is over them."""
     problems_per_batch: Positive
@@ -39,7 +39,7 @@ class NestabilityMeasurement(Strict):
 
 
 class Nestability(NestabilityMeasurement):
-    """How nestable the models are before reinforcement: as they came, and after the warm-up if there is one."""
+    """How nestable the models are before reinforcement: unmodified, and after the warm-up if there is one."""
 
     without_layer_drop: bool = False
     """Warm up once more without `warmup.layer_drop`, and measure that model too; nothing else uses it."""
@@ -53,4 +53,5 @@ class NestabilitySettings(ModelJob):
     border: int
     nestability: NestabilityMeasurement
     sampling: Sampling
+    rollout_precision: Precision | None
     reward: Reward = Reward()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from nested_reft.config.sampling import Sampling
 from nested_reft.config.strict import Strict
+
+if TYPE_CHECKING:
+    from nested_reft.config.training import Training
 
 VLLM_MODULE = "nested_reft.rollouts.vllm_sampler"
 
@@ -22,8 +24,16 @@ class Vllm(Strict):
     """Whether vLLM gives this memory back during the updates of a training; waking it takes time at each step."""
 
 
-def refuse_truncation(training: Sampling) -> None:
-    """ValueError if training cuts the distribution: the ratio needs the tokens that a sampler kept."""
+def check_for_vllm(training: Training, evaluation_precision: str | None) -> None:
+    """ValueError if training cuts the distribution, as the ratio needs the tokens that a sampler kept, or for a
+    precision that vLLM does not have.
+    """
+    precisions = {"training": training.rollout_precision, "evaluation": evaluation_precision}
+    for key, precision in precisions.items():
+        if precision == "int8":
+            raise ValueError(
+                f"{key}.rollout_precision: int8 needs `rollout_engine: torch`; with vllm it can be float32 or bfloat16"
+            )
     cut = {"top_k": training.top_k is not None, "top_p": training.top_p is not None and training.top_p < 1}
     for key, set_ in cut.items():
         if set_:

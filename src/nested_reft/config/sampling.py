@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -31,6 +31,9 @@ class Prompt(Strict):
         return self
 
 
+Precision = Literal["float32", "bfloat16", "int8"]
+
+
 class Sampling(Strict):
     """How completions are sampled."""
 
@@ -40,6 +43,16 @@ class Sampling(Strict):
     """Sample from the k most probable tokens; null: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Sample from the fewest most probable tokens whose total probability reaches this; null: from all."""
+
+
+class Lengths(Protocol):
+    """Settings that say how long prompts and completions may be, in tokens."""
+
+    @property
+    def max_prompt_tokens(self) -> int: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
 
 
 class ModelJob(Strict):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nested_reft.config.rollout_engine import Vllm
-from nested_reft.config.sampling import ModelJob, Prompt, Sampling
+from nested_reft.config.sampling import ModelJob, Precision, Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict
 from nested_reft.config.training import Training
 
@@ -39,6 +39,7 @@ class ThroughputSettings(ModelJob):
     border: int
     throughput: Throughput
     sampling: Sampling
+    rollout_precision: Precision | None
 
 
 class StepSpeed(Strict):

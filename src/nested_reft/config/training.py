@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.run import Run
-from nested_reft.config.sampling import Prompt, Sampling
+from nested_reft.config.sampling import Precision, Prompt, Sampling
 from nested_reft.config.strict import Positive, Strict, settings_hash
 from nested_reft.core.layer_selection import SELECTIONS
 
@@ -81,6 +81,10 @@ class Training(Sampling):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products, of weights in evaluation and throughput, and of frozen ones (`lora`); other weights
     are float32."""
+    rollout_precision: Precision | None = None
+    """Type of the matrix products of rollouts, in training and where rollouts are measured (throughput, step speed,
+    nestability); null: `dtype`. The behaviour policy is then the nested model in that precision, and log b its own.
+    `int8` is for large models on CPUs (docs/cheaper.md)."""
     gradient_checkpointing: bool = False
     """Activation checkpointing: the backward pass recomputes each layer; less memory, a third more work."""
     lora: Lora | None = None

@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from nested_reft.engine.grouped_decoder import GroupedDecoder
+from nested_reft.engine.layer_weights import RolloutWeights
 from nested_reft.engine.llama import why_unsupported
 from nested_reft.engine.tensors import position_ids
 
@@ -31,9 +32,12 @@ class Decoder(Protocol):
         """Continue with these rows only: ascending indices into the rows of the last step."""
 
 
-def make_decoder(model: PreTrainedModel) -> Decoder:
-    """The fastest decoder that computes what `model` computes."""
-    return ModelDecoder(model) if why_unsupported(model) else GroupedDecoder(model)
+def make_decoder(model: PreTrainedModel, weights: RolloutWeights | None = None) -> Decoder:
+    """The fastest decoder that computes what `model` computes. Raises ValueError for int8 weights if it is slow."""
+    reason = why_unsupported(model)
+    if reason and weights and weights.precision == "int8":
+        raise ValueError(f"rollouts of {type(model).__name__} cannot be in int8: {reason}")
+    return ModelDecoder(model) if reason else GroupedDecoder(model, weights)
 
 
 class ModelDecoder:

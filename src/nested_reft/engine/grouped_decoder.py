@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from nested_reft.engine.layer_weights import RolloutWeights
 from nested_reft.engine.llama import PackedModel, attention
 from nested_reft.engine.tensors import position_ids
 
@@ -57,8 +58,8 @@ class _Layout:
 class GroupedDecoder:
     """Decoding with several completions per line of the cache; `decoder.Decoder` documents the methods."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = PackedModel(model)
+    def __init__(self, model: PreTrainedModel, weights: RolloutWeights | None = None) -> None:
+        self._model = PackedModel(model, weights or RolloutWeights())
         self._caches: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer, (L, length, heads, width)
 
     def start(self, prompt_ids: Tensor, prompt_mask: Tensor, group_size: int, max_new_tokens: int) -> Tensor:

@@ -8,7 +8,6 @@ reason, use the model's own forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from nested_reft.core.layers import decoder_layers
+from nested_reft.engine.layer_weights import LayerWeights, Norm, RolloutWeights, layer_weights, matrix_dtype, norm_of
 
 LAYERS = {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 WITHOUT_BIAS = ("o_proj", "gate_proj", "up_proj", "down_proj")
 
-Norm: TypeAlias = tuple[Tensor, float]  # weight and epsilon
 # (number of the layer, query (N, heads, width), key and value (N, key-value heads, width)) -> (N, heads * width).
 AttentionFn: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -53,20 +52,6 @@ def why_unsupported(model: PreTrainedModel) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer's weights: matrices (in, out), and norms."""
-
-    qkv: Tensor  # the three projections as one matrix, the only copy; queries and keys are interleaved
-    qkv_bias: Tensor | None
-    out: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-    norms: tuple[Norm, Norm]  # before attention and before the feed-forward part
-    head_norms: tuple[Norm, Norm] | None  # of queries and keys
-
-
 class PackedModel:
     """The model's layers, valid as long as its weights do not change. Differentiable.
 
@@ -74,19 +59,15 @@ class PackedModel:
     With activation checkpointing enabled and the layers in training mode, the backward pass recomputes the layers.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, weights: RolloutWeights | None = None) -> None:
+        """`weights`: for rollouts, those of an earlier one, or their precision; without a gradient."""
         self._base: Any = model.base_model
         self._head = model.get_output_embeddings()
         self._heads: int = model.config.num_attention_heads
         self._kv_heads: int = model.config.num_key_value_heads
         self._head_width: int = self._base.layers[0].self_attn.head_dim
-        device = model.device.type
-        self._dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-        # A graph's weights are made layer by layer instead: the backward pass goes through its operations from the last
-        # to the first, so it would keep the gradients of all layers until it reached those that made the weights.
-        self._layers = (
-            None if torch.is_grad_enabled() else [_weights(layer, self._dtype) for layer in self._base.layers]
-        )
+        self._weights = weights
+        self._dtype = weights.dtype(model) if weights else matrix_dtype(model)
         self._recompute = torch.is_grad_enabled() and any(
             layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self._base.layers
         )
@@ -106,13 +87,12 @@ class PackedModel:
             layer_forward = partial(checkpoint, self._layer_forward, use_reentrant=False)
         for number in range(len(self._base.layers)):
             hidden = layer_forward(number, hidden, rotation, attention_fn)
-        return _norm(hidden, _norm_of(self._base.norm))
+        return _norm(hidden, norm_of(self._base.norm))
 
     def _layer_forward(self, number: int, hidden: Tensor, rotation: Tensor, attention_fn: AttentionFn) -> Tensor:
         """Hidden states (N, D) after layer `number`, given those before it; rotation: (N, 1, width / 2)."""
-        layer = self._layers[number] if self._layers else _weights(self._base.layers[number], self._dtype)
-        normed = _norm(hidden, layer.norms[0]).to(layer.qkv.dtype)
-        qkv = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
+        layer = self._layer(number)
+        qkv = layer.qkv(_norm(hidden, layer.norms[0]))
         heads = qkv.view(len(hidden), -1, self._head_width)
         # Queries and keys, and values; `split`, since the gradient of each slice would be as large as the whole.
         pair, value = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=1)
@@ -122,12 +102,21 @@ class PackedModel:
             pair = torch.cat([_norm(part, norm) for part, norm in parts], dim=1)
         query, key = torch.split(_rotate(pair, rotation), sides, dim=1)
         seen = attention_fn(number, query, key, value)
-        hidden = _add_product(hidden, seen, layer.out)
-        normed = _norm(hidden, layer.norms[1]).to(layer.gate.dtype)
-        return _add_product(hidden, F.silu(normed @ layer.gate) * (normed @ layer.up), layer.down)
+        hidden = layer.out.add(seen, hidden)
+        normed = _norm(hidden, layer.norms[1])
+        return layer.down.add(layer.up.times(normed, layer.gate.silu(normed)), hidden)
+
+    def _layer(self, number: int) -> LayerWeights:
+        """A layer's weights. A graph's are made here, layer by layer: the backward pass goes through its operations
+        from the last to the first, and would keep the gradients of all layers until it reached those that made them.
+        """
+        layer = self._base.layers[number]
+        return self._weights.layer(layer, self._dtype) if self._weights else layer_weights(layer, self._dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, V) of hidden states (N, D)."""
+        if self._weights:
+            return self._weights.head(self._head, self._dtype)(hidden)
         logits: Tensor = self._head(hidden)
         return logits
 
@@ -152,49 +141,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
     return seen.view(rows, shared, length, heads // shared, width).transpose(1, 2).flatten(2)
 
 
-def _weights(layer: Any, dtype: torch.dtype) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    out, gate, up, down = (
-        part.weight.to(dtype).t() for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    )
-    norms = (_norm_of(layer.input_layernorm), _norm_of(layer.post_attention_layernorm))
-    width, head_norms = attention.head_dim, None
-    if hasattr(attention, "q_norm"):
-        query, key = (
-            (_interleave_halves(w, width), e) for w, e in (_norm_of(attention.q_norm), _norm_of(attention.k_norm))
-        )
-        head_norms = (query, key)
-
-    def joined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return torch.cat((_interleave_halves(query, width), _interleave_halves(key, width), value)).to(dtype)
-
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    qkv = joined(*(part.weight for part in projections)).t()
-    bias = None if projections[0].bias is None else joined(*(part.bias for part in projections))
-    return _Layer(qkv, bias, out, gate, up, down, norms, head_norms)
-
-
-def _norm_of(module: Any) -> Norm:
-    return module.weight, module.variance_epsilon
-
-
 def _norm(hidden: Tensor, norm: Norm) -> Tensor:
     weight, epsilon = norm
-    return F.rms_norm(hidden, hidden.shape[-1:], weight, epsilon)
-
-
-def _add_product(hidden: Tensor, factor: Tensor, matrix: Tensor) -> Tensor:
-    """hidden + factor @ matrix, as one operation if they have the same type."""
-    if hidden.dtype == matrix.dtype:
-        return torch.addmm(hidden, factor, matrix)
-    return hidden + factor @ matrix
-
-
-def _interleave_halves(rows: Tensor, width: int) -> Tensor:
-    """The rows of each head (heads * width, ...), i and i + width / 2 side by side: a rotary embedding turns them
-    together. Queries and keys are reordered alike, so their products do not change.
-    """
-    return rows.view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
+    return F.rms_norm(hidden, hidden.shape[-1:], weight.to(hidden.dtype), epsilon)
 
 
 def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:

@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.records import InfluenceRecord
+from nested_reft.config.records.influence import InfluenceRecord
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import ablation_influence
-from nested_reft.evaluation.prompts import fitting_prompts
+from nested_reft.evaluation.measurement import check_finite
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy, compute_dtype
 
 
 def measure_influence(settings: InfluenceSettings, policy: Policy, problems: Sequence[Problem]) -> InfluenceRecord:
     """The record of one model: `influence` in nats per token by layer, and the prompts and tokens that it is a mean of.
 
-    Raises DataError if a prompt is too long, alone or with a completion.
+    Raises DataError if a prompt is too long, alone or with a completion; MeasurementError if it is not finite.
     """
-    prompts = fitting_prompts(settings, policy, problems[: settings.problems])
+    chosen = problems[: settings.problems]
+    prompts = fitting_prompts(policy, chosen, settings.prompt, settings, "training.max_new_tokens")
     ids, mask = policy.batch(prompts)
     with compute_dtype(policy.model, settings.dtype):
         influence = ablation_influence(policy.model, ids, mask)
+    measured = f"influence of {settings.size}, {settings.stage}: that of a layer"
+    check_finite(influence, measured, "set training.dtype to float32, or use another model")
     return InfluenceRecord(
         size=settings.size,
         stage=settings.stage,

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from nested_reft.config.evaluation import EvaluateSettings, Evaluation
-from nested_reft.config.records import Completion, EvaluationRecord, Item
+from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement
+from nested_reft.config.records.evaluation import Completion, EvaluationRecord, Item
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
 from nested_reft.grading.grader import grade
-from nested_reft.rollouts.lengths import check_policy_lengths
-from nested_reft.rollouts.prompts import encode_prompts, render_prompt
+from nested_reft.rollouts.lengths import fitting_prompts
+from nested_reft.rollouts.prompts import render_prompt
 from nested_reft.rollouts.samplers import Sampler
 from nested_reft.runtime.seeding import derive_seed
 
@@ -31,10 +31,7 @@ def evaluate(
     policy, evaluation = engine.policy, settings.evaluation
     at_once = max(len(problems), 1) if engine.schedules else evaluation.batch_problems
     started = time.perf_counter()
-    encoded = encode_prompts(
-        [problem.question for problem in problems], settings.prompt, policy.tokenizer, evaluation.max_prompt_tokens
-    )
-    check_policy_lengths(policy, encoded, evaluation.max_new_tokens, "evaluation.max_new_tokens")
+    encoded = fitting_prompts(policy, problems, settings.prompt, evaluation, "evaluation.max_new_tokens")
     items: list[Item] = []
     examples: list[Completion] = []
     for first in range(0, len(problems), at_once):
@@ -81,7 +78,7 @@ def evaluate(
 def _responses(
     engine: Sampler,
     prompts: Sequence[list[int]],
-    evaluation: Evaluation,
+    evaluation: EvaluationMeasurement,
     sampling: Sampling | None,
     group_size: int,
     seeds: Sequence[int],

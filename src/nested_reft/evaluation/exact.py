@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nested_reft.config.records import ExactRow
+from nested_reft.config.records.exact import ExactRow
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.core.loss import Objective, policy_loss, token_scale

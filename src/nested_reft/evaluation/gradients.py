@@ -22,19 +22,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
-from nested_reft.config.records import GradientRecord, Products
+from nested_reft.config.records.gradients import GradientRecord, Products
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import correction_named
-from nested_reft.core.layers import nested_view
 from nested_reft.core.loss import Objective, policy_loss, token_scale
 from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import DataError, Problem
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
-from nested_reft.evaluation.batches import Batch, choose_layers, problem_batches
+from nested_reft.evaluation.measurement import Batch, check_finite, choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.rewards import rollout_rewards
-from nested_reft.rollouts.samplers import sample_rollout
+from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.runtime.seeding import derive_seed
 
 UNBIASED: dict[str, Any] = {"normalisation": "dr_grpo", "advantage_baseline": "leave_one_out", "advantage_std": False}
@@ -215,9 +214,8 @@ def _estimates(
     """
     options = settings.gradients
     with compute_dtype(policy.model, settings.dtype):
-        rollout = sample_rollout(
-            policy,
-            nested_view(policy.model, skipped).eval(),
+        rollout = TorchSampler(policy).sample(
+            skipped,
             batch.prompt_ids,
             batch.prompt_mask,
             settings.sampling,
@@ -228,7 +226,14 @@ def _estimates(
     rewards = rollout_rewards(policy, rollout, batch.problems, settings.reward)
     # Another context: weights that were cast to sample may have lost their gradient.
     with compute_dtype(policy.model, settings.dtype):
-        return estimate_gradients(policy.model, rollout, rewards, objectives, settings, coordinates)
+        estimates = estimate_gradients(policy.model, rollout, rewards, objectives, settings, coordinates)
+    for objective, estimate in zip(objectives, estimates, strict=True):
+        check_finite(
+            estimate,
+            f"gradients of {settings.size}, batch {batch.number + 1}: the estimate of '{objective.correction}'",
+            "remove it from gradients.corrections if its weights are not bounded, or set training.dtype to float32",
+        )
+    return estimates
 
 
 def _inner(rows: Tensor, columns: Tensor) -> list[list[float]]:

@@ -1,8 +1,8 @@
-"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each way to choose
-the skipped layers.
+"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each
+layer-selection strategy.
 
-For every batch of problems and every way to choose: completions by the nested view, and their log-probabilities under
-the whole model. The ways share problems and random numbers, so that they differ by the layers alone.
+For every batch of problems and every strategy: completions by the nested view, and their log-probabilities under
+the whole model. The strategies share problems and random numbers, so that they differ by the layers alone.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
-from nested_reft.config.records import NestabilityRecord, NestabilityRow
+from nested_reft.config.records.nestability import NestabilityRecord, NestabilityRow
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.data.records import Problem
 from nested_reft.engine.logp import completion_logp
-from nested_reft.evaluation.batches import choose_layers, problem_batches
+from nested_reft.evaluation.measurement import choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.rewards import rollout_rewards
-from nested_reft.rollouts.samplers import sample_rollout
+from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.runtime.seeding import derive_seed
 
 MEASURED = ("kl_k1", "kl_k3", "ess", "ess_sequence")
@@ -43,6 +43,7 @@ def measure_nestability(
     """
     options, model = settings.nestability, policy.model
     check_policy_skip(policy, settings.skip, settings.border)
+    sampler = TorchSampler(policy, settings.rollout_precision)
     found: dict[str, list[NestabilityRow]] = {
         name: [] for name in (options.strategies if settings.skip else options.strategies[:1])
     }
@@ -50,9 +51,8 @@ def measure_nestability(
         for name, rows in found.items():
             skipped = choose_layers(name, settings, policy, batch, ("nestability-layers", options.seed), influence)
             with compute_dtype(model, settings.dtype), torch.no_grad():
-                rollout = sample_rollout(
-                    policy,
-                    nested_view(model, skipped).eval(),
+                rollout = sampler.sample(
+                    skipped,
                     batch.prompt_ids,
                     batch.prompt_mask,
                     settings.sampling,

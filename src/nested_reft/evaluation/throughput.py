@@ -8,19 +8,20 @@ the same way, full model against full model: it shows the noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
 
-from nested_reft.config.records import Pair, ThroughputRecord
+from nested_reft.config.records.throughput import Pair, ThroughputRecord
 from nested_reft.config.throughput import ThroughputSettings
 from nested_reft.core.layer_selection import draw_skipped_layers
-from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import Problem
-from nested_reft.evaluation.prompts import fitting_prompts
 from nested_reft.rollouts.agreement import check_policy_skip
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.samplers import sample_rollout
+from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.runtime.seeding import derive_seed
 from nested_reft.runtime.timing import now
 
@@ -50,23 +51,22 @@ def ideal_speedup(model: PreTrainedModel, num_skipped: int, context: float) -> f
 def measure_throughput(settings: ThroughputSettings, policy: Policy, problems: Sequence[Problem]) -> ThroughputRecord:
     """The throughput record of one size and skip: tokens per second of every pair after the warm-up pairs."""
     options, model = settings.throughput, policy.model
-    prompts = fitting_prompts(settings, policy, problems[: options.problems], "throughput.new_tokens")
+    prompts = fitting_prompts(policy, problems[: options.problems], settings.prompt, settings, "throughput.new_tokens")
     check_policy_skip(policy, settings.skip, settings.border)
     prompt_ids, prompt_mask = policy.batch(prompts)
     num_layers = len(decoder_layers(model))
+    sampler = TorchSampler(replace(policy, end_ids=()), settings.rollout_precision)
 
     def tokens_per_s(skipped: Sequence[int], pair: int) -> float:
         started = now(model.device)
-        rollout = sample_rollout(
-            policy,
-            nested_view(model, skipped),
+        rollout = sampler.sample(
+            skipped,
             prompt_ids,
             prompt_mask,
             settings.sampling,
             group_size=options.completions_per_problem,
             max_new_tokens=settings.max_new_tokens,
             seed=derive_seed("throughput", options.seed, pair),
-            stop_at_end=False,
         )
         return rollout.tokens.numel() / (now(model.device) - started)
 

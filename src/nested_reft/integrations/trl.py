@@ -41,6 +41,7 @@ from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layer_selection import SELECTIONS, choose_skipped_layers
 from nested_reft.core.layers import decoder_layers, nested_view
 from nested_reft.engine.layer_influence import ablation_influence, influence_of
+from nested_reft.engine.layer_weights import RolloutWeights
 from nested_reft.engine.sampling import sample_completions
 from nested_reft.integrations.trl_config import NestedConfig, refuse_settings
 from nested_reft.integrations.trl_model import CheckedAtStart, refuse_model
@@ -120,6 +121,7 @@ class NestedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
                 temperature=self.temperature,
                 end_ids=self.eos_token_ids,
                 pad_id=self._tokenizer.pad_token_id,
+                weights=RolloutWeights(self.nested.rollout_precision),
             ).to("cpu")
         rows = list(rollout.mask)
         tokens = [row[real].tolist() for row, real in zip(rollout.tokens, rows, strict=True)]

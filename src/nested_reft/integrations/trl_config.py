@@ -9,6 +9,7 @@ from typing import Any
 from nested_reft.core.corrections import correction_named
 from nested_reft.core.layer_selection import SELECTIONS, count_and_eligible
 from nested_reft.core.loss import NORMALISATIONS
+from nested_reft.engine.layer_weights import RolloutWeights
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class NestedConfig:
         strategy: how the layers are chosen, a key of `core.layer_selection.SELECTIONS` except `adaptive`.
         influence: (L,) values, the ablation influence of each layer, for the strategies that read it (`least`,
             `least_half`). None: measured once, on the prompts of the first generation batch, and kept in checkpoints.
+        rollout_precision: of the rollouts that this package samples, "float32", "bfloat16" or "int8"; None: that of the
+            training. With `use_vllm`, vLLM's own settings say it.
 
     Raises:
         ValueError: a key has no such value; the message names both.
@@ -36,6 +39,7 @@ class NestedConfig:
     border: int = 1
     strategy: str = "uniform"
     influence: tuple[float, ...] | None = None
+    rollout_precision: str | None = None
 
     def __post_init__(self) -> None:
         correction = correction_named(self.correction)
@@ -53,6 +57,7 @@ class NestedConfig:
                 f"strategy '{self.strategy}' is not available in TRL; use 'uniform', and lower skip_percent until "
                 "nested/ess in the logs is high enough"
             )
+        RolloutWeights(self.rollout_precision)  # an unknown one is refused
         if self.influence is not None and SELECTIONS[self.strategy].influence_kind != "ablation":
             raise ValueError(f"influence does nothing with strategy '{self.strategy}', which does not read it")
 
@@ -93,6 +98,10 @@ def refuse_settings(nested: NestedConfig, args: Any, given: Mapping[str, Any]) -
         ),
         "cast_lm_head_to_fp32": (
             args.cast_lm_head_to_fp32, "it replaces the head's forward, and the sampler would not see it; use False",
+        ),
+        "use_vllm": (
+            args.use_vllm and nested.rollout_precision is not None,
+            "vLLM has a precision of its own; use rollout_precision None, and model_init_kwargs={'dtype': ...}",
         ),
         # What is only done to the model when training starts
         "use_liger_kernel": (

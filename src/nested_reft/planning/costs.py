@@ -27,15 +27,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.planned import AboveZero, Share
 from nested_reft.config.rollout_engine import Vllm
 from nested_reft.config.sources import SHAPE_KEYS, ScratchModel
+from nested_reft.config.strict import Positive, Strict
 from nested_reft.config.training import Lora, Training
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.provenance import check_shape
@@ -47,7 +50,7 @@ from nested_reft.training.pretrain import build_model, build_tokenizer
 OPTIMIZER_VALUES = 10
 ADAMW_STATES = 2
 FLOAT32 = 4
-VALUE_BYTES = {"float32": FLOAT32, "bfloat16": 2}
+VALUE_BYTES = {"float32": FLOAT32, "bfloat16": 2, "int8": 1}
 LOGIT_COPIES = 3  # in float32, in the loss's backward pass
 GB = 1e9
 Way = Literal["all weights", "shards", "adapters"]
@@ -151,16 +154,16 @@ def model_shape(config: Config, size: str, results: Path) -> Shape | None:
 # --- time -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What one GPU (or the CPU threads of a job) reaches."""
+class Assumptions(Strict):
+    """What the plan cannot know and the user can state, by the options of their names."""
 
-    flops: float
-    """FLOP per second, of a large matrix product in the dtype of the training."""
-    bandwidth: float
-    """Bytes per second, when reading weights and cache."""
-    layer_seconds: float
-    """Time to launch the operations of one layer in one pass."""
+    teraflops: AboveZero
+    gigabytes_per_s: AboveZero
+    layer_us: Annotated[float, Field(ge=0)]
+    prompt_tokens: Positive
+    length: Share = 1.0
+    mixed: Share = 1.0
+    startup: Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -207,13 +210,13 @@ class Costs:
     """The costs of one model on one machine; `value_bytes` is the size of a number in its matrix products."""
 
     shape: Shape
-    machine: Machine
+    assumed: Assumptions
     value_bytes: int
 
     def _phase(self, flops: float, bytes_: float, layers: float) -> Work:
-        machine = self.machine
-        starting = layers * machine.layer_seconds
-        return Work(flops, bytes_, max(flops / machine.flops, bytes_ / machine.bandwidth, starting))
+        rates = self.assumed
+        least = (flops / rates.teraflops / 1e12, bytes_ / rates.gigabytes_per_s / GB, layers * rates.layer_us * 1e-6)
+        return Work(flops, bytes_, max(least))
 
     def _optimizer(self, trained: int) -> Work:
         return self._phase(0, FLOAT32 * OPTIMIZER_VALUES * trained, 0)
@@ -307,7 +310,7 @@ class Memory:
     embedding: float
     """What the gradient of the embedding takes beside the head's, when no activations are left."""
     rollout: float
-    """Cache of keys and values, and the logits of a step; or vLLM's share of the GPU."""
+    """Keys and values, the logits of a step, and matrices laid out for rollouts; or vLLM's share of the GPU."""
     rollout_stays: bool = False
     """Whether the rollout's memory stays taken during an update."""
 
@@ -357,6 +360,8 @@ def plan_memory(
         size * 2 * shape.key_value_width * shape.layers * cached
         + LOGIT_COPIES * FLOAT32 * prompts * group * shape.vocabulary
     )
+    if way == "all weights":  # the others are sampled by the model's own forward
+        rollout += VALUE_BYTES[training.rollout_precision or training.dtype] * shape.weights_read()
     return Memory(
         weights=weights,
         gradients=FLOAT32 * trained,
@@ -371,8 +376,8 @@ def plan_memory(
     )
 
 
-def vllm_fits(shape: Shape, training: Training, gpus: Gpus, vllm: Vllm) -> bool:
+def vllm_fits(shape: Shape, training: Training, gigabytes: float, vllm: Vllm) -> bool:
     """Whether vLLM's share of a GPU holds the weights, and keys and values of one prompt and completion."""
     tokens = training.max_prompt_tokens + training.max_new_tokens
     values = shape.parameters + 2 * shape.key_value_width * shape.layers * tokens
-    return VALUE_BYTES[training.dtype] * values < vllm.memory_share * gpus.gigabytes * GB
+    return VALUE_BYTES[training.dtype] * values < vllm.memory_share * gigabytes * GB

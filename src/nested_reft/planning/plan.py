@@ -7,25 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-from pydantic import Field
 
 from nested_reft.config.ablation import InfluenceSettings
-from nested_reft.config.evaluation import EvaluateSettings, Evaluation
-from nested_reft.config.experiment import Config, job_resources, problem_sets, vllm_of
+from nested_reft.config.evaluation import EvaluateSettings
+from nested_reft.config.experiment import Config, gpus_of, job_resources, problem_sets, vllm_of
 from nested_reft.config.gradients import GradientSettings, OnPolicySettings
 from nested_reft.config.jobs import settings_by_kind, warmups
 from nested_reft.config.nestability import NestabilitySettings
-from nested_reft.config.planned import AboveZero, Share
 from nested_reft.config.resources import JobKind
 from nested_reft.config.run_table import all_runs
-from nested_reft.config.sampling import ModelJob
-from nested_reft.config.sources import FetchedModel, GeneratedProblems, HubModel, HubProblems, ModelSettings
-from nested_reft.config.strict import Positive, Strict
+from nested_reft.config.sampling import Lengths
+from nested_reft.config.sources import GeneratedProblems, HubModel, HubProblems, ModelSettings, ScratchModel
+from nested_reft.config.strict import Strict
 from nested_reft.config.throughput import StepSpeedSettings, ThroughputSettings
-from nested_reft.config.training import Training, TrainSettings
+from nested_reft.config.training import TrainSettings
 from nested_reft.config.warmup import WarmupSettings
 from nested_reft.core.layer_selection import num_skipped
 from nested_reft.data.lock import HubLock, locked
@@ -34,10 +31,10 @@ from nested_reft.planning.costs import (
     FLOAT32,
     GB,
     VALUE_BYTES,
+    Assumptions,
     Batch,
     Costs,
     Gpus,
-    Machine,
     Shape,
     Way,
     Work,
@@ -60,41 +57,34 @@ USABLE = 0.9  # of a GPU's memory: the rest is torch's context and fragmentation
 UNKNOWN = "unknown"
 
 
-class Assumptions(Strict):
-    """What the plan cannot know, and the user can state, by the options of their names."""
-
-    teraflops: AboveZero
-    gigabytes_per_s: AboveZero
-    layer_us: Annotated[float, Field(ge=0)]
-    prompt_tokens: Positive
-    length: Share = 1.0
-    mixed: Share = 1.0
-    startup: Annotated[float, Field(ge=0)]
-
-    @property
-    def machine(self) -> Machine:
-        return Machine(self.teraflops * 1e12, self.gigabytes_per_s * GB, self.layer_us * 1e-6)
-
-
 # --- jobs -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """The jobs of one size and kind. `work` is None if the model's shape or a benchmark's size is not known."""
+    """The jobs of one size and kind. A job's work is None if a model's shape or a benchmark's size is unknown."""
 
     size: str
     kind: JobKind
-    count: int
     gpus: int
     """Of each job; 0 on a CPU."""
-    work: Work | None
-    longest: float
-    """Seconds of the longest job."""
+    work: list[Work | None]
+    startup: float
+    """Seconds, of each job but those that fetch a model, which have no work."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each job whose work is known; the best case: n GPUs compute for an nth of the time."""
+        known = [work.seconds / max(self.gpus, 1) for work in self.work if work is not None]
+        return [seconds and seconds + self.startup for seconds in known]
+
+    @property
+    def longest(self) -> float:
+        return max(self.seconds, default=0.0)
 
     @property
     def device_hours(self) -> float | None:
-        return None if self.work is None else self.work.seconds / 3600
+        return None if None in self.work else max(self.gpus, 1) * sum(self.seconds) / 3600
 
 
 def other_jobs(config: Config) -> int:
@@ -131,12 +121,12 @@ class Planner:
         """The work of the job with these settings; None if the size of a benchmark is not known."""
         training, costs = self.config.training, self._costs
         match settings:
-            case ModelSettings(model=model, pretraining=pretraining):
-                if isinstance(model, FetchedModel) or pretraining is None:
-                    return Work()
+            case ModelSettings(model=ScratchModel() as model, pretraining=pretraining) if pretraining:
                 tokens = self.assumed.prompt_tokens + self.assumed.length * training.max_new_tokens
                 batch = Batch(pretraining.batch_size, 0, 1, tokens, ceil(tokens))
                 return costs.pretraining_step(batch).times(model.pretraining_steps)
+            case ModelSettings():
+                return Work()
             case WarmupSettings(warmup=warmup):
                 part = warmup.solutions_per_micro_batch or warmup.solutions_per_batch
                 changes = {"updates_per_rollout": 1, "kl_coefficient": 0.0, "lora": None}
@@ -153,11 +143,11 @@ class Planner:
                 counts = [self.benchmarks[name] for name in names]
                 return None if None in counts else sum((self._benchmark(count or 0) for count in counts), Work())
             case ThroughputSettings(throughput=options, skip=skip):
-                batch = self._equal(options.problems, options.completions_per_problem, settings)
+                batch = self._batch(options.problems, options.completions_per_problem, settings, 1.0)
                 pair = costs.rollout(batch) + costs.rollout(batch, self._skipped(skip))
                 return pair.times(options.warmup_pairs + options.pairs)
             case StepSpeedSettings(step_speed=speed, training=timed, skip=skip):
-                batch = self._equal(timed.problems_per_step, timed.completions_per_problem, timed)
+                batch = self._batch(timed.problems_per_step, timed.completions_per_problem, timed, 1.0)
                 rollouts = costs.rollout(batch) + costs.rollout(batch, self._skipped(skip))
                 return (rollouts + costs.update(batch, timed).times(2)).times(speed.warmup_pairs + speed.pairs)
             case GradientSettings(gradients=measured, skip=skip):
@@ -175,20 +165,15 @@ class Planner:
 
     @property
     def _costs(self) -> Costs:
-        return Costs(self.shape, self.assumed.machine, VALUE_BYTES[self.config.training.dtype])
+        return Costs(self.shape, self.assumed, VALUE_BYTES[self.config.training.dtype])
 
     def _skipped(self, percent: int) -> int:
         return num_skipped(self.shape.layers, percent)
 
-    def _batch(self, prompts: int, group: int, lengths: Training | Evaluation | ModelJob) -> Batch:
-        """Completions that end on their own."""
+    def _batch(self, prompts: int, group: int, lengths: Lengths, share: float | None = None) -> Batch:
+        """Completions whose mean length is this share of the largest; None: the share that is assumed."""
         most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
-        return Batch(prompts, prompt, group, max(1, self.assumed.length * most), most)
-
-    def _equal(self, prompts: int, group: int, lengths: Training | ModelJob) -> Batch:
-        """Completions that all have the largest length."""
-        most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
-        return Batch(prompts, prompt, group, most, most)
+        return Batch(prompts, prompt, group, max(1, (share or self.assumed.length) * most), most)
 
     def _benchmark(self, problems: int) -> Work:
         evaluation, answered = self.config.evaluation, Work()
@@ -213,19 +198,11 @@ def plan_jobs(
         for name, source in config.benchmarks.items()
     }
     for size, shape in shapes.items():
-        several = config.device == "cuda" and job_resources(config, size, "train").gpu > 1
+        several = gpus_of(config, size, "train") > 1
         planner = Planner(config, shape, assumed, benchmarks, several) if shape else None
         for kind, settings in settings_by_kind(config, size).items():
-            works = [planner.work(job) for job in settings] if planner else [None]
-            known = [work for work in works if work is not None]
-            fetched = kind == "model" and isinstance(config.sizes[size], FetchedModel)
-            gpus = 0 if config.device == "cpu" or fetched else job_resources(config, size, kind).gpu
-            devices = max(gpus, 1)
-            start = 0.0 if fetched else assumed.startup
-            # The best case: with n GPUs a job computes for an nth of the time.
-            total = sum(known, Work()) + Work(seconds=devices * start * len(known))
-            longest = max((work.seconds / devices + start for work in known), default=0.0)
-            yield Jobs(size, kind, len(settings), gpus, total if len(known) == len(works) else None, longest)
+            work = [planner.work(job) if planner else None for job in settings]
+            yield Jobs(size, kind, gpus_of(config, size, kind), work, assumed.startup)
 
 
 # --- disk -------------------------------------------------------------------------------------------------------
@@ -340,15 +317,13 @@ def _jobs_table(jobs: Sequence[Jobs], config: Config) -> str:
     rows = []
     for job in jobs:
         asked = job_resources(config, job.size, job.kind).runtime / 60
-        hours, longest = UNKNOWN, UNKNOWN
-        if job.device_hours is not None:
-            hours, longest = _hours(job.device_hours), _hours(job.longest / 3600)
-        rows.append([job.size, job.kind, f"{job.count:,}", str(job.gpus), hours, longest, _hours(asked)])
+        hours = [UNKNOWN] * 2 if job.device_hours is None else [_hours(job.device_hours), _hours(job.longest / 3600)]
+        rows.append([job.size, job.kind, f"{len(job.work):,}", str(job.gpus), *hours, _hours(asked)])
     known = [job.device_hours for job in jobs if job.device_hours is not None]
     total = _hours(sum(known)) if len(known) == len(jobs) else f"{_hours(sum(known))} plus the unknown"
     others = other_jobs(config)
     rows.append(["", "data and report", str(others), "0", "", "", ""])
-    rows.append(["all", "", f"{sum(job.count for job in jobs) + others:,}", "", total, "", ""])
+    rows.append(["all", "", f"{sum(len(job.work) for job in jobs) + others:,}", "", total, "", ""])
     return _table(header, rows)
 
 
@@ -364,17 +339,11 @@ def _short_jobs(jobs: Sequence[Jobs], config: Config) -> Iterator[str]:
 
 def _disk_table(disks: Sequence[Disk], shapes: Mapping[str, Shape]) -> str:
     header = ["size", "parameters", "model, GB", "final policies, GB", "both, GB"]
-    rows = [
-        [
-            disk.size,
-            f"{shapes[disk.size].parameters:,}",
-            _gigabytes(disk.model),
-            f"{disk.policies} x {_gigabytes(disk.policy)}",
-            _gigabytes(disk.total),
-            _gigabytes(disk.checkpoints),
-        ]
-        for disk in disks
-    ]
+    rows = []
+    for disk in disks:
+        model, policy, total, checkpoints = map(_gigabytes, (disk.model, disk.policy, disk.total, disk.checkpoints))
+        parameters = f"{shapes[disk.size].parameters:,}"
+        rows.append([disk.size, parameters, model, f"{disk.policies} x {policy}", total, checkpoints])
     return _table([*header, "checkpoints of a run in training, GB"], rows)
 
 
@@ -399,11 +368,11 @@ def _memory_table(config: Config, shapes: Mapping[str, Shape], prompt_tokens: in
 
 
 def _small_shares(config: Config, shapes: Mapping[str, Shape], kinds: Sequence[Gpus]) -> Iterator[str]:
-    if vllm := vllm_of(config):
-        for size, shape in shapes.items():
-            for gigabytes in sorted({gpus.gigabytes for gpus in kinds}):
-                if not vllm_fits(shape, config.training, Gpus(1, gigabytes), vllm):
-                    yield (
-                        f"Too small: vllm.memory_share: {vllm.memory_share:g} of {gigabytes:g} GB does not hold the "
-                        f"weights of '{size}', and keys and values of one completion."
-                    )
+    vllm, sizes = vllm_of(config), sorted({gpus.gigabytes for gpus in kinds})
+    for size, shape in shapes.items() if vllm else ():
+        for gigabytes in sizes:
+            if vllm and not vllm_fits(shape, config.training, gigabytes, vllm):
+                yield (
+                    f"Too small: vllm.memory_share: {vllm.memory_share:g} of {gigabytes:g} GB does not hold the "
+                    f"weights of '{size}', and keys and values of one completion."
+                )

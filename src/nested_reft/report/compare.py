@@ -14,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from nested_reft.config.records import ManifestRecord, RecordError, read_record
+from nested_reft.config.records.record import RecordError, read_record
+from nested_reft.config.records.training import ManifestRecord
 from nested_reft.report.formatting import NOT_RESOLVED
 from nested_reft.report.tidy import read_table
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedConfig
 
-from nested_reft.data.records import DataError
+from nested_reft.config.sampling import Lengths, Prompt
+from nested_reft.data.records import DataError, Problem
 from nested_reft.engine.lengths import exact_limit, length_dependence, position_limit
 from nested_reft.rollouts.agreement import check_policy_agreement, evaluation_view
 from nested_reft.rollouts.policy import Policy
+from nested_reft.rollouts.prompts import encode_prompts
 
 # Of hidden states: rounding stays below, and a token's distribution visibly changes above.
 TOLERANCE = {torch.float32: 0.01, torch.float64: 0.01}
@@ -39,6 +41,18 @@ def check_lengths(
         f"{model}: {reason}, but the longest prompt has {prompt} tokens and {key} is {new_tokens}, "
         f"{prompt + new_tokens} in all; {remedy}, or use another model"
     )
+
+
+def fitting_prompts(
+    policy: Policy, problems: Sequence[Problem], prompt: Prompt, lengths: Lengths, key: str
+) -> list[list[int]]:
+    """The prompts of problems as tokens. DataError if one is longer than it may be, or the model cannot take them with
+    completions of the largest length, which the config's `key` asks for.
+    """
+    questions = [problem.question for problem in problems]
+    prompts = encode_prompts(questions, prompt, policy.tokenizer, lengths.max_prompt_tokens)
+    check_policy_lengths(policy, prompts, lengths.max_new_tokens, key)
+    return prompts
 
 
 def check_policy_lengths(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int, key: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nested_reft.config.records import InfluenceRecord, read_record
+from nested_reft.config.records.influence import InfluenceRecord
+from nested_reft.config.records.record import read_record
 from nested_reft.core.layer_selection import SELECTIONS
 from nested_reft.data.records import DataError
 

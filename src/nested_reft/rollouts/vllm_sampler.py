@@ -28,8 +28,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.lengths import position_limit
 from nested_reft.integrations.vllm import engine_arguments, load_weights, nest
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.samplers import Completions
-from nested_reft.runtime.errors import UserError
+from nested_reft.rollouts.samplers import Completions, SamplerError
 from nested_reft.runtime.seeding import derive_seed
 
 REQUIRED = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # weights pass as tensors, within the process
@@ -41,10 +40,6 @@ DEFAULTS = {
 }
 SEEDS = 2**62  # vLLM adds a completion's number to its prompt's seed, and keeps 64 bits with a sign
 TORCH = "or set `rollout_engine: torch`"
-
-
-class SamplerError(UserError, RuntimeError):
-    """vLLM cannot write the completions; the message is one line for the user."""
 
 
 def require_vllm() -> None:
@@ -167,8 +162,6 @@ class VllmSampler:
         with self._explained(), torch.autocast(prompt_ids.device.type, enabled=False):
             nest(self._llm, skipped)
             answers = self._llm.generate(prompts, options, use_tqdm=False)
-            if self._settings.sleep:
-                self._llm.sleep(level=2)
         return as_rollout(answers, prompt_ids, prompt_mask, self.policy.pad_id)
 
     def refresh(self) -> None:
@@ -180,6 +173,12 @@ class VllmSampler:
             load_weights(self._llm, merged_parameters(self.policy.model))
             if self._settings.sleep:
                 self._llm.wake_up(tags=["kv_cache"])
+
+    def release(self) -> None:
+        """Give the GPU's memory back, if the settings ask for that."""
+        if self._settings.sleep:
+            with self._explained():
+                self._llm.sleep(level=2)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

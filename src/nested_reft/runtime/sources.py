@@ -1,13 +1,14 @@
 """Which source files a job's results depend on, computed from the imports of the code.
 
 The graph has every import within this package, including those inside functions, but not those for type checkers only.
-It does not see imports by name at run time, on purpose: `cli` imports the module of one sub-command, and the registry
-of figures the module of one figure, so each job depends on its own code only.
+It does not see imports by name at run time, on purpose: the command line imports the module of one sub-command, and the
+registry of figures the module of one figure, so each job depends on its own code only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,8 @@ import grimp
 
 PACKAGE = "nested_reft"
 ROOT = Path(__file__).parents[1]
-STARTS_EVERY_JOB = "nested_reft.cli"
-# Modules that another one runs as a script in a separate process, without importing them.
-SCRIPTS = {"nested_reft.grading.formulas": "nested_reft.grading.worker"}
+# How a module names a file beside it that it runs as a script in a separate process, without importing it.
+SCRIPT = re.compile(r'with_name\("(\w+\.py)"\)')
 
 
 def source_files(*modules: str) -> list[Path]:
@@ -38,13 +38,12 @@ def source_digest(*modules: str) -> str:
 
 
 def imported_modules(*modules: str) -> set[str]:
-    """The named modules, all that they import, directly or not, and the CLI; a package counts as a module."""
+    """The named modules, and all that they import, directly or not; a package counts as a module."""
     graph, found = _graph(), set[str]()
-    for module in (*modules, STARTS_EVERY_JOB):
+    for module in modules:
         if module not in graph.modules:
             raise ValueError(f"there is no module {module}")
         found |= {module} | graph.find_upstream_modules(module)
-    found |= {script for module, script in SCRIPTS.items() if module in found}
     # Importing a module runs the __init__ of every package around it.
     return found | {package for module in found for package in _packages(module)}
 
@@ -62,7 +61,8 @@ def _packages(module: str) -> Iterable[str]:
 def _files(module: str) -> Iterable[Path]:
     path = ROOT.joinpath(*module.split(".")[1:])
     if not path.is_dir():
-        yield path.with_suffix(".py")
+        yield (file := path.with_suffix(".py"))
+        yield from (file.with_name(script) for script in SCRIPT.findall(file.read_text(encoding="utf-8")))
         return
     yield path / "__init__.py"
     yield from path.glob("templates/*.html")  # read by the package's modules

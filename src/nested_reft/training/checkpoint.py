@@ -31,7 +31,6 @@ from nested_reft.runtime.files import StorageError, check_space, replace_file
 from nested_reft.training.sharding import full_tensor, shard_like
 from nested_reft.training.world import World, check_agreement
 
-VERSION = 3  # of the format; a checkpoint of another version is not continued
 KEPT = 2
 
 
@@ -156,8 +155,7 @@ def _write(folder: Path, owner: CheckpointKey, tensors: dict[str, Tensor], progr
     path = _path(folder, progress.step)
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
-    origin = {"version": VERSION, "key": owner.settings, "code": owner.code}
-    seal = {**origin, "step": progress.step, "sha256": _sha256(path)}
+    seal = {"key": owner.settings, "code": owner.code, "step": progress.step, "sha256": _sha256(path)}
     replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
     # Checkpoints of later steps were not usable, or this step would not have been computed again.
     earlier = [old for old in _checkpoints(folder) if old <= path]
@@ -170,13 +168,11 @@ def _read(path: Path, owner: CheckpointKey, model: nn.Module) -> tuple[TrainingS
     """What a checkpoint holds; _UnusableError says why it is not used."""
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        version, step, digest = (seal[name] for name in ("version", "step", "sha256"))
+        step, digest = seal["step"], seal["sha256"]
     except FileNotFoundError:
         raise _UnusableError("it was cut off while it was written") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _UnusableError(f"{path.with_suffix('.json').name} is damaged ({error})") from None
-    if version != VERSION:
-        raise _UnusableError(f"it has version {version}, but this program reads {VERSION}")
     if seal.get("key") != owner.settings:
         raise _UnusableError("it belongs to other settings")
     if seal.get("code") != owner.code:

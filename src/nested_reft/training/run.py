@@ -24,9 +24,8 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import Problem
 from nested_reft.engine.logp import enable_activation_checkpointing
 from nested_reft.rollouts.agreement import check_policy_skip
-from nested_reft.rollouts.lengths import check_policy_lengths
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy
-from nested_reft.rollouts.prompts import encode_prompts
 from nested_reft.rollouts.rewards import rollout_rewards
 from nested_reft.rollouts.samplers import Sampler, TorchSampler
 from nested_reft.runtime.seeding import derive_seed
@@ -145,11 +144,8 @@ def checked_prompts(learner: Learner, problems: Sequence[Problem], prompt: Promp
     """The prompts of problems as tokens. DataError if the model cannot be sampled as the run does it; `key` is that of
     the config for the number of new tokens.
     """
-    policy, training = learner.policy, learner.training
-    questions = [problem.question for problem in problems]
-    prompts = encode_prompts(questions, prompt, policy.tokenizer, training.max_prompt_tokens)
-    check_policy_lengths(policy, prompts, training.max_new_tokens, key)
-    check_policy_skip(policy, learner.run.skip, training.border)
+    prompts = fitting_prompts(learner.policy, problems, prompt, learner.training, key)
+    check_policy_skip(learner.policy, learner.run.skip, learner.training.border)
     return prompts
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nested_reft.config.records import Phases, StepPair, StepSpeedRecord
+from nested_reft.config.records.step_speed import Phases, StepPair, StepSpeedRecord
 from nested_reft.config.reward import Reward
 from nested_reft.config.run import Run
 from nested_reft.config.throughput import StepSpeedSettings

@@ -115,6 +115,7 @@ def reft_step(
             seed=derive_seed("rollout", run.seed, step),
             part=(share.start, len(prompts)),
         )
+    learner.sampler.release()
     on_phase_end("rollout")
     # 4. Verifiable rewards (P, G).
     rewards = reward(rollout, share)

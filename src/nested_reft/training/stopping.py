@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
+from threading import Event
 
 from nested_reft.runtime.errors import UserError
 
@@ -17,34 +16,23 @@ class StoppedError(UserError, RuntimeError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: not a failure, try again
 
 
-@dataclass
-class StopRequest:
-    """Whether a signal asked the run to stop, and its name."""
-
-    signal: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Take note of the first SIGTERM or SIGINT; a second one ends the process at once, as it would without this."""
-    request = StopRequest()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in signals}
+def stop_on_signals() -> Iterator[Event]:
+    """An event that the first SIGTERM or SIGINT sets; a second one ends the process at once, as ever."""
+    stop = Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, _: FrameType | None) -> None:
-        request.signal = signal.Signals(number).name
+    def note(*_: object) -> None:
+        stop.set()
         restore()
 
-    for number in signals:
+    for number in before:
         signal.signal(number, note)
     try:
-        yield request
+        yield stop
     finally:
         restore()

@@ -14,15 +14,9 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, stages, tuned_cells
-from nested_reft.config.records import (
-    EvaluationRecord,
-    ManifestRecord,
-    RecordError,
-    StepRecord,
-    check_owner,
-    read_record,
-    read_records,
-)
+from nested_reft.config.records.evaluation import EvaluationRecord
+from nested_reft.config.records.record import RecordError, check_owner, read_record, read_records
+from nested_reft.config.records.training import ManifestRecord, StepRecord
 from nested_reft.config.run import Run
 from nested_reft.config.run_table import all_runs, run_table, strategy_table
 from nested_reft.report.collect.measurements import layer_names, measurement_tables
@@ -32,7 +26,7 @@ from nested_reft.report.tidy import write_table
 
 RUNS = ["size", "dataset", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
 GAINS = ["size", "dataset", "correction", "skip", "benchmark", "metric", "gain", "low", "high", "seeds", "n"]
-TRAINING = ["run", "size", "dataset", "correction", "skip", "seed", *StepRecord.model_fields]
+TRAINING = ["run", *RUNS[:5], *(name for name in StepRecord.model_fields if name != "kl_reference")]
 STRATEGIES = ["size", "dataset", "strategy", "correction", "skip", "seed", "benchmark", "metric", "value", "n"]
 MODEL = ["size", "dataset", "strategy", "correction", "skip", "seed"]
 SAMPLES = [*MODEL, "benchmark", "problem", "prompt", "gold", "kind", "response", "right"]

@@ -10,19 +10,12 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, measured_models, nested_skips
-from nested_reft.config.records import (
-    ExactRecord,
-    ExactRow,
-    GradientRecord,
-    NestabilityRecord,
-    NestabilityRow,
-    Phases,
-    Record,
-    StepSpeedRecord,
-    ThroughputRecord,
-    check_owner,
-    read_record,
-)
+from nested_reft.config.records.exact import ExactRecord, ExactRow
+from nested_reft.config.records.gradients import GradientRecord
+from nested_reft.config.records.nestability import NestabilityRecord, NestabilityRow
+from nested_reft.config.records.record import Record, check_owner, read_record
+from nested_reft.config.records.step_speed import Phases, StepSpeedRecord
+from nested_reft.config.records.throughput import ThroughputRecord
 from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, variance_ratio
 from nested_reft.report.statistics.intervals import Array, median_ratio
 

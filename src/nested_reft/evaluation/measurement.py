@@ -1,4 +1,4 @@
-"""Problems of a measurement, as prompts that fit the model, in batches; and the layers that a batch's rollout skips."""
+"""What measurements of one model share: batches of problems, the layers that a batch's rollout skips, a check."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ from nested_reft.core.layer_selection import choose_skipped_layers
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.records import Problem
 from nested_reft.engine.layer_influence import influence_of
-from nested_reft.evaluation.prompts import fitting_prompts
+from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.policy import Policy
+from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 
 if TYPE_CHECKING:  # so that one measurement does not depend on the settings of another
     from nested_reft.config.gradients import GradientBatches, GradientSettings
     from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
+
+
+class MeasurementError(UserError, ArithmeticError):
+    """What was measured is not a finite number; the message says of what, and what to change."""
+
+
+def check_finite(values: Tensor, measured: str, remedy: str) -> None:
+    """MeasurementError if what was `measured` is not finite."""
+    if not values.isfinite().all():
+        raise MeasurementError(f"{measured} is not a finite number; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ def problem_batches(
     measurement: str,
 ) -> Iterator[Batch]:
     """The batches, which go through the problems in a random order and start over at its end."""
-    prompts = fitting_prompts(settings, policy, problems)
+    prompts = fitting_prompts(policy, problems, settings.prompt, settings, "training.max_new_tokens")
     generator = torch.Generator().manual_seed(derive_seed(f"{measurement}-problems", options.seed))
     order = torch.randperm(len(problems), generator=generator).tolist()
     for number in range(options.batches):
