@@ -13,7 +13,7 @@ from synthetic import Effects, make_config, write_results
 from nested_reft.cli import main
 from nested_reft.config.experiment import Config
 from nested_reft.report.formatting import NO_NESTED_RUNS
-from nested_reft.report.registry import FIGURES, PAGES, PRESENTATION_TABLES
+from nested_reft.report.registry import FIGURES, PAGES, PRESENTATION_TABLES, asked
 from nested_reft.report.statistics.comparisons import gains
 from nested_reft.report.tidy import read_table
 
@@ -64,6 +64,16 @@ def test_every_table_figure_and_page_is_made(kind: str, baseline: Path, partial:
 def test_what_compares_nested_runs_says_that_there_are_none(baseline: Path, name: str) -> None:
     for kind in ("md", "html"):
         assert NO_NESTED_RUNS in (baseline / f"tables/{name}.{kind}").read_text(encoding="utf-8")
+
+
+def test_what_a_configuration_does_not_ask_for_is_no_page_of_the_report() -> None:
+    everything = make_config(strategies=("uniform", "static"), nestability=True)
+    for entries, optional in (
+        (FIGURES, {"strategies", "nestability"}),
+        (PRESENTATION_TABLES, {"layer_choice", "nestability"}),
+    ):
+        assert asked(entries, everything) == list(entries)
+        assert asked(entries, BASELINE_ONLY) == [name for name in entries if name not in optional]
 
 
 def test_figures_of_the_baseline_alone(baseline: Path) -> None:

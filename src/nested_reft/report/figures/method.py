@@ -44,37 +44,29 @@ def method(config: Config) -> Figure:
 
 def _model(axis: Axes, x: float, color: str, name: str, role: str, left_out: tuple[int, ...]) -> None:
     """A column of layers centred on `x`, from bottom to top; those left out are dashed."""
-    width, height = 1.1, 0.15
     for layer in range(LAYERS):
-        y, gone = 0.58 + 0.2 * layer, layer in left_out
-        axis.add_patch(
-            FancyBboxPatch(
-                (x - width / 2, y),
-                width,
-                height,
-                boxstyle="round,pad=0,rounding_size=0.04",
-                edgecolor=color,
-                facecolor="none" if gone else color,
-                linestyle="--" if gone else "-",
-                linewidth=0.8,
-            )
-        )
+        y, gone = 0.65 + 0.2 * layer, layer in left_out
+        look: dict[str, Any] = {"facecolor": "none", "linestyle": "--"} if gone else {"facecolor": color}
+        _rounded(axis, x, y, 1.1, 0.15, edgecolor=color, linewidth=0.8, **look)
         if gone:
-            axis.text(x, y + height / 2 - 0.01, "left out", ha="center", va="center", fontsize=6.5, color=color)
+            axis.text(x, y, "left out", ha="center", va="center", fontsize=6.5, color=color)
     axis.text(x, 2.58, name, ha="center", va="center", fontsize=8.5, fontweight="bold", color=color)
     axis.text(x, 2.36, role, ha="center", va="center", fontsize=7.5)
 
 
 def _box(axis: Axes, x: float, y: float, title: str, text: str) -> None:
     """A step of the method, centred on a place."""
-    lines = text.count("\n") + 1
-    width, height = 1.06, 0.32 + 0.12 * lines
-    box = FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.06")
-    box.set(facecolor=style.MARGIN, edgecolor="none")
-    axis.add_patch(box)
+    height = 0.44 + 0.12 * text.count("\n")
+    _rounded(axis, x, y, 1.06, height, facecolor=style.MARGIN, edgecolor="none")
     how: dict[str, Any] = {"ha": "center", "va": "top"}
     axis.text(x, y + height / 2 - 0.07, title, fontsize=8, fontweight="bold", **how)
     axis.text(x, y + height / 2 - 0.23, text, fontsize=6.5, linespacing=1.25, **how)
+
+
+def _rounded(axis: Axes, x: float, y: float, width: float, height: float, **look: Any) -> None:
+    """A rectangle with rounded corners, centred on a place."""
+    corner = (x - width / 2, y - height / 2)
+    axis.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.05", **look))
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
