@@ -20,13 +20,13 @@ RUN apt-get update \
     # Caches go here, whatever user the container is run as.
     && chmod 777 /home/nested
 
-# Made by the Makefile, so that there is only one way to make the environment.
+# Made by the Makefile, so that there is only one way to make the environment. It sees no card here, whoever runs it.
 WORKDIR /opt/nested-reft
 COPY Makefile requirements.lock pyproject.toml README.md LICENSE ./
 COPY src src
 RUN case "$TORCH" in \
-      cpu) PIP_NO_CACHE_DIR=1 make env PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" ;; \
-      cuda) PIP_NO_CACHE_DIR=1 make env ;; \
+      cpu) PIP_NO_CACHE_DIR=1 make env ;; \
+      cuda) PIP_NO_CACHE_DIR=1 make env TORCH_INDEX= ;; \
       *) echo "TORCH is '$TORCH'; it must be cpu or cuda" && exit 1 ;; \
     esac
 

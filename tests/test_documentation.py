@@ -1,5 +1,5 @@
-"""What the pages promise: every command of the README can be called, every change of its table is a config, the steps
-of `docs/method.md` are those of the code, and the trainer in `docs/own_trainer.md` trains.
+"""What the pages promise: every command of the README and of `docs/get_started.md` can be called, every change of its
+table is a config, the steps of `docs/method.md` are those of the code, and the trainer in `docs/own_trainer.md` trains.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from nested_reft.core.corrections import CORRECTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+START = (ROOT / "docs/get_started.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 PROGRAMS = ("make", "snakemake", "nested-reft", "pip", "conda", "docker", "apptainer", "sbatch")
 
 
 def commands() -> list[str]:
-    """Every command of the README, from its blocks and its sentences, without comments and repeats."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """Every command of both pages, from their blocks and their sentences, without comments and repeats."""
+    text = README + START
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines += [text.replace("\n", " ") for text in re.findall(r"`([^`]+)`", prose)]
     return list(dict.fromkeys(line for line in lines if line.split(" ")[0] in PROGRAMS and line not in PROGRAMS))
 
 
 def changes() -> list[tuple[str, dict[str, Any]]]:
-    """The rows of the README's table of changes: what it is for, and the settings that its second column writes."""
-    table = README.partition("| to | change |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert table, "the README has no table of changes"
+    """The rows of the table of changes: what it is for, and the settings that its second column writes."""
+    table = START.partition("| to | change |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table, "there is no table of changes"
     rows = []
     for row in table.splitlines():
         purpose, change = (cell.strip() for cell in row.strip("| ").split(" | ", 1))
@@ -68,7 +71,7 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("snakemake ")])
-def test_a_snakemake_command_of_the_readme_finds_its_targets(command: str) -> None:
+def test_a_snakemake_command_finds_its_targets(command: str) -> None:
     """A dry run: what it would do is done by the tests of the workflow."""
     options = shlex.split(command)[1:]
     if "--report" in options:  # reads what is there; the report's own test makes one
@@ -80,7 +83,7 @@ def test_a_snakemake_command_of_the_readme_finds_its_targets(command: str) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_commands_of_the_readme_have_rules_extras_and_sub_commands() -> None:
+def test_the_commands_have_rules_extras_and_sub_commands() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for command in commands():
         if command.startswith("pip "):
@@ -98,13 +101,19 @@ def test_the_commands_of_the_readme_have_rules_extras_and_sub_commands() -> None
 
 
 @pytest.mark.parametrize(("purpose", "change"), changes(), ids=[purpose for purpose, _ in changes()])
-def test_a_change_that_the_readme_names_is_a_config_and_changes_it(purpose: str, change: dict[str, Any]) -> None:
+def test_a_change_of_the_table_is_a_config_and_changes_it(purpose: str, change: dict[str, Any]) -> None:
     path = ROOT / "config/config.yaml"
     assert change
     assert parse_config(merged(read_settings(path), change)) != load_config(path)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_commands_and_settings_fit_a_narrow_page(page: Path) -> None:
+    blocks = re.findall(r"^```(?:sh|yaml)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 72] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_settings_that_a_page_shows_are_settings(page: Path) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         parse_config(merged(read_settings(ROOT / "config/paper.yaml"), yaml.safe_load(block)))
@@ -121,10 +130,10 @@ def test_the_steps_of_the_page_are_those_of_the_code() -> None:
         assert comment.startswith(words.replace("π", "pi")), f"step {number}: '{words}' and '{comment}'"
 
 
-def test_the_readme_counts_the_corrections() -> None:
-    numbers = {12: "twelve", 9: "Nine"}
-    assert f"any of {numbers[len(CORRECTIONS)]} off-policy corrections" in " ".join(README.split())
-    assert f"{numbers[len(CORRECTIONS) - 3]} more are in" in README
+def test_the_pages_count_the_corrections() -> None:
+    numbers = {12: "twelve", 11: "eleven"}
+    assert f"or one of {numbers[len(CORRECTIONS) - 1]} others" in README
+    assert f"one of {numbers[len(CORRECTIONS)]} corrections" in (ROOT / "docs/results.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_the_method_has_every_correction() -> None:

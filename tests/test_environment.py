@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from lock import conda_text, direct_requirements
 from packaging.requirements import Requirement
@@ -61,3 +64,32 @@ def test_every_imported_package_is_a_direct_requirement() -> None:
     known = {canonicalize_name(requirement.name) for requirement in DIRECT + extras}
     third_party = imported - set(sys.stdlib_module_names) - {"nested_reft"}
     assert {canonicalize_name(names.get(name, name)) for name in third_party} <= known
+
+
+def env_commands(path: Path, *arguments: str) -> str:
+    """What `make env` would do if it found only the programs of a folder besides the system's."""
+    command = ["make", "--dry-run", "env", f"VENV={path / 'none'}", *arguments]
+    environment = {"PATH": f"{path}{os.pathsep}/usr/bin{os.pathsep}/bin", "HOME": str(path)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, no torch brings CUDA")
+def test_without_an_nvidia_card_torch_comes_as_a_cpu_build(tmp_path: Path) -> None:
+    cpu = "--no-deps --index-url https://download.pytorch.org/whl/cpu $(grep '^torch==' requirements.lock)"
+    if not Path("/proc/driver/nvidia").exists():
+        first, second = re.findall("^.* -m pip install .*$", env_commands(tmp_path), re.MULTILINE)[:2]
+        assert cpu in first
+        assert "--requirement requirements.lock" in second
+    assert "whl/cu130" in env_commands(tmp_path, "TORCH_INDEX=https://download.pytorch.org/whl/cu130")
+    assert "download.pytorch.org" not in env_commands(tmp_path, "TORCH_INDEX=")
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    assert "download.pytorch.org" not in env_commands(tmp_path)
+
+
+def test_the_list_of_targets_has_each_once_in_a_group() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    groups = re.findall(r"^(\w+)\n((?:  .*\n?)+)", done.stdout, re.MULTILINE)
+    assert [name for name, _ in groups] == ["start", "check", "develop"]
+    listed = [line.split()[0] for _, lines in groups for line in lines.splitlines()]
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(phony.split())

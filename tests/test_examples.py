@@ -29,7 +29,7 @@ def outputs(notebook: NotebookNode) -> list[list[str]]:
 def test_the_kept_notebook_is_small_and_has_its_one_plot() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    assert len(notebook.cells) <= 12
+    assert len(notebook.cells) == 12
     assert NOTEBOOK.stat().st_size < 200_000
     assert [kind for kinds in outputs(notebook) for kind in kinds].count("image/png") == 1
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]

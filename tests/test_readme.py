@@ -1,77 +1,254 @@
-"""The README's lines that use the library run, and its table of claims is that of the reference run."""
+"""The README is short, its lines that use the library run as they are, and its numbers are those of the kept runs.
+
+So are those of the page of results: each number with a decimal point is in a fact that is computed here.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import nested_reft
+from nested_reft.config.experiment import load_config
+from nested_reft.planning.costs import model_shape
+from nested_reft.report.claims.summary import MARKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+Row = dict[str, str]
 
 
-def test_the_library_lines_give_a_gradient() -> None:
+def rows(run: str, table: str, **where: object) -> list[Row]:
+    """The rows of a kept tidy table with these values."""
+    with (ROOT / f"docs/reference/{run}/tables/{table}.csv").open(encoding="utf-8") as file:
+        found = csv.DictReader(file)
+        return [row for row in found if all(row[key] == str(value) for key, value in where.items())]
+
+
+def page_rows(run: str, table: str, **where: str) -> list[Row]:
+    """The same of a table for people."""
+    lines = (ROOT / f"docs/reference/{run}/tables/{table}.md").read_text(encoding="utf-8").splitlines()
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    found = [dict(zip(split[0], line, strict=True)) for line in split[2:]]
+    return [row for row in found if all(row[key] == value for key, value in where.items())]
+
+
+def numbers(found: list[Row], column: str = "estimate") -> list[float]:
+    return [float(row[column]) for row in found if row[column]]
+
+
+def interval(row: Row, show: Callable[[float], str], estimate: str = "estimate") -> str:
+    return f"{show(float(row[estimate]))} [{show(float(row['low']))}, {show(float(row['high']))}]"
+
+
+def ratio(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def unsigned(value: float) -> str:
+    return f"{abs(100 * value):.1f}"
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.0f}"
+
+
+def spread(found: list[float], show: Callable[[float], str]) -> str:
+    return f"{show(min(found))} to {show(max(found))}"
+
+
+def cells(claim: str, run: str = "laptop", **where: object) -> list[Row]:
+    return rows(run, "cells", id=claim, **where)
+
+
+def gain(run: str = "laptop", **where: object) -> Row:
+    (row,) = rows(run, "gains", skip=0, **where)
+    return row
+
+
+def ess(stage: str, strategy: str) -> str:
+    """Of 3 of SmolLM2's 30 layers."""
+    (row,) = page_rows("smollm2", "nestability", **{"model": stage, "layers from": strategy, "skip %": "10"})
+    return row["ESS"].partition(" ")[0]
+
+
+def worth(run: str, **where: str) -> str:
+    (row,) = page_rows(run, "layer_choice", **where)
+    return row["rollouts in equal time"]
+
+
+def learned(size: str) -> float:
+    gains = numbers(rows("laptop", "gains", size=size, skip=0, metric="greedy"), "gain")
+    return sum(gains) / len(gains)
+
+
+def parameters(size: str) -> str:
+    shape = model_shape(load_config(ROOT / "config/config.yaml"), size, ROOT / "results/none")
+    assert shape
+    return ratio(shape.parameters / 1e6)
+
+
+SPEED = {claim: spread(numbers(cells(claim)), ratio) for claim in ("C1", "C2")}
+WORST = {row["size"]: row for row in cells("C6")}
+NOTHING = interval(cells("C6", "smollm2")[0], points)
+STEPS = gain(size="large", benchmark="steps", metric="greedy")
+BEFORE = {name: spread(numbers(cells(f"C3-{name}", skip=38)), share) for name in ("base", "unit", "retrace")}
+VARIANCES = {name: spread(numbers(cells(f"C4-{name}")), ratio) for name in ("base", "unit", "retrace")}
+ALL_BEFORE = numbers([row for name in ("base", "unit", "retrace") for row in cells(f"C3-{name}", skip=38)])
+NOISE = [100 * value for value in numbers(rows("laptop", "gradients"), "noise_floor")]
+COSINES = {
+    name: min(numbers(rows("laptop", "gradients", correction=name), "cosine")) for name in ("base", "unit", "retrace")
+}
+CHANGES = [f"{points(learned(size))}" for size in ("small", "large")]
+SMOLLM2_KL = [
+    page_rows("smollm2", "layer_choice", strategy=name)[0]["KL"] for name in ("uniform, skip 10 %", "uniform")
+]
+CHOICES = [row["difference to uniform"] for row in page_rows("laptop", "layer_choice") if row["difference to uniform"]]
+
+FACTS = {
+    README: [
+        f"{SPEED['C1']} times as fast",
+        f"{SPEED['C2']} times as fast",
+        f"it falls by up to {unsigned(min(numbers(cells('C5-unit'))))} points",
+        f"gradients are off by {spread(ALL_BEFORE, share)} %",
+        f"Two of {parameters('small')} and {parameters('large')} million parameters",
+        f"sample size {ess('warmed-up, layer drop 0.1', 'uniform')} and {ess('pre-trained', 'uniform')})",
+        f"({points(float(cells('C6', 'smollm2')[0]['estimate']))} points ",
+        NOTHING.partition(" ")[2],
+        f"changes by {' and '.join(CHANGES)} points",
+    ],
+    RESULTS: [
+        *(
+            f"| {name}, {size} | " + " | ".join(interval(row, ratio) for row in cells(claim, size=size)) + " |"
+            for claim, name in (("C1", "rollout"), ("C2", "whole step"))
+            for size in ("small", "large")
+        ),
+        "{}, {} and {} (small)".format(
+            *(ratio(value) for value in numbers(rows("laptop", "throughput", size="small"), "ideal_speedup")[1:])
+        ),
+        f"was {interval(cells('C1', 'smollm2', skip=15)[0], ratio)} times as fast at 15 %",
+        *(
+            f"| `{name}`, {size} | "
+            + " | ".join(interval(row, points) for row in cells(f"C5-{name}", size=size))
+            + " |"
+            for name in ("base", "unit", "retrace")
+            for size in ("small", "large")
+        ),
+        NOTHING.replace(" ", " points ", 1),
+        f"is {BEFORE['base']} % of the on-policy gradient with `base`, {BEFORE['unit']} % with `unit`, "
+        f"{BEFORE['retrace']} % with `retrace`",
+        f"{min(NOISE):.0f} to {max(NOISE):.0f} % apart",
+        f"is {min(COSINES['base'], COSINES['retrace']):.2f} or more with `base` and `retrace`",
+        f"down to {COSINES['unit']:.2f} with `unit`",
+        f"`retrace` has {VARIANCES['retrace']} times the on-policy variance, `base` {VARIANCES['base']}, `unit` "
+        f"{VARIANCES['unit']}",
+        f"the noise is {100 * numbers(rows('smollm2', 'gradients'), 'noise_floor')[0]:.1f} % of the gradient",
+        f"is {ess('pre-trained', 'uniform')} of the tokens for the model as it comes, "
+        f"{ess('warmed-up, no layer drop', 'uniform')} after a warm-up, and "
+        f"{ess('warmed-up, layer drop 0.1', 'uniform')} after",
+        f"to {ess('pre-trained', 'least')}, {ess('warmed-up, no layer drop', 'least')} and "
+        f"{ess('warmed-up, layer drop 0.1', 'least')}",
+        f"alarm of {load_config(ROOT / 'config/smollm2.yaml').training.alarms.kl_above} nats per token",
+        "{} at 10 % and {} at 15 %".format(*(ratio(float(value)) for value in SMOLLM2_KL)),
+        f"{worth('laptop', size='small', strategy='uniform')} (small) and "
+        f"{worth('laptop', size='large', strategy='uniform')} (large)",
+        f"{worth('smollm2', strategy='uniform, skip 10 %')} on SmolLM2 at 10 %",
+        f"differs by more than {max(abs(float(text.partition(' ')[0])) for text in CHOICES):.1f} points",
+        *(interval(WORST[size], unsigned).replace(" ", " points " if size == "small" else " ", 1) for size in WORST),
+        f"changes by {' and '.join(CHANGES)}, ",
+        "loses {} points [{}, {}]".format(*(unsigned(float(STEPS[bound])) for bound in ("gain", "high", "low"))),
+        interval(gain("smollm2_baseline", benchmark="svamp_test", metric="sampled"), unsigned, "gain").replace(
+            " ", " points ", 1
+        ),
+        f"loses {unsigned(float(gain('smollm2_baseline', benchmark='multiarith', metric='sampled')['gain']))} on",
+    ],
+}  # fmt: skip
+PAGES = {"README": README, "results": RESULTS}
+
+
+def prose(text: str) -> str:
+    """A page in one line, without code, links and the table of claims."""
+    text = re.sub(r"^```.*?^```|^\| C\d [^\n]*$|<img.*?>", "", text, flags=re.MULTILINE | re.DOTALL)
+    return " ".join(re.sub(r"\]\([^)]*\)", "]", text).split())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_fact_of_a_page_is_that_of_the_kept_runs(name: str) -> None:
+    text = prose(PAGES[name])
+    assert [fact for fact in FACTS[PAGES[name]] if fact not in text] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_number_of_a_page_is_in_a_fact(name: str) -> None:
+    """Numbers with a decimal point; versions and the paper's number are none."""
+    known = {number for fact in FACTS[PAGES[name]] for number in re.findall(r"\d+\.\d+", fact)}
+    found = set(
+        re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", re.sub(r"arXiv \d+\.\d+|3\.11|Qwen2\.5", "", prose(PAGES[name])))
+    )
+    assert found - known == set()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1200
+
+
+def test_the_library_lines_run_as_they_are(tmp_path: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=10, num_attention_heads=2,
-        num_key_value_heads=1,
-    )  # fmt: skip
-    model = Qwen2ForCausalLM(config).eval()
-
-    def reward(rollout: nested_reft.Rollout) -> torch.Tensor:
-        return (rollout.tokens[:, 0] % 2).float().view(-1, 8)
-
-    names = {
-        "model": model, "prompt_ids": torch.arange(2, 10).view(2, 4), "prompt_mask": torch.ones(2, 4, dtype=torch.long),
-        "end_id": 0, "pad_id": 1, "reward": reward,
-    }  # fmt: skip
-    exec(compile(code.replace("max_new_tokens=256", "max_new_tokens=6"), "README.md", "exec"), names)
-    assert len(names["layers"]) == 1  # 10 % of 10 layers
-    assert names["rollout"].tokens.shape == names["logp"].shape == (16, 6)
-    names["loss"].backward()
-    assert model.model.layers[0].mlp.up_proj.weight.grad.norm() > 0
-    assert 0 < names["metrics"]["weight_mean"] <= 1  # of retrace
+    assert max(map(len, code.splitlines())) <= 72
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (weight,) = re.findall(r"^without \(\d, \d\): mean weight (0\.\d+)$", done.stdout, re.MULTILINE)
+    assert 0 < float(weight) < 1  # of retrace; two of ten layers were left out
 
 
-def kept(run: str) -> list[dict[str, str]]:
-    """The claims of a reference run."""
-    with (ROOT / f"docs/reference/{run}/tables/claims.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def rows() -> dict[str, list[str]]:
+def claims_table() -> dict[str, list[str]]:
     """The cells of each row of the README's table of claims."""
-    lines = [line.split(" | ") for line in README.replace("−", "-").splitlines() if re.match(r"\| C\d", line)]
-    return {row[0].strip("| "): row for row in lines}
+    lines = [line.strip("| ").split(" | ") for line in README.splitlines() if re.match(r"\| C\d", line)]
+    lines = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in line] for line in lines]
+    return {line[0]: line[1:] for line in lines}
 
 
-def shown(text: str) -> tuple[list[str], list[str]]:
-    """The numbers of a measured value, and what it says in place of one."""
-    return re.findall(r"[-+]?\d+\.\d+", text), re.findall("not run|not resolved", text)
+def entry(row: Row, unit: str) -> str:
+    """What the table has of one row of the kept claims: mark, correction, number with the interval."""
+    _, _, correction = row["id"].partition("-")
+    if row["verdict"] == "not run":
+        return f"{MARKS['not run']} not run"
+    parts = [MARKS[row["verdict"]], correction] if correction else [MARKS[row["verdict"]]]
+    measured = row["measured"].partition("): ")[2].partition("; ")[0].partition("], ")[0]
+    value, _, limits = re.sub(r"(?<=\d)(×| %)", "", measured).replace("-", "−").rstrip("]").partition(" [")
+    if value and value != "not resolved":
+        parts.append(value + unit)
+    return " ".join([*parts, f"[{limits}]"] if limits else parts)
 
 
-@pytest.mark.parametrize(("run", "column"), [("laptop", 3), ("smollm2", 5)])
-def test_the_table_of_claims_is_that_of_the_reference_run(run: str, column: int) -> None:
-    """Each row: the claim's verdict, and the estimate with the interval of its worst case, or that it has none."""
-    found = {name: (row[column].strip("| "), *shown(row[column - 1])) for name, row in rows().items()}
-    assert found == {
-        row["id"]: (row["verdict"], *shown(row["measured"].partition("): ")[2].partition("; ")[0] or row["measured"]))
-        for row in kept(run)
-    }
+@pytest.mark.parametrize(("run", "column"), [("laptop", 1), ("smollm2", 2)])
+def test_the_table_of_claims_is_that_of_the_kept_run(run: str, column: int) -> None:
+    """With a mark for each verdict; parity is judged only if the baseline gained."""
+    units = {"C1": "×", "C2": "×", "C3": " %", "C4": "×", "C5": "", "C6": ""}
+    expected: dict[str, list[str]] = {name: [] for name in units}
+    kept = rows(run, "claims")
+    for row in kept:
+        expected[row["id"][:2]].append(entry(row, units[row["id"][:2]]))
+    if next(row["verdict"] for row in kept if row["id"] == "C6") != "supported":
+        expected["C5"] = [f"{MARKS['inconclusive']} not assessable: see C6"]
+    assert {name: line[column].split("<br>") for name, line in claims_table().items()} == expected
 
 
-@pytest.mark.parametrize("run", ["laptop", "smollm2"])
-def test_the_claims_are_in_the_words_of_the_registry(run: str) -> None:
-    """With their thresholds; of claims that are judged for each correction, the first row has the words."""
-    words = {name: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row[1]).replace("`", "'") for name, row in rows().items()}
-    claims = {row["id"]: row["claim"] for row in kept(run)}
-    for name, claim in claims.items():
-        first = next(other for other in claims if other[:2] == name[:2])
-        assert words[name] == (claim if name == first else f"the same with '{name.partition('-')[2]}'")
+def test_the_claims_are_in_the_words_of_the_registry_and_the_marks_are_defined() -> None:
+    """With their thresholds."""
+    for name, (words, *_) in claims_table().items():
+        kept = next(row["claim"] for row in rows("laptop", "claims") if row["id"][:2] == name)
+        assert re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", words) == kept.partition(", with '")[0]
+    legend = README.partition("## The claims")[2].partition("|")[0]
+    names = {"inconclusive": "not resolved"}
+    assert all(f"{mark} {names.get(verdict, verdict)}" in legend for verdict, mark in MARKS.items())

@@ -1,4 +1,4 @@
-"""The site of `make docs`: it builds strictly without a network, has every page, and its links hold."""
+"""The site of `make docs`: it is built and read without a network, has every page, and its links hold."""
 
 from __future__ import annotations
 
@@ -73,10 +73,44 @@ def test_the_built_page_has_signature_arguments_and_errors_of_each_name(site: Pa
 
 def test_links_out_of_the_docs_are_plain_text_on_a_site_without_repository(site: Path) -> None:
     home = (site / "index.html").read_text(encoding="utf-8")
-    assert "README.md" in home
+    assert "examples/nested_reft.ipynb" in home
     assert 'href="../' not in home
-    assert 'href="configuration/"' in home
-    assert (site / "configuration/index.html").is_file()
+    assert 'href="configuration.html"' in home
+    assert (site / "configuration.html").is_file()
+
+
+def test_a_page_loads_nothing_from_elsewhere_and_its_links_name_files(site: Path) -> None:
+    """So that it works from disk, where a link to a folder shows a list of files."""
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?:', text) == [], page
+        if page.name == "404.html":  # served for any path, so its links are from the root
+            continue
+        links = re.findall(r'<(?:a|img|script|link)[^>]*(?:href|src)="([^"#?]+)', text)
+        own = [link for link in links if not re.match(r"(?:https?|mailto|data):", link)]
+        assert own
+        assert [link for link in own if not (page.parent / link).is_file()] == [], page
+
+
+def test_search_needs_no_server(site: Path) -> None:
+    index = (site / "search/search_index.js").read_text(encoding="utf-8")
+    assert index.startswith("var __index = {")
+    assert "install" in index
+    assert "iframe-worker.js" in (site / "index.html").read_text(encoding="utf-8")
+
+
+def test_formulas_are_rendered_when_the_site_is_built(site: Path) -> None:
+    text = (site / "method.html").read_text(encoding="utf-8")
+    assert text.count("<math") > 40
+    assert 'display="block"' in text
+    for page in site.rglob("*.html"):
+        assert "arithmatex" not in page.read_text(encoding="utf-8"), page
+
+
+def test_a_cell_of_a_wide_table_has_the_heading_of_its_column(site: Path) -> None:
+    rows = re.findall(r"<tr>(.*?)</tr>", (site / "method.html").read_text(encoding="utf-8"), re.DOTALL)[1:]
+    labels = [re.findall(r'<td data-label="(.*?)"', row) for row in rows]
+    assert labels == [["name", "weight", "bounded", "from"]] * 10
 
 
 @pytest.mark.parametrize(

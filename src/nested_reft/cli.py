@@ -1,8 +1,8 @@
 """`nested-reft`: one sub-command for each rule of the pipeline.
 
 Settings come as one JSON text (the classes `...Settings` of `config`), files as options. Every line of progress goes to
-standard error, which the rules write to their log; standard output, which reaches the terminal, gets a short line now
-and then, and the error if there is one. A sub-command is the function `run` of the module of its name in `commands`,
+standard error, which the rules write to their log; standard output, which reaches the terminal, gets the error if there
+is one. A sub-command is the function `run` of the module of its name in `commands`,
 which is imported when it runs: `--help` loads nothing, and needs no package of the extra `pipeline`.
 """
 
@@ -118,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("figure", "draw one figure"), ("page", "write one page of the report")):
         add(name, text, "Config", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
-    add("summary", "print the verdicts and where the results are", "", ("root",))
+    summary = add("summary", "print the verdicts and where the results are", "", ("root",))
+    summary.add_argument("--reference", type=Path, metavar="PATH", help="a kept run to compare with, in one line")
     add("timings", "print where the time of an experiment went, by kind of job", "", ("root",))
     plan = add("plan", "what an experiment costs: jobs, hours, disk and memory", "", ())
     plan.add_argument("--config", type=Path, default=Path("config/config.yaml"), metavar="FILE")

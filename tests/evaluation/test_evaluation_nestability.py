@@ -13,8 +13,11 @@ from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problem
 from nested_reft.cli import main
 from nested_reft.config.nestability import NestabilitySettings
 from nested_reft.data.records import DataError, write_problems
+from nested_reft.engine import layer_weights
+from nested_reft.engine.matrices import why_no_precision
+from nested_reft.evaluation import nestability
 from nested_reft.evaluation.nestability import measure_nestability
-from nested_reft.rollouts import rewards
+from nested_reft.rollouts import rewards, samplers
 from nested_reft.rollouts.policy import save_policy
 
 INFLUENCE = torch.tensor([9.0, 3.0, 1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
@@ -50,6 +53,52 @@ def test_each_way_chooses_its_layers_for_each_batch() -> None:
     assert len({tuple(drawn) for drawn in layers["uniform"]}) > 1
     # The same layers, problems and random numbers give the same rollouts.
     assert found["least"] == found["least_half"]
+
+
+def test_precisions_are_timed_in_pairs_with_the_whole_model_in_alternating_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock that each rollout moves on by the number of its model's layers shows who was timed, and when."""
+    now, timed, reports = [0.0], [], []
+    plain = samplers.sample_completions
+
+    def sample(model: Any, *arguments: Any, **options: Any) -> Any:
+        now[0] += model.config.num_hidden_layers
+        timed.append((options["weights"].precision, model.config.num_hidden_layers, options["max_new_tokens"]))
+        return plain(model, *arguments, **options)
+
+    monkeypatch.setattr(samplers, "sample_completions", sample)
+    monkeypatch.setattr(nestability, "now", lambda device: now[0])
+    of = settings(strategies=["uniform", "least"], precisions=["float32"])
+    found = measure_nestability(of, tiny_policy(), tiny_problems(10), reports.append, INFLUENCE)
+    assert reports == [1, 2, 3, 4, 5, 6]
+    assert timed[:6] == [(None, 4, 6)] * 6, "three batches of two strategies, untimed"
+    assert timed[6:8] == [(None, 6, 1), ("float32", 6, 1)], "they make the matrices of both sides"
+    pair = [(None, 6, 6), ("float32", 4, 6)]
+    assert timed[8:] == [*pair, *pair, *pair[::-1], *pair[::-1], *pair, *pair]
+    assert list(found.behaviours) == ["float32"]
+    for name, rows in found.behaviours["float32"].items():
+        for row, untimed in zip(rows, found.strategies[name], strict=True):
+            assert (row.seconds, row.baseline_seconds) == (4, 6)
+            assert row.skipped_layers == untimed.skipped_layers
+            assert (row.tokens, row.reward) == (untimed.tokens, untimed.reward), "the same precision, the same text"
+            assert row.ess == pytest.approx(untimed.ess, abs=1e-4)
+
+
+def test_the_whole_model_in_another_precision_is_off_policy_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    if why_no_precision("bfloat16", torch.device("cpu")):
+        pytest.skip("this processor has no instructions for bfloat16")
+    monkeypatch.setattr(layer_weights, "MIN_PACKED", 1)
+    of = settings(skip=0, precisions=["bfloat16"])
+    rows = measure_nestability(of, tiny_policy(), tiny_problems(10), lambda done: None).behaviours["bfloat16"]
+    assert list(rows) == ["uniform"]
+    assert all(0 < row.kl_k3 < 0.05 and 0.9 < row.ess < 1 and not row.skipped_layers for row in rows["uniform"])
+
+
+def test_a_precision_that_the_processor_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(samplers.SamplerError, match="int8: this processor has no instructions for int8; take another"):
+        measure_nestability(settings(precisions=["int8"]), tiny_policy(), tiny_problems(10), lambda done: None)
 
 
 def test_a_rollout_without_layers_is_off_policy_and_one_with_all_is_not() -> None:

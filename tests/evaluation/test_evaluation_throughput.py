@@ -78,13 +78,13 @@ def test_the_record_of_a_nested_setting() -> None:
 
 def test_skip_zero_is_the_full_model_against_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     views: list[tuple[int, ...]] = []
-    plain = module.nested_view
+    plain = sampler.nested_view
 
     def spy(model: Any, skipped: Sequence[int]) -> Any:
         views.append(tuple(skipped))
         return plain(model, skipped)
 
-    monkeypatch.setattr(module, "nested_view", spy)
+    monkeypatch.setattr(sampler, "nested_view", spy)
     record = measure_throughput(settings(0), tiny_policy(), tiny_problems(3)).model_dump()
     assert record["ideal_speedup"] == 1
     assert record["num_skipped"] == 0

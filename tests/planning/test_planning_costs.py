@@ -22,7 +22,7 @@ TRAINING = Training(
     steps=1, problems_per_step=3, completions_per_problem=2, max_new_tokens=7, learning_rate=1,
     problems_per_micro_batch=2,
 )  # fmt: skip
-BATCH = Batch(prompts=3, prompt_tokens=5, group=2, new_tokens=4, most_new_tokens=7)
+BATCH = Batch(prompts=3, prompt_tokens=5, group=2, new_tokens=4, max_new_tokens=7)
 
 
 def small_config(layers: int = 2) -> Qwen2Config:

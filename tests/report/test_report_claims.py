@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from synthetic import Effects, make_config, write_results
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.summary import summary
+from nested_reft.report.claims.summary import MARKS, alarms, summary
 from nested_reft.report.claims.tables import COLUMNS, write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.statistics.comparisons import parity
@@ -99,27 +100,38 @@ def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
     assert found.estimate == pytest.approx(np.mean(found.units))
 
 
-def test_summary_counts_what_passes_of_an_inconclusive_claim(tmp_path: Path) -> None:
+def test_the_summary_has_each_claim_with_its_mark_verdict_and_number(tmp_path: Path) -> None:
+    report(tmp_path, effects=Effects(bias={"base": 0.5}))
+    rows = read_table(tmp_path, "claims").set_index("id")
+    lines = summary(rows.reset_index(), tmp_path).splitlines()
+    for name, row in rows.iterrows():
+        claim, _, correction = str(name).partition("-")
+        (line,) = (line for line in lines if line.endswith(row["measured"]) and f" {correction} " in line)
+        before = lines[: lines.index(line)]
+        assert next(text for text in reversed(before) if text[0] != " ").startswith(f"{claim}  ")
+        assert line.split()[0] == MARKS[row["verdict"]]
+        assert row["verdict"] in line
+    assert {line.split()[0] for line in lines[1:-2] if line[0] == " "} == {"✓", "✗"}
+    assert lines[-2] == f"Figures: {tmp_path / 'figures'}"
+
+
+def test_what_was_not_run_has_no_number_in_the_summary(tmp_path: Path) -> None:
     write_results(tmp_path, CONFIG)
-    (tmp_path / "gradients/small/skip20.json").unlink()
-    (tmp_path / "throughput/small/skip20.json").unlink()
+    shutil.rmtree(tmp_path / "step_speed")
     claim(tmp_path)
     lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
-    assert lines[1].split()[:2] == ["C1", "inconclusive"]
-    assert lines[1].endswith("share of layers skipped (1 of 2 pass)")
-    assert lines[3].endswith(
-        "within 10 % of the on-policy gradient, with base (1 of 2 pass), is_sequence (1 of 2 pass)"
-    )
+    assert lines[lines.index(next(line for line in lines if line.startswith("C2"))) + 1].split() == ["·", "not", "run"]
 
 
-def test_summary_has_a_line_a_claim(tmp_path: Path) -> None:
-    report(tmp_path, effects=Effects(bias={"base": 0.5}))
-    lines = summary(read_table(tmp_path, "claims"), tmp_path).splitlines()
-    assert [re.split(r" {2,}", line)[1:3] for line in lines[1:-2]] == [
-        ["C1", "supported"], ["C2", "supported"], ["C3", "1 refuted, 1 supported"], ["C4", "supported"],
-        ["C5", "supported"], ["C6", "supported"],
-    ]  # fmt: skip
-    assert lines[3].endswith(" – refuted: base (0 of 2 pass, 2 fail); supported: is_sequence")
-    assert lines[5].endswith("sampled accuracy, mean over benchmarks, with base, unit, retrace")
-    assert "Assay check, no claim of the paper" in lines[6]
-    assert lines[-2] == f"Figures: {tmp_path / 'figures'}"
+def test_alarms_are_summed_in_one_line_by_their_cause(tmp_path: Path) -> None:
+    write_results(tmp_path, CONFIG)
+    assert alarms(tmp_path) == ""
+    first, second, *rest = sorted((tmp_path / "runs").rglob("manifest.json"))
+    low, far = {"quantity": "ess", "limit": "below 0.5"}, {"quantity": "kl_k3", "limit": "above 0.2"}
+    for path, found in ((first, [(1, far), (2, far), (2, low)]), (second, [(2, far)])):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["alarms"] = [{"step": step, "value": 0.3, **cause} for step, cause in found]
+        path.write_text(json.dumps(record), encoding="utf-8")
+    total = len(rest) + 2
+    expected = f"Alarms: 3 steps of 2 runs (of {total}) were far off-policy: kl_k3 above 0.2 in 3, ess below 0.5 in 1"
+    assert alarms(tmp_path) == expected

@@ -62,6 +62,7 @@ def test_what_differs_is_said_in_full() -> None:
     assert found.values == ("C1 (small, skip 10 %): 1.1 [1.05, 1.15], here 1.4 [1.35, 1.45]",)
     assert found.missing == ()
     assert "another machine may well differ" in found.text()
+    assert found.line() == "differs in 1 verdicts, 1 values"
 
 
 def test_what_was_not_run_here_differs_and_what_is_new_does_not() -> None:
@@ -69,6 +70,7 @@ def test_what_was_not_run_here_differs_and_what_is_new_does_not() -> None:
     two = pd.concat([one, cells(("C5", 20, 0.5, 0.4, 0.6))])
     known = claims(C5="partly")
     assert not compare(known, known, one, two).differs
+    assert compare(known, known, one, two).line() == "agrees in all verdicts and 1 values"
     assert compare(known, known, two, one).missing == ("C5 (small, skip 20 %): not run",)
     assert compare(known, claims(), one, cells()).missing == ("C5: no such claim",)
 

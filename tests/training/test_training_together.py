@@ -20,7 +20,7 @@ from nested_reft.training.checkpoint import CheckpointKey, TrainingState, load_c
 from nested_reft.training.world import World, WorldError
 
 T = TypeVar("T")
-OWNER = CheckpointKey("key", "code")
+KEY = CheckpointKey("key", "code")
 RANK = threading.local()
 
 
@@ -70,12 +70,12 @@ def on_both(monkeypatch: pytest.MonkeyPatch, work: Callable[[World], Any]) -> li
 def save(folder: Path, step: int, world: World) -> None:
     torch.manual_seed(step)
     model = nn.Linear(2, 2)
-    save_checkpoint(folder, OWNER, model, torch.optim.SGD(model.parameters()), TrainingState(step, 1.0, []), world)
+    save_checkpoint(folder, KEY, model, torch.optim.SGD(model.parameters()), TrainingState(step, 1.0, []), world)
 
 
 def load(folder: Path, world: World) -> tuple[TrainingState | None, list[str]]:
     model, lines = nn.Linear(2, 2), list[str]()
-    found = load_checkpoint(folder, OWNER, model, torch.optim.SGD(model.parameters()), lines.append, world)
+    found = load_checkpoint(folder, KEY, model, torch.optim.SGD(model.parameters()), lines.append, world)
     return found, lines
 
 

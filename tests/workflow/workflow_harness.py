@@ -23,22 +23,23 @@ REPORT = {"collect", "presentation_tables", "claims", "figure", "page"}  # rules
 
 @dataclass(frozen=True)
 class Call:
-    """What a call of Snakemake came back with; `output` is what a user sees on the terminal."""
+    """What a call of Snakemake came back with: what a user sees on the terminal, and what Snakemake kept in its log."""
 
     code: int
     output: str
+    log: str = ""  # a dry run has none: its terminal has all
 
     @property
     def jobs(self) -> dict[str, int]:
         """How many jobs of each rule the table `Job stats` lists; empty if there was nothing to do."""
-        table = self.output.partition("Job stats:")[2].partition("total")[0]
+        table = (self.log or self.output).partition("Job stats:")[2].partition("total")[0]
         rows = re.findall(r"^(\w\S*) +(\d+)$", table, re.MULTILINE)
         return {rule: int(count) for rule, count in rows if rule not in ("job", "default", "all")}
 
     @property
     def messages(self) -> set[str]:
         """The messages of all jobs, such as `Figure: reward`, but for the target that has no command."""
-        found = set(re.findall(r"^Job \d+: (.*)$", self.output, re.MULTILINE))
+        found = set(re.findall(r"^Job \d+: (.*)$", self.log or self.output, re.MULTILINE))
         return {message for message in found if not message.startswith("All figures, tables and pages")}
 
     def messages_of(self, kind: str) -> set[str]:
@@ -109,6 +110,7 @@ class Pipeline:
             record.mkdir()
             environment |= {"NESTED_REFT_RECORD": str(record)}
             environment["PYTHONPATH"] += f":{Path(__file__).parent / 'recorder'}"
+        before = set((folder or self.folder).glob(".snakemake/log/*.log"))
         done = subprocess.run(
             self.command(*arguments, config=config),
             cwd=folder or self.folder,
@@ -118,7 +120,8 @@ class Pipeline:
             text=True,
             timeout=timeout,
         )
-        return Call(done.returncode, done.stdout)
+        logs = set((folder or self.folder).glob(".snakemake/log/*.log")) - before
+        return Call(done.returncode, done.stdout, "".join(path.read_text(encoding="utf-8") for path in logs))
 
     def dry_run(self, *arguments: str, config: str | None = None, folder: Path | None = None) -> Call:
         done = self.call("-n", *arguments, config=config, folder=folder)

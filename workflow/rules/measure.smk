@@ -45,10 +45,11 @@ MEASUREMENTS = {
     ),
 }
 if CONFIG.nestability:
-    # How far nested rollouts of a model are from it, before any reinforcement.
+    # How far nested rollouts of a model are from it, before any reinforcement, and what they are worth.
     MEASUREMENTS["nestability"] = dict(
         output="nestability/{stage}/{size}/skip{skip}.json",
         settings=jobs.nestability_settings,
+        alone=bool(CONFIG.nestability.precisions),  # then it times rollouts
         policy=stage_folder,
         inputs=dict(
             influence=lambda wildcards: influence_of(
@@ -79,7 +80,7 @@ for measurement, of in MEASUREMENTS.items():
             f"{RESULTS}/benchmarks/{Path(of['output']).with_suffix('.tsv')}"
         conda:
             ENVIRONMENT
-        threads: all_cores() if "alone" in of else CONFIG.threads_per_job
+        threads: all_cores() if of.get("alone") else CONFIG.threads_per_job
         resources:
             mem_mb=asks_for(of.get("resources", measurement), "mem_mb"),
             runtime=asks_for(of.get("resources", measurement), "runtime"),
@@ -91,7 +92,7 @@ for measurement, of in MEASUREMENTS.items():
                 CONFIG, **measured(wildcards)
             ).canonical_json(),
             threads=lambda wildcards, threads, of=of: (
-                CONFIG.threads_per_job if "alone" in of else threads
+                CONFIG.threads_per_job if of.get("alone") else threads
             ),
             files=optional_files,
         message:

@@ -43,6 +43,16 @@ def lock_path():
     return os.path.relpath(find_lock(next(reversed(workflow.configfiles), None), own))
 
 
+def reference_option():
+    """The option that compares with the kept run of this experiment, if the clone has one."""
+    kept = own_path(f"docs/reference/{CONFIG.experiment}")
+    return (
+        f"--reference {shlex.quote(kept)}"
+        if os.path.exists(f"{kept}/tables/claims.csv")
+        else ""
+    )
+
+
 def command_options():
     """The options of this call that another one needs to find the same workflow with the same configuration."""
     options = []

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         items = record.items
         greedy = sum(item.greedy for item in items) / len(items)
         sampled = sum(sum(item.sampled) / len(item.sampled) for item in items) / len(items)
-        Progress(f"evaluate {name} on {benchmark}").step(
+        Progress(f"evaluate {name} on {benchmark}").log(
             f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record.seconds:.1f} s  "
             f"{timeouts()} answers not graded in time"
         )

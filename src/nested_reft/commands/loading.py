@@ -63,4 +63,4 @@ def read_influence(strategies: Sequence[str], options: argparse.Namespace, polic
 def batch_report(name: str, batches: int) -> Callable[[int], None]:
     """Logs how many batches are done."""
     progress = Progress(name)
-    return lambda done: progress.step(f"batch {done}/{batches}")
+    return lambda done: progress.log(f"batch {done}/{batches}")

@@ -15,5 +15,8 @@ def run(options: argparse.Namespace) -> None:
     settings, policy, problems = load_job(NestabilitySettings, options)
     measured = settings.nestability
     influence = read_influence(measured.strategies, options, policy)
-    report = batch_report(f"nestability {settings.size} {settings.stage} skip{settings.skip}", measured.batches)
+    report = batch_report(
+        f"nestability {settings.size} {settings.stage} skip{settings.skip}",
+        measured.batches * (1 + len(measured.precisions)),
+    )
     write_record(options.output, measure_nestability(settings, policy, problems, report, influence))

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     def report(step: int, loss: float) -> None:
         if step % 25 == 0 or step == last:
             seconds = time.perf_counter() - started
-            progress.step(f"step {step}/{last}  loss {loss:.3f}  {clock(seconds / step * (last - step))} left")
+            progress.log(f"step {step}/{last}  loss {loss:.3f}  {clock(seconds / step * (last - step))} left")
 
     policy = pretrain(
         settings.model, settings.pretraining, settings.prompt, settings.size, select_device(settings.device), report

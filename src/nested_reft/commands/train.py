@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     progress = Progress(f"train {settings.run.path}")
 
     def report(row: dict[str, Any], seconds_left: float) -> None:
-        progress.step(
+        progress.log(
             f"step {row['step']}/{training.steps}  reward {row['reward']:.3f}  "
             f"{row['tokens_per_s']:,.0f} tokens/s (rollout {row['rollout_tokens_per_s']:,.0f})  "
             f"ess {row['ess']:.3f}  {clock(seconds_left)} left"
@@ -71,5 +71,5 @@ def run(options: argparse.Namespace) -> None:
         write_record(options.manifest, ManifestRecord(**manifest))
         if alarms:
             steps = len({alarm["step"] for alarm in alarms})
-            print(f"train {settings.run.path}  alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")
+            progress.log(f"alarms in {steps} of {len(done.metrics)} steps: see {options.manifest}")
         remove_checkpoints(folder)

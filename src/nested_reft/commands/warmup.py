@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     progress = Progress(f"warmup {settings.size}")
 
     def report(row: dict[str, Any], seconds_left: float) -> None:
-        progress.step(f"step {row['step']}/{settings.warmup.steps}  loss {row['loss']:.3f}  {clock(seconds_left)} left")
+        progress.log(f"step {row['step']}/{settings.warmup.steps}  loss {row['loss']:.3f}  {clock(seconds_left)} left")
 
     with run_lock(folder):
         with stop_on_signals() as stop:

@@ -24,14 +24,23 @@ class NestabilityMeasurement(Strict):
     """Problems per batch, from the first data set."""
     completions_per_problem: Positive
     """Completions per problem."""
+    precisions: tuple[Precision, ...] = ()
+    """Precisions of rollouts, to compare them with layers left out: each goes with each strategy at every skip. Their
+    rollouts are timed in pairs with those of the whole model in `training.dtype`, so a job then has the machine alone.
+    No value twice."""
     seed: int = 0
     """Seed of problems, layers and completions."""
+
+    @field_validator("strategies", "precisions")
+    @classmethod
+    def _none_is_twice(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError(f"has a value twice: {list(values)}")
+        return values
 
     @field_validator("strategies")
     @classmethod
     def _are_measured_alike(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(strategies)) != len(strategies):
-            raise ValueError(f"has a value twice: {list(strategies)}")
         for name in strategies:
             if SELECTIONS[name].adapts:
                 raise ValueError(f"'{name}' adapts to a training run, and there is none; remove it")
@@ -53,5 +62,5 @@ class NestabilitySettings(ModelJob):
     border: int
     nestability: NestabilityMeasurement
     sampling: Sampling
-    rollout_precision: Precision | None
+    rollout_precision: Precision | None = None
     reward: Reward = Reward()

@@ -39,7 +39,7 @@ class ThroughputSettings(ModelJob):
     border: int
     throughput: Throughput
     sampling: Sampling
-    rollout_precision: Precision | None
+    rollout_precision: Precision | None = None
 
 
 class StepSpeed(Strict):

@@ -8,22 +8,25 @@ the whole model. The strategies share problems and random numbers, so that they 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nested_reft.config.nestability import NestabilitySettings
-from nested_reft.config.records.nestability import NestabilityRecord, NestabilityRow
+from nested_reft.config.records.nestability import BehaviourRow, NestabilityRecord, NestabilityRow
 from nested_reft.core.diagnostics import off_policy_diagnostics
 from nested_reft.core.layers import decoder_layers, nested_view
+from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import Problem
 from nested_reft.engine.logp import completion_logp
-from nested_reft.evaluation.measurement import choose_layers, problem_batches
+from nested_reft.evaluation.measurement import Batch, choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.rewards import rollout_rewards
 from nested_reft.rollouts.samplers import TorchSampler
 from nested_reft.runtime.seeding import derive_seed
+from nested_reft.runtime.timing import now
 
 MEASURED = ("kl_k1", "kl_k3", "ess", "ess_sequence")
 
@@ -38,44 +41,104 @@ def measure_nestability(
     """The record of one model and skip: for each strategy a list of batches, each with its skipped layers, tokens,
     reward and the diagnostics `MEASURED` (`core/diagnostics.py`). At skip 0 the first strategy stands for all.
 
-    `report` is called with each finished batch. `influence` (L,) is the ablation influence, if a strategy reads it.
-    Raises DataError if the model cannot take such lengths.
+    With `precisions`, the same for each of them, timed: the two sides of a pair have the same prompts and random
+    numbers, and their order alternates. `report` is called with each finished batch. `influence` (L,) is the ablation
+    influence, if a strategy reads it. Raises DataError if the model cannot take such lengths, SamplerError for a
+    precision that the device is not good at.
     """
-    options, model = settings.nestability, policy.model
+    options = settings.nestability
     check_policy_skip(policy, settings.skip, settings.border)
+    strategies = options.strategies if settings.skip else options.strategies[:1]
     sampler = TorchSampler(policy, settings.rollout_precision)
-    found: dict[str, list[NestabilityRow]] = {
-        name: [] for name in (options.strategies if settings.skip else options.strategies[:1])
+    others = {name: TorchSampler(policy, name) for name in options.precisions}
+    found: dict[str, list[NestabilityRow]] = {name: [] for name in strategies}
+    timed: dict[str, dict[str, list[BehaviourRow]]] = {
+        precision: {name: [] for name in strategies} for precision in others
     }
-    for batch in problem_batches(settings, options, policy, problems, "nestability"):
+    batches = list(problem_batches(settings, options, policy, problems, "nestability"))
+    for batch in batches:
         for name, rows in found.items():
-            skipped = choose_layers(name, settings, policy, batch, ("nestability-layers", options.seed), influence)
-            with compute_dtype(model, settings.dtype), torch.no_grad():
-                rollout = sampler.sample(
-                    skipped,
-                    batch.prompt_ids,
-                    batch.prompt_mask,
-                    settings.sampling,
-                    group_size=options.completions_per_problem,
-                    max_new_tokens=settings.max_new_tokens,
-                    seed=derive_seed("nestability", options.seed, batch.number),
-                )
-                logp = completion_logp(nested_view(model, ()).eval(), rollout, settings.sampling.temperature)
-            distances = off_policy_diagnostics(logp, rollout.logp, rollout.mask)
-            rows.append(
-                NestabilityRow(
-                    skipped_layers=list(skipped),
-                    tokens=int(rollout.mask.sum()),
-                    reward=rollout_rewards(policy, rollout, batch.problems, settings.reward).mean().item(),
-                    **{key: distances[key] for key in MEASURED},
-                )
-            )
+            skipped = _layers(name, settings, policy, batch, influence)
+            rollout, _ = _sample(settings, sampler, batch, skipped)
+            rows.append(NestabilityRow(**_measured(settings, policy, batch, rollout, skipped)))
         report(batch.number + 1)
+    # One precision after the other, so that the matrices of two are in memory at once, and not those of all.
+    for place, (precision, other) in enumerate(others.items(), start=1):
+        for batch in batches:
+            for name, behaviours in timed[precision].items():
+                if batch.number == 0 and name == strategies[0]:
+                    for side in (sampler, other):
+                        _sample(settings, side, batch, (), max_new_tokens=1)  # makes the matrices
+                skipped = _layers(name, settings, policy, batch, influence)
+                sides = ((other, skipped), (sampler, ()))
+                order = sides if batch.number % 2 else sides[::-1]
+                results = {id(side): _sample(settings, side, batch, layers) for side, layers in order}
+                (rollout, seconds), (baseline, baseline_seconds) = results[id(other)], results[id(sampler)]
+                behaviours.append(
+                    BehaviourRow(
+                        **_measured(settings, policy, batch, rollout, skipped),
+                        seconds=seconds,
+                        baseline_tokens=int(baseline.mask.sum()),
+                        baseline_seconds=baseline_seconds,
+                    )
+                )
+            report(place * len(batches) + batch.number + 1)
+        other.release()
     return NestabilityRecord(
         size=settings.size,
         stage=settings.stage,
         skip=settings.skip,
-        num_layers=len(decoder_layers(model)),
+        num_layers=len(decoder_layers(policy.model)),
         completions=options.problems_per_batch * options.completions_per_problem,
         strategies=found,
+        behaviours=timed,
     )
+
+
+def _layers(
+    strategy: str, settings: NestabilitySettings, policy: Policy, batch: Batch, influence: Tensor | None
+) -> tuple[int, ...]:
+    seeds = ("nestability-layers", settings.nestability.seed)
+    return choose_layers(strategy, settings, policy, batch, seeds, influence)
+
+
+def _sample(
+    settings: NestabilitySettings,
+    sampler: TorchSampler,
+    batch: Batch,
+    skipped: Sequence[int],
+    max_new_tokens: int | None = None,
+) -> tuple[Rollout, float]:
+    """A batch's rollout without these layers, and its seconds."""
+    model, options = sampler.policy.model, settings.nestability
+    with compute_dtype(model, settings.dtype):
+        started = now(model.device)
+        rollout = sampler.sample(
+            skipped,
+            batch.prompt_ids,
+            batch.prompt_mask,
+            settings.sampling,
+            group_size=options.completions_per_problem,
+            max_new_tokens=max_new_tokens or settings.max_new_tokens,
+            seed=derive_seed("nestability", options.seed, batch.number),
+        )
+        return rollout, now(model.device) - started
+
+
+def _measured(
+    settings: NestabilitySettings,
+    policy: Policy,
+    batch: Batch,
+    rollout: Rollout,
+    skipped: Sequence[int],
+) -> dict[str, Any]:
+    """How far a rollout without these layers is from the whole model, and how good it is."""
+    with compute_dtype(policy.model, settings.dtype), torch.no_grad():
+        logp = completion_logp(nested_view(policy.model, ()).eval(), rollout, settings.sampling.temperature)
+    distances = off_policy_diagnostics(logp, rollout.logp, rollout.mask)
+    return {
+        "skipped_layers": list(skipped),
+        "tokens": int(rollout.mask.sum()),
+        "reward": rollout_rewards(policy, rollout, batch.problems, settings.reward).mean().item(),
+        **{key: distances[key] for key in MEASURED},
+    }

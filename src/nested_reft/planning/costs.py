@@ -197,7 +197,7 @@ class Batch:
     """Completions per prompt, G."""
     new_tokens: float
     """Mean, M."""
-    most_new_tokens: int
+    max_new_tokens: int
     """T."""
 
     @property
@@ -224,7 +224,7 @@ class Costs:
     def rollout(self, batch: Batch, skipped: int = 0) -> Work:
         """Prefill and decoding without `skipped` layers."""
         shape, size = self.shape, self.value_bytes
-        prompt, rows, passes = batch.prompts * batch.prompt_tokens, batch.rows, batch.most_new_tokens - 1
+        prompt, rows, passes = batch.prompts * batch.prompt_tokens, batch.rows, batch.max_new_tokens - 1
         layers = shape.layers - skipped
         cached = 2 * shape.key_value_width * layers  # values of one token
         weights = shape.weights_read(skipped)

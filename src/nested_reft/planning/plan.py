@@ -160,7 +160,8 @@ class Planner:
             case NestabilitySettings(nestability=nested, skip=skip):
                 batch = self._batch(nested.problems_per_batch, nested.completions_per_problem, settings)
                 once = costs.rollout(batch, self._skipped(skip)) + costs.forward(batch)
-                return once.times(nested.batches * (len(nested.strategies) if skip else 1))
+                pairs = (once + costs.rollout(batch)).times(len(nested.precisions))
+                return (once + pairs).times(nested.batches * (len(nested.strategies) if skip else 1))
         raise TypeError(f"no job has {type(settings).__name__}")
 
     @property

@@ -48,6 +48,13 @@ class Comparison:
         """Whether anything differs."""
         return bool(self.verdicts or self.values or self.missing)
 
+    def line(self) -> str:
+        """The comparison in one line."""
+        if not self.differs:
+            return f"agrees in all verdicts and {self.compared} values"
+        parts = {"verdicts": self.verdicts, "values": self.values, "results that are missing here": self.missing}
+        return "differs in " + ", ".join(f"{len(lines)} {name}" for name, lines in parts.items() if lines)
+
     def text(self) -> str:
         """The whole comparison, for the terminal."""
         parts = [

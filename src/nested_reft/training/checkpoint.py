@@ -77,7 +77,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def save_checkpoint(
     folder: Path,
-    owner: CheckpointKey,
+    key: CheckpointKey,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: TrainingState,
@@ -98,12 +98,12 @@ def save_checkpoint(
             tensors[name] = full.cpu().contiguous()
     with world.raise_on_all_ranks(), _storage_errors(folder, progress.step, size):
         if world.is_main:
-            _write(folder, owner, tensors, progress)
+            _write(folder, key, tensors, progress)
 
 
 def load_checkpoint(
     folder: Path,
-    owner: CheckpointKey,
+    key: CheckpointKey,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     log: Callable[[str], None],
@@ -120,7 +120,7 @@ def load_checkpoint(
         reason = ""
         with world.raise_on_all_ranks():
             try:
-                progress, tensors = _read(folder / name, owner, model)
+                progress, tensors = _read(folder / name, key, model)
             except _UnusableError as error:
                 reason = str(error)
         reasons = [found for found in world.all_gather(reason) if found]
@@ -151,11 +151,11 @@ def _storage_errors(folder: Path, step: int, size: int) -> Iterator[None]:
         ) from None
 
 
-def _write(folder: Path, owner: CheckpointKey, tensors: dict[str, Tensor], progress: TrainingState) -> None:
+def _write(folder: Path, key: CheckpointKey, tensors: dict[str, Tensor], progress: TrainingState) -> None:
     path = _path(folder, progress.step)
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
-    seal = {"key": owner.settings, "code": owner.code, "step": progress.step, "sha256": _sha256(path)}
+    seal = {"key": key.settings, "code": key.code, "step": progress.step, "sha256": _sha256(path)}
     replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
     # Checkpoints of later steps were not usable, or this step would not have been computed again.
     earlier = [old for old in _checkpoints(folder) if old <= path]
@@ -164,7 +164,7 @@ def _write(folder: Path, owner: CheckpointKey, tensors: dict[str, Tensor], progr
         old.unlink(missing_ok=True)
 
 
-def _read(path: Path, owner: CheckpointKey, model: nn.Module) -> tuple[TrainingState, dict[str, Tensor]]:
+def _read(path: Path, key: CheckpointKey, model: nn.Module) -> tuple[TrainingState, dict[str, Tensor]]:
     """What a checkpoint holds; _UnusableError says why it is not used."""
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -173,9 +173,9 @@ def _read(path: Path, owner: CheckpointKey, model: nn.Module) -> tuple[TrainingS
         raise _UnusableError("it was cut off while it was written") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _UnusableError(f"{path.with_suffix('.json').name} is damaged ({error})") from None
-    if seal.get("key") != owner.settings:
+    if seal.get("key") != key.settings:
         raise _UnusableError("it belongs to other settings")
-    if seal.get("code") != owner.code:
+    if seal.get("code") != key.code:
         raise _UnusableError("the source code that training depends on has changed since")
     try:
         if _sha256(path) != digest:

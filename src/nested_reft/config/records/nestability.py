@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nested_reft.config.records.record import Record
+from pydantic import Field
+
+from nested_reft.config.records.record import Positive, Record
 
 
 class NestabilityRow(Record):
@@ -17,8 +19,23 @@ class NestabilityRow(Record):
     ess_sequence: float
 
 
+class BehaviourRow(NestabilityRow):
+    """One batch of rollouts of a behaviour policy, and the seconds of the whole model's on the same prompts."""
+
+    seconds: Positive
+    baseline_tokens: int
+    baseline_seconds: Positive
+
+    @property
+    def speedup(self) -> float:
+        """Its tokens per second over the baseline's."""
+        return self.tokens / self.seconds / (self.baseline_tokens / self.baseline_seconds)
+
+
 class NestabilityRecord(Record):
-    """The batches of one model and skip for each layer-selection strategy."""
+    """The batches of one model and skip for each layer-selection strategy; `behaviours`: those that are timed, by
+    precision and strategy.
+    """
 
     size: str
     stage: str
@@ -26,3 +43,4 @@ class NestabilityRecord(Record):
     num_layers: int
     completions: int
     strategies: dict[str, list[NestabilityRow]]
+    behaviours: dict[str, dict[str, list[BehaviourRow]]] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The verdicts, one line per claim: what the pipeline prints at its end, and what the report begins with."""
+"""The verdicts: what the pipeline prints at its end, and, one line per claim, what the report begins with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from nested_reft.config.records.record import read_record
+from nested_reft.config.records.training import ManifestRecord
 from nested_reft.report.claims.registry import of_correction
 
 # Verdicts that say all there is to say of a claim's cells.
 PLAIN = ("supported", "not run")
+# What tells the verdicts apart at a glance.
+MARKS = {"supported": "✓", "refuted": "✗", "partly": "±", "inconclusive": "○", "not run": "·"}
 
 
 def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
@@ -28,17 +32,30 @@ def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(claims: pd.DataFrame, root: Path) -> str:
-    """The verdicts, and where the figures and tables are."""
-    table = verdicts(claims)
-    width = table["verdict"].str.len().max()
-    return "\n".join(
-        [
-            "The paper's claims, as measured here:",
-            *(f"  {row.id}  {row.verdict:<{width}}  {row.claim}" for row in table.itertuples()),
-            f"Figures: {root / 'figures'}",
-            f"Tables:  {root / 'tables'} (start with claims.md)",
-        ]
-    )
+    """Each claim in words with its verdicts and numbers, the alarms, and where the figures and tables are."""
+    lines = ["The paper's claims, as measured here (95 % intervals):"]
+    name_width, width = (int(claims[column].str.len().max()) for column in ("id", "verdict"))
+    last = ""
+    for row in claims.to_dict("records"):
+        claim, _, correction = row["id"].partition("-")
+        if claim != last:
+            lines.append(f"{claim}  {row['claim'].removesuffix(of_correction('', correction))}")
+        measured = "" if row["verdict"] == "not run" else row["measured"]
+        name = correction.ljust(name_width - len("C3-"))
+        lines.append(f"  {MARKS[row['verdict']]} {name}  {row['verdict']:<{width}}  {measured}".rstrip())
+        last = claim
+    lines += filter(None, [alarms(root)])
+    return "\n".join([*lines, f"Figures: {root / 'figures'}", f"Tables:  {root / 'tables'} (start with claims.md)"])
+
+
+def alarms(root: Path) -> str:
+    """How many training runs had steps that were far off-policy, and by which limits; empty if none had."""
+    records = [read_record(path, ManifestRecord) for path in sorted((root / "runs").rglob("manifest.json"))]
+    steps = sum(len({alarm["step"] for alarm in record.alarms}) for record in records)
+    runs = sum(bool(record.alarms) for record in records)
+    causes = Counter(f"{alarm['quantity']} {alarm['limit']}" for record in records for alarm in record.alarms)
+    listed = ", ".join(f"{cause} in {count}" for cause, count in causes.most_common())
+    return f"Alarms: {steps} steps of {runs} runs (of {len(records)}) were far off-policy: {listed}" if runs else ""
 
 
 def _row(claim: str, rows: list[dict[str, Any]]) -> tuple[str, str, str]:
