@@ -17,7 +17,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 paper reference compare test test-slow test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 paper reference report compare test test-slow test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
 
 help:  ##start this list
 	@for group in start check develop; do echo "$$group"; sed -nE "s/^([a-z0-9-]+):.*##$$group /  \1	/p" $(MAKEFILE_LIST) | expand -t 16; done
@@ -36,6 +36,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 results: env  ##start the default experiment, config/config.yaml: 17 minutes on two cores
 	$(SNAKEMAKE)
+	@$(MAKE) --no-print-directory report
 
 smoke: env  ##start the smallest complete experiment, config/smoke.yaml
 	$(SNAKEMAKE) --configfile config/smoke.yaml
@@ -54,7 +55,7 @@ $(PAPER_VENV)/.installed: pyproject.toml
 	$(PAPER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm==0.32.0 --editable '.[pipeline,vllm]'
 	@touch $@
 
-# Which experiment `reference` and `compare` are of: laptop or smollm2.
+# Which experiment `report`, `reference` and `compare` are of: laptop or smollm2.
 EXPERIMENT := laptop
 REFERENCE := docs/reference/$(EXPERIMENT)
 MAKE_laptop := results
@@ -62,12 +63,20 @@ MAKE_smollm2 := smollm2
 MANIFEST_laptop := small/stories
 MANIFEST_smollm2 := 135m/svamp
 
+# The configuration of an experiment, as Snakemake's option names it.
+CONFIG_smollm2 := --configfile config/smollm2.yaml
+REPORT := results/$(EXPERIMENT)/report.html
+
+report: env  ##start one page of all claims, figures and tables of a finished experiment, which needs no network
+	@$(SNAKEMAKE) --quiet all $(CONFIG_$(EXPERIMENT)) --report $(REPORT)
+	@echo "Report:  $(REPORT)"
+
 # The tables for people and LaTeX, and the small ones of the tidy tables.
 REFERENCE_CSV := claims cells verdicts runs gains throughput step_speed gradients strategies nestability_batches
 
 reference: $(MAKE_$(EXPERIMENT))  ##develop keep figures and tables of this run in docs/reference; EXPERIMENT=smollm2 for that one
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables
-	cp results/$(EXPERIMENT)/figures/*.png $(REFERENCE)/figures/
+	cp results/$(EXPERIMENT)/figures/*.png results/$(EXPERIMENT)/figures/*.svg $(REFERENCE)/figures/
 	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.tex $(REFERENCE)/tables/
 	cp $(REFERENCE_CSV:%=results/$(EXPERIMENT)/tables/%.csv) $(REFERENCE)/tables/
 	cp results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json $(REFERENCE)/

@@ -20,14 +20,13 @@ DIMENSIONS = 200  # of the made-up gradients
 # Pairs differ by this share from one to the next, and the baseline's seeds by one answer, all around their mean: values
 # that are all equal have no interval.
 PAIR_SPREAD = 1e-7
-# How far off-policy a way to choose layers is: a factor of uniform's KL, a power of its effective sample size.
+# How far off-policy a layer-selection strategy is: a factor of uniform's KL, a power of its effective sample size.
 STRATEGY_POWER = {"uniform": 1.0, "static": 2.0}
 MANIFEST = {
-    "commit": "0123abcd", "dirty": False, "settings": {}, "python": "3.12.0",
-    "versions": {"torch": "2.9.0", "numpy": "2.1.0"},
-    "platform": "Linux", "processor": "A processor", "cores": 2, "threads": 1, "gpus": [], "wall_seconds": 1.5,
-    "alarms": [],
-}  # fmt: skip
+    **{"commit": "0123abcd", "dirty": False, "settings": {}, "versions": {"torch": "2.9.0", "numpy": "2.1.0"}},
+    **{"python": "3.12.0", "platform": "Linux", "processor": "A processor", "cores": 2, "threads": 1, "gpus": []},
+    **{"wall_seconds": 1.5, "alarms": []},
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Effects:
 
     `bias` and `variance` are of the corrections' gradient estimates, relative to the on-policy ones (0 and 1 where a
     correction is not named); `gradient_noise` is the root of a batch's variance over the squared norm. `strategy_cost`
-    is the accuracy lost with a way to choose layers.
+    is the accuracy lost with a layer-selection strategy.
     """
 
     rollout_gain: float = 0.8  # speed-up is 1 + rollout_gain * share of layers skipped
@@ -53,16 +52,27 @@ class Effects:
 
 
 def make_config(
-    sizes: int = 2, datasets: int = 1, benchmarks: int = 2, skips: tuple[int, ...] = (0, 10, 20),
-    corrections: tuple[str, ...] = ("base", "unit", "retrace"), seeds: tuple[int, ...] = (1, 2, 3), steps: int = 10,
-    experiment: str = "laptop", strategies: tuple[str, ...] = ("uniform",),
-    gradients: tuple[str, ...] = ("base", "is_sequence"), batches: int = 16,
-    skips_of: Mapping[str, list[int]] | None = None, warmup: bool = False, nestability: bool = False,
-) -> Config:  # fmt: skip
+    sizes: int = 2,
+    datasets: int = 1,
+    benchmarks: int = 2,
+    skips: tuple[int, ...] = (0, 10, 20),
+    corrections: tuple[str, ...] = ("base", "unit", "retrace"),
+    seeds: tuple[int, ...] = (1, 2, 3),
+    steps: int = 10,
+    experiment: str = "laptop",
+    strategies: tuple[str, ...] = ("uniform",),
+    gradients: tuple[str, ...] = ("base", "is_sequence"),
+    batches: int = 16,
+    skips_of: Mapping[str, list[int]] | None = None,
+    warmup: bool = False,
+    nestability: bool = False,
+) -> Config:
     """A valid config with that many of each; `skips_of` names corrections that are run at some skips only."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
     problems = {"source": "generated", "problems": 50}
     names = ("heldout", "steps", "numbers", "phrasing", "distractors")[:benchmarks]
+    per_step = {"problems_per_step": 2, "completions_per_problem": 2}
+    batch = {"problems_per_batch": 2, "completions_per_problem": 2}
     settings: dict[str, Any] = {
         "experiment": experiment,
         "sizes": dict.fromkeys(("small", "large")[:sizes], model),
@@ -72,26 +82,16 @@ def make_config(
         "corrections": {name: {"skips": (skips_of or {}).get(name)} for name in corrections},
         "seeds": list(seeds),
         "prompt": {"style": "plain"},
-        "training": {
-            "steps": steps, "problems_per_step": 2, "completions_per_problem": 2, "max_new_tokens": 8,
-            "learning_rate": 1e-4,
-        },
+        "training": {**per_step, "steps": steps, "max_new_tokens": 8, "learning_rate": 1e-4},
         "evaluation": {"samples_per_problem": 4, "max_new_tokens": 8},
         "throughput": {"problems": 2, "completions_per_problem": 2, "new_tokens": 8},
-        "gradients": {
-            "corrections": {name: {} for name in gradients}, "batches": batches, "problems_per_batch": 2,
-            "completions_per_problem": 2,
-        },
-    }  # fmt: skip
+        "gradients": {"corrections": {name: {} for name in gradients}, "batches": batches, **batch},
+    }
     if warmup:
-        settings["warmup"] = {
-            "datasets": {"solved": problems}, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4,
-        }  # fmt: skip
+        datasets_of = {"datasets": {"solved": problems}, "layer_drop": 0.1 if nestability else 0.0}
+        settings["warmup"] = {**datasets_of, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4}
     if nestability:
-        settings["nestability"] = {
-            "batches": 4, "problems_per_batch": 2, "completions_per_problem": 2, "without_layer_drop": warmup,
-        }  # fmt: skip
-        settings.get("warmup", {})["layer_drop"] = 0.1
+        settings["nestability"] = {"batches": 4, **batch, "without_layer_drop": warmup}
     if len(strategies) > 1:
         settings["layer_choice"] = {"strategies": strategies, "skip": max(skips), "correction": corrections[-1]}
     return parse_config(settings)
@@ -160,18 +160,14 @@ def step(config: Config, skip: int, number: int, effects: Effects, rng: np.rando
 def gradient_record(config: Config, size: str, skip: int, effects: Effects, rng: np.random.Generator) -> dict[str, Any]:
     """The inner products of made-up gradient estimates with the bias and variance of `effects`."""
     n = config.gradients.batches
-    on_policy, repeat, corrected = gradient_sets(list(config.gradients.corrections), n, effects, rng)
+    a, r, corrected = gradient_sets(list(config.gradients.corrections), n, effects, rng)
+    products = {name: {"own": (o @ o.T).tolist(), "on_policy": (a @ o.T).tolist()} for name, o in corrected.items()}
     return {
-        "size": size, "skip": skip, "num_parameters": DIMENSIONS, "coordinates": DIMENSIONS, "batches": n,
+        **{"size": size, "skip": skip, "num_parameters": DIMENSIONS, "coordinates": DIMENSIONS, "batches": n},
         "completions": config.gradients.problems_per_batch * config.gradients.completions_per_problem,
-        "on_policy": (on_policy @ on_policy.T).tolist(),
-        "repeat": (repeat @ repeat.T).tolist(),
-        "on_policy_repeat": (on_policy @ repeat.T).tolist(),
-        "corrections": {
-            name: {"own": (own @ own.T).tolist(), "on_policy": (on_policy @ own.T).tolist()}
-            for name, own in corrected.items()
-        },
-    }  # fmt: skip
+        **{"on_policy": (a @ a.T).tolist(), "repeat": (r @ r.T).tolist(), "on_policy_repeat": (a @ r.T).tolist()},
+        "corrections": products,
+    }
 
 
 def gradient_sets(
@@ -194,32 +190,30 @@ def gradient_sets(
 
 
 def nestability_record(config: Config, size: str, stage: str, skip: int, factor: float) -> dict[str, Any]:
-    """Batch n of way w has `factor` times the KL 0.01 * skip / w * n, and the ESS exp(-KL)."""
+    """Batch n of strategy s has `factor` times the KL 0.01 * skip / s * n, and the ESS exp(-KL)."""
     assert config.nestability is not None
-    ways = config.nestability.strategies if skip else config.nestability.strategies[:1]
     strategies: dict[str, list[dict[str, Any]]] = {}
-    for way, strategy in enumerate(ways, start=1):
-        kls = [factor * 0.01 * skip / way * number for number in range(1, config.nestability.batches + 1)]
+    for place, strategy in enumerate(config.nestability.strategies if skip else config.nestability.strategies[:1], 1):
+        kls = [factor * 0.01 * skip / place * number for number in range(1, config.nestability.batches + 1)]
+        fixed = {"skipped_layers": list(range(1, 1 + round(skip / 10))), "tokens": 30, "reward": 0.5 - skip / 100}
         strategies[strategy] = [
-            {"skipped_layers": list(range(1, 1 + round(skip / 10))), "tokens": 30, "reward": 0.5 - skip / 100,
-             "kl_k1": kl, "kl_k3": kl, "ess": float(np.exp(-kl)), "ess_sequence": float(np.exp(-8 * kl))}
+            {**fixed, "kl_k1": kl, "kl_k3": kl, "ess": float(np.exp(-kl)), "ess_sequence": float(np.exp(-8 * kl))}
             for kl in kls
-        ]  # fmt: skip
+        ]
     return {"size": size, "stage": stage, "skip": skip, "num_layers": 10, "completions": 4, "strategies": strategies}
 
 
 def exact_rows() -> list[dict[str, Any]]:
     """The rows of exact.json: 'is_sequence' is unbiased, 'retrace' is not, more so with more layers left out."""
+    fixed = {"baseline": "group_mean", "std": True, "normalisation": "grpo", "max_weight": 2.0}
     rows = []
     for correction, params, per_layer in (("is_sequence", "", 1e-17), ("retrace", "lambda=1", 0.125)):
         for skipped, count in (("none", 0), ("1", 1), ("2", 1), ("1 2", 2), ("drawn", 1), ("drawn", 2)):
             # Layer 2 matters twice as much as layer 1; a draw is in between.
             bias = per_layer * {"none": 0, "1": 1, "2": 2, "1 2": 3}.get(skipped, 1.5 * count)
-            rows.append({
-                "skipped": skipped, "num_skipped": count, "correction": correction, "params": params,
-                "baseline": "group_mean", "std": True, "normalisation": "grpo", "bias": bias, "cosine": 1 - bias,
-                "variance_ratio": 1 + count, "second_moment_ratio": 1.0, "max_weight": 2.0,
-            })  # fmt: skip
+            key = {"skipped": skipped, "num_skipped": count, "correction": correction, "params": params}
+            ratios = {"variance_ratio": 1 + count, "second_moment_ratio": 1.0}
+            rows.append({**key, **fixed, **ratios, "bias": bias, "cosine": 1 - bias})
     return rows
 
 
@@ -229,8 +223,16 @@ def write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_evaluations(root: Path, config: Config, rng: np.random.Generator, mean: float, folder: str,
-                       key: dict[str, Any], noise: float = 0.0, more: int = 0) -> None:  # fmt: skip
+def _write_evaluations(
+    root: Path,
+    config: Config,
+    rng: np.random.Generator,
+    mean: float,
+    folder: str,
+    key: dict[str, Any],
+    noise: float = 0.0,
+    more: int = 0,
+) -> None:
     problems, samples = 50, config.evaluation.samples_per_problem
     for number, benchmark in enumerate(config.benchmarks):
         accuracy = float(np.clip(mean - 0.08 * number + rng.normal(0, noise), 0, 1))
@@ -240,30 +242,27 @@ def _write_evaluations(root: Path, config: Config, rng: np.random.Generator, mea
             {"id": f"{benchmark}-{i}", "greedy": i < round(accuracy * problems), "sampled": answers.tolist()}
             for i, answers in enumerate(right.reshape(problems, samples))
         ]
-        examples = [
-            {"id": items[0]["id"], "prompt": f"What is {number} ? answer :", "gold": str(number), "kind": kind,
-             "response": f"{number} + 0 = {number}", "right": True}
-            for kind in ("greedy", "sampled")
-        ]  # fmt: skip
-        record = {**key, "benchmark": benchmark, "rollout_engine": "torch", "items": items, "completions": examples,
-                  "seconds": 1.0}  # fmt: skip
-        write(root / "evaluations" / folder / f"{benchmark}.json", json.dumps(record))
+        said = {"prompt": f"What is {number} ? answer :", "gold": str(number), "response": f"{number} + 0 = {number}"}
+        examples = [{"id": items[0]["id"], **said, "kind": kind, "right": True} for kind in ("greedy", "sampled")]
+        record = {**key, "benchmark": benchmark, "items": items, "completions": examples}
+        write(
+            root / "evaluations" / folder / f"{benchmark}.json",
+            json.dumps({**record, "rollout_engine": "torch", "seconds": 1.0}),
+        )
 
 
 def _write_throughput(
     root: Path, config: Config, rng: np.random.Generator, size: str, skip: int, effects: Effects
 ) -> None:
-    layers = config.sizes[size].layers
-    skipped = num_skipped(layers, skip)
-    share = skipped / layers
+    layers, skipped = config.sizes[size].layers, num_skipped(config.sizes[size].layers, skip)
+    share, skipped_layers = skipped / layers, list(range(1, 1 + skipped))
     pairs = []
     for number in range(config.throughput.pairs):
-        ratio = (1 + effects.rollout_gain * share) * np.exp(rng.normal(0, 0.3 * effects.noise))
-        ratio *= 1 + PAIR_SPREAD * (number - config.throughput.pairs // 2)
-        pairs.append({"baseline_tokens_per_s": 9000.0, "nested_tokens_per_s": 9000.0 * ratio,
-                      "skipped_layers": list(range(1, 1 + skipped))})  # fmt: skip
-    record = {"size": size, "skip": skip, "num_layers": layers, "num_skipped": skipped,
-              "ideal_speedup": 1 / (1 - 0.9 * share), "pairs": pairs, "hardware": "none"}  # fmt: skip
+        ratio = (1 + effects.rollout_gain * share) * _varied(rng, effects, number, config.throughput.pairs)
+        speeds = {"baseline_tokens_per_s": 9000.0, "nested_tokens_per_s": 9000.0 * ratio}
+        pairs.append({**speeds, "skipped_layers": skipped_layers})
+    record = {"size": size, "skip": skip, "num_layers": layers, "num_skipped": skipped, "hardware": "none"}
+    record |= {"ideal_speedup": 1 / (1 - 0.9 * share), "pairs": pairs}
     write(root / "throughput" / size / f"skip{skip}.json", json.dumps(record))
 
 
@@ -271,15 +270,15 @@ def _write_step_speed(
     root: Path, config: Config, rng: np.random.Generator, size: str, skip: int, effects: Effects
 ) -> None:
     skipped = num_skipped(config.sizes[size].layers, skip)
-    gain = 1 + effects.step_gain * skipped / config.sizes[size].layers
-    pairs = []
+    gain, pairs = 1 + effects.step_gain * skipped / config.sizes[size].layers, []
     for number in range(config.step_speed.pairs):
-        seconds = 1.6 / gain * np.exp(rng.normal(0, 0.3 * effects.noise))
-        seconds *= 1 + PAIR_SPREAD * (number - config.step_speed.pairs // 2)
-        pairs.append({
-            "baseline": {"rollout": 0.5, "reward": 0.1, "update": 1.0},
-            "nested": {"rollout": seconds - 1.1, "reward": 0.1, "update": 1.0},
-            "skipped_layers": list(range(1, 1 + skipped)),
-        })  # fmt: skip
+        seconds = 1.6 / gain * _varied(rng, effects, number, config.step_speed.pairs)
+        baseline, nested = ({"rollout": rollout, "reward": 0.1, "update": 1.0} for rollout in (0.5, seconds - 1.1))
+        pairs.append({"baseline": baseline, "nested": nested, "skipped_layers": list(range(1, 1 + skipped))})
     record = {"size": size, "skip": skip, "completions": 4, "new_tokens": 8, "pairs": pairs}
     write(root / "step_speed" / size / f"skip{skip}.json", json.dumps(record))
+
+
+def _varied(rng: np.random.Generator, effects: Effects, number: int, pairs: int) -> float:
+    """The factor by which a pair differs from the others."""
+    return float(np.exp(rng.normal(0, 0.3 * effects.noise)) * (1 + PAIR_SPREAD * (number - pairs // 2)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from nested_reft.report.statistics.gradients import (
     Grams,
     bias_verdict,
     cosine,
-    is_controlled,
     plug_in_bias,
     relative_bias,
     variance_ratio,
@@ -91,25 +91,25 @@ def test_noise_is_no_bias(bias: float) -> None:
     assert np.mean([plug_in_bias(g) ** 2 for g in many]) == pytest.approx((bias**2 + noise) / (1 + 1 / 12), rel=0.05)
 
 
-@pytest.mark.parametrize("bias", [0.1, 0.5])
-def test_intervals_of_the_bias_hold_it_as_often_as_they_say(bias: float) -> None:
-    assert 0.91 <= share_covered(relative_bias, bias, effects(bias=bias)) <= 0.99
+@pytest.mark.parametrize(
+    ("of", "truth", "made_of", "least"),
+    [
+        (relative_bias, 0.1, effects(bias=0.1), 0.91),
+        (relative_bias, 0.5, effects(bias=0.5), 0.91),
+        *((variance_ratio, ratio, effects(bias=0.3, variance=ratio), 0.91) for ratio in (0.5, 1.0, 4.0)),
+        # The bias is orthogonal to the gradient, whose norm is 1.
+        *((cosine, 1 / math.sqrt(1 + bias**2), effects(bias=bias), 0.9) for bias in (0.3, 1.0)),
+    ],
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(
+    of: Callable[[Grams], Interval], truth: float, made_of: Effects, least: float
+) -> None:
+    assert least <= share_covered(of, truth, made_of) <= 0.99
 
 
 def test_intervals_of_no_bias_hold_zero_more_often() -> None:
     assert share_covered(relative_bias, 0.0, effects(variance=3.0)) >= 0.95
     assert share_covered(lambda g: relative_bias(g.control), 0.0, effects(bias=2.0)) >= 0.95
-
-
-@pytest.mark.parametrize("variance", [0.5, 1.0, 4.0])
-def test_intervals_of_the_variance_ratio_hold_it(variance: float) -> None:
-    assert 0.91 <= share_covered(variance_ratio, variance, effects(bias=0.3, variance=variance)) <= 0.99
-
-
-@pytest.mark.parametrize("bias", [0.3, 1.0])
-def test_intervals_of_the_cosine_hold_it(bias: float) -> None:
-    # The bias is orthogonal to the gradient, whose norm is 1.
-    assert 0.9 <= share_covered(cosine, 1 / math.sqrt(1 + bias**2), effects(bias=bias)) <= 0.99
 
 
 def test_variance_ratio_is_that_of_the_sample_variances() -> None:
@@ -164,8 +164,6 @@ def test_verdict_by_rule() -> None:
         assert bias_verdict(with_noise(interval(0.0, 0.1), noise), 0.1) == "unbiased"
         assert bias_verdict(with_noise(interval(0.09, 0.11), noise), 0.1) == between
         assert bias_verdict(with_noise(interval(0.11, 0.2), noise), 0.1) == "biased"
-    assert is_controlled(interval(0.5, 2.0), 2.0)
-    assert not is_controlled(interval(0.5, 2.01), 2.0)
 
 
 # --- from the record to the tables ------------------------------------------------------------------------------
@@ -179,9 +177,7 @@ def test_the_table_has_the_columns_of_the_contract_first(tmp_path: Path) -> None
     header = (tmp_path / "tables/gradients.csv").read_text().splitlines()[0].split(",")
     assert header[:7] == ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"]
     table = read_table(tmp_path, "gradients")
-    assert list(zip(table["skip"], table["correction"], strict=True)) == [
-        (10, "base"), (10, "unit"), (20, "base"), (20, "unit")
-    ]  # fmt: skip
+    assert list(zip(table["skip"], table["correction"], strict=True)) == list(product((10, 20), ("base", "unit")))
     unit = table.set_index(["skip", "correction"]).loc[(10, "unit")]
     assert unit["bias_low"] < 0.5 < unit["bias_high"]
     assert unit["variance_low"] < 3.0 < unit["variance_high"]
@@ -216,7 +212,5 @@ def test_the_table_says_where_the_noise_hides_the_gradient(tmp_path: Path) -> No
     (tmp_path / FILE).write_text(json.dumps(record))
     collect(tmp_path, CONFIG)
     shown = gradient_bias_table(read_table(tmp_path, "gradients"), CONFIG)[0].set_index(["skip %", "correction"])
-    assert list(shown.loc[("10", "base"), ["relative bias (%)", "cosine", "verdict"]]) == [
-        "not resolved", "not resolved", "not resolved"
-    ]  # fmt: skip
+    assert set(shown.loc[("10", "base"), ["relative bias (%)", "cosine", "verdict"]]) == {"not resolved"}
     assert shown.loc[("20", "base"), "verdict"] == "unbiased"

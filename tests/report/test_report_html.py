@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nested_reft.report.pages.runs import environment, samples
 from nested_reft.report.registry import PAGES
 from nested_reft.report.tidy import read_table
 
-HOSTILE = [
+ADVERSARIAL = [
     "<script>alert(1)</script>",
     "</span></td></table></body></html>",
     "<img src=x onerror=alert(1)>",
@@ -90,27 +91,27 @@ def write_completions(root: Path, config: Config, texts: list[str]) -> None:
     collect(root, config)
 
 
-def test_hostile_completions_stay_text(tmp_path: Path, tiny: Config) -> None:
-    write_completions(tmp_path, tiny, HOSTILE)
+def test_adversarial_completions_stay_text(tmp_path: Path, tiny: Config) -> None:
+    write_completions(tmp_path, tiny, ADVERSARIAL)
     PAGES["samples"].load()(tmp_path, tiny)
     harmless = tmp_path / "harmless"
-    write_completions(harmless, tiny, [f"text {number}" for number in range(len(HOSTILE))])
+    write_completions(harmless, tiny, [f"text {number}" for number in range(len(ADVERSARIAL))])
     PAGES["samples"].load()(harmless, tiny)
     found, expected = read(tmp_path / "pages/samples.html"), read(harmless / "pages/samples.html")
     assert found.tags == expected.tags
     assert "script" not in found.tags
-    assert {shortened(visible(text)) for text in HOSTILE} <= set(found.texts)
+    assert {shortened(visible(text)) for text in ADVERSARIAL} <= set(found.texts)
     page = (tmp_path / "pages/samples.html").read_text(encoding="utf-8")
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
 
 
 def test_texts_survive_the_table(tmp_path: Path, tiny: Config) -> None:
-    write_completions(tmp_path, tiny, HOSTILE)
+    write_completions(tmp_path, tiny, ADVERSARIAL)
     table = read_table(tmp_path, "samples")
     greedy = table[(table["correction"] == "pretrained") & (table["kind"] == "greedy")]
     for column in ("prompt", "gold", "response"):
-        assert list(greedy[column]) == HOSTILE
-    assert list(greedy["right"]) == [True] + [False] * (len(HOSTILE) - 1)
+        assert list(greedy[column]) == ADVERSARIAL
+    assert list(greedy["right"]) == [True] + [False] * (len(ADVERSARIAL) - 1)
 
 
 def test_hidden_characters_are_named_and_long_texts_shortened() -> None:
@@ -127,23 +128,34 @@ def test_right_and_wrong_are_marked_by_word_and_sign(tmp_path: Path, tiny: Confi
 
 
 def test_samples_are_by_problem_and_size_with_every_model(tmp_path: Path) -> None:
-    config = make_config(sizes=2, skips=(10,), corrections=("base", "unit"), seeds=(1,), steps=1,
-                         strategies=("uniform", "static"))  # fmt: skip
+    of = {"skips": (10,), "corrections": ("base", "unit"), "seeds": (1,), "strategies": ("uniform", "static")}
+    config = make_config(sizes=2, steps=1, **of)
     collect_results(tmp_path, config)
     problems = samples(read_table(tmp_path, "samples"))
-    assert [(problem["benchmark"], problem["id"]) for problem in problems] == [
-        ("heldout", "heldout-0"), ("steps", "steps-0")
-    ]  # fmt: skip
+    assert [(problem["benchmark"], problem["id"]) for problem in problems] == [(n, f"{n}-0") for n in config.benchmarks]
     names = ["pre-trained", "stories: baseline ReFT, seed 1", "stories: base, skip 10 %, seed 1"]
     names += ["stories: unit, skip 10 %, seed 1", "stories: unit, skip 10 %, static, seed 1"]
     for problem in problems:
-        assert {size: [row["model"] for row in rows] for size, rows in problem["answers"].items()} == {
-            "small": names, "large": names
-        }  # fmt: skip
+        models = {size: [row["model"] for row in rows] for size, rows in problem["answers"].items()}
+        assert models == {"small": names, "large": names}
     assert problems[1]["prompt"] == "What is 1 ? answer :"
-    assert problems[1]["answers"]["large"][0]["answers"] == {
-        "greedy": {"response": "1 + 0 = 1", "right": True}, "sampled": {"response": "1 + 0 = 1", "right": True}
-    }  # fmt: skip
+    answer = {"response": "1 + 0 = 1", "right": True}
+    assert problems[1]["answers"]["large"][0]["answers"] == {"greedy": answer, "sampled": answer}
+
+
+def test_disagreements_come_first() -> None:
+    model = {"dataset": "d", "correction": "base", "strategy": "uniform", "seed": 1, "size": "small"}
+    model |= {"benchmark": "b", "prompt": "?", "gold": "1", "kind": "greedy", "response": "1"}
+    rights = {"all right": (True, True), "differ": (True, False), "all wrong": (False, False)}
+    rows = [
+        {**model, "problem": problem, "skip": skip, "right": right}
+        for problem, each in rights.items()
+        for skip, right in zip((0, 10), each, strict=True)
+    ]
+    # That models of different sizes differ is nothing that skipping has to do with.
+    rows.append({**model, "problem": "all right", "skip": 0, "right": False, "size": "large"})
+    found = [(problem["id"], problem["disagree"]) for problem in samples(pd.DataFrame(rows))]
+    assert found == [("differ", True), ("all right", False), ("all wrong", False)]
 
 
 def test_environment_has_a_column_for_each_that_differs(tmp_path: Path) -> None:
@@ -185,5 +197,7 @@ def test_tables_escape_their_cells_and_colour_verdicts(tmp_path: Path) -> None:
     assert '<th scope="col">a&lt;b</th>' in text
     assert "<td>&lt;i&gt;1&lt;/i&gt;</td>" in text
     assert '<td class="mark not-run">not run</td>' in text
-    assert all(f".{verdict} {{" in text for verdict in ("supported", "refuted", "partly", "not-run"))
+    for verdict in ("supported", "refuted", "partly", "inconclusive"):
+        assert re.search(rf"\.{verdict}(, \.[\w-]+)* {{ color", text), verdict
+        assert re.search(rf"td\.{verdict}::before(, td[\w.-]+::before)* {{ content", text), verdict
     assert "see low &amp; &lt;x&gt;" in text

@@ -62,10 +62,8 @@ def test_cells_headers_and_captions_are_escaped() -> None:
 
 
 def test_the_largest_value_of_a_table_is_green_and_the_smallest_red() -> None:
-    table = pd.DataFrame({
-        "model": ["99.0", "one", "two"], "easy": ["9.5", "not run", "61.0 ± 99.9"],
-        "hard": ["9.4", "10.0 ± 3.0", "9.4"], "mean": ["0.0", "not run", "100.0"],
-    })  # fmt: skip
+    columns = {"model": ["99.0", "one", "two"], "easy": ["9.5", "not run", "61.0 ± 99.9"]}
+    table = pd.DataFrame({**columns, "hard": ["9.4", "10.0 ± 3.0", "9.4"], "mean": ["0.0", "not run", "100.0"]})
     cells = rows(latex(Page("T", (("", table),), "", marked=("easy", "hard")), "t"))
     red = r"\cellcolor{red!25} \textit{9.4}"  # numbers are compared, not texts; of equal ones each is marked
     assert cells == [
@@ -84,9 +82,8 @@ def test_each_fine_tuning_set_has_its_own_table_with_its_own_extremes(tmp_path: 
     config = make_config(sizes=2, datasets=2, benchmarks=2, skips=(10,), corrections=("base",), steps=1)
     write_results(tmp_path, config, Effects(cost=1.0))
     text = write_all(tmp_path, config)["accuracy_sampled"]
-    assert re.findall(r"\\caption\{(Fine-tuning on \w+)\. Accuracy, sampled \(headline metric\)\. ", text) == [
-        "Fine-tuning on stories", "Fine-tuning on svamp"
-    ]  # fmt: skip
+    captions = re.findall(r"\\caption\{Fine-tuning on (\w+)\. Accuracy, sampled \(headline metric\)\. ", text)
+    assert captions == ["stories", "svamp"]
     assert re.findall(r"\\label\{(.*)\}", text) == ["tab:accuracy_sampled-1", "tab:accuracy_sampled-2"]
     for part in text.split(r"\end{table}")[:2]:
         # The baseline learned 0.25; the second benchmark is 0.08 harder. Both sizes are alike.
@@ -138,10 +135,9 @@ def test_every_file_is_ascii_and_names_its_packages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("have_results", [True, False])
 def test_all_tables_compile_and_fit_on_their_pages(tmp_path: Path, have_results: bool) -> None:
     """An experiment as large as the paper's, in LaTeX's own narrow article class."""
-    config = make_config(
-        datasets=3, benchmarks=5, skips=(0, 10, 20, 30), steps=2, strategies=("uniform", "static", "influence"),
-        gradients=("base", "unit", "retrace", "is_token", "is_sequence", "tis_sequence"),
-    )  # fmt: skip
+    gradients = ("base", "unit", "retrace", "is_token", "is_sequence", "tis_sequence")
+    strategies = {"strategies": ("uniform", "static", "influence"), "skips": (0, 10, 20, 30)}
+    config = make_config(datasets=3, benchmarks=5, steps=2, gradients=gradients, **strategies)
     if have_results:
         write_results(tmp_path, config, Effects(noise=0.02, bias={"base": 0.5}))
     assert write_all(tmp_path, config).keys() == set(NAMES)

@@ -38,44 +38,6 @@ def test_the_biases_and_variances_of_the_theory_page() -> None:
         assert (float(low), float(high)) == tuple(ratios.loc[correction].round(2)), correction
 
 
-def _range(values: pd.Series, places: int) -> str:
-    return f"{values.min():.{places}f} to {values.max():.{places}f}"
-
-
-def test_the_words_of_the_readme() -> None:
-    """What it says of the laptop models, below the claims, and of the worth of SmolLM2's rollouts."""
-    page = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split()).replace("−", "-")
-    tables = DOCS / "reference/laptop/tables"
-    speed = {name: pd.read_csv(tables / f"{name}.csv").query("skip > 0") for name in ("throughput", "step_speed")}
-    assert f"write {_range(speed['throughput']['speedup'], 2)} times as many tokens" in page
-    assert f"is only {_range(speed['step_speed']['speedup'], 2)} times as fast" in page
-
-    cells = pd.read_csv(tables / "cells.csv")
-    parity = {name: cells[cells["id"] == f"C5-{name}"] for name in ("base", "unit", "retrace")}
-    lost = {name: _range(-100 * rows["estimate"], 1) for name, rows in parity.items()}
-    passed = {name: (rows["verdict"] == "passes").sum() for name, rows in parity.items()}
-    furthest = 100 * parity["retrace"]["estimate"].abs().max()
-    assert f"within {furthest:.1f} points of the baseline's at every skip" in page
-    assert f"`base` loses {lost['base']} points and is on par in five of six cases" in page
-    assert f"`unit` loses {lost['unit']}, the more" in page
-    assert passed == {"base": 5, "unit": 4, "retrace": 6}
-    assert set(parity["unit"][parity["unit"]["verdict"] == "passes"]["skip"]) == {12, 25}
-
-    gains = pd.read_csv(tables / "gains.csv").query("skip == 0")
-    assert (gains[gains["metric"] == "sampled"]["low"] > 0).all()  # on every benchmark
-    means = 100 * gains.groupby(["metric", "size"])["gain"].mean()
-    assert f"rises by {means['sampled', 'small']:.1f} points over the pre-trained model (small) and" in page
-    assert f"(small) and {means['sampled', 'large']:.1f} (large)" in page
-    assert f"changes by {means['greedy', 'small']:.1f} and {means['greedy', 'large']:.1f} in the mean" in page
-    (steps,) = gains.query("metric == 'greedy' and size == 'large' and benchmark == 'steps'").itertuples()
-    quoted = f"{-100 * steps.gain:.1f} points [{-100 * steps.high:.1f}, {-100 * steps.low:.1f}]"
-    assert f"the large model loses {quoted}" in page
-
-    layers = (DOCS / "reference/smollm2/tables/layer_choice.md").read_text(encoding="utf-8")
-    (worth,) = re.findall(r"uniform, skip 10 % .* (\S+ \[\S+ \S+\]) +\|\n", layers)
-    assert f"is {worth} of the baseline's" in page
-
-
 def test_the_gain_on_svamp_of_the_language_model() -> None:
     runs = pd.read_csv(DOCS / "reference/smollm2/tables/runs.csv")
     runs = runs[(runs["benchmark"] == "svamp_test") & (runs["metric"] == "sampled") & (runs["skip"] == 0)]

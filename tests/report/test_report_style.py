@@ -91,7 +91,7 @@ def test_the_parts_of_a_bar_differ_in_grey() -> None:
     assert min(abs(one - other) for one, other in combinations(shades, 2)) > CLEAR
 
 
-@pytest.mark.parametrize("name", ["reward", "reward_time", "tradeoff"])
+@pytest.mark.parametrize("name", ["reward", "tradeoff"])
 def test_every_line_of_a_correction_carries_its_marker(collected: Path, small: Config, name: str) -> None:
     """Where lines cross, a dash pattern by itself is lost."""
     for axis in figure(collected, small, name).axes:

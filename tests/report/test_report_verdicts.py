@@ -1,24 +1,28 @@
-"""Verdicts: every rule of a cell, every verdict of every claim, and the examples that used to be reported wrongly."""
+"""Verdicts: thresholds in words and rules, every verdict of every claim, and examples once reported wrongly."""
 
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 import pytest
 from synthetic import make_config
 
-from nested_reft.report.claims.judge import Claim, claim_rows
-from nested_reft.report.claims.rules import CellVerdict, rises, verdict
+from nested_reft.config.experiment import Config
+from nested_reft.report.claims.judge import Claim, claim_rows, judge
+from nested_reft.report.claims.registry import statements
+from nested_reft.report.claims.rules import verdict
+from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.claims.tables import cells_table
-from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
 
 CONFIG = make_config(
     sizes=2, benchmarks=1, skips=(10, 20, 30), corrections=("base",), gradients=("is_sequence",), steps=2
 )
-SKIPS = (10, 20, 30)
-CELLS = [(size, skip) for size in CONFIG.sizes for skip in SKIPS]
+CELLS = [(size, skip) for size in CONFIG.sizes for skip in (10, 20, 30)]
 NAN = math.nan
+STATEMENTS = statements(CONFIG)
 Values = list[tuple[float, float, float]]  # estimate, low, high of each cell
 
 
@@ -27,31 +31,64 @@ def interval(estimate: float, low: float, high: float) -> Interval:
 
 
 @pytest.mark.parametrize(
-    ("cells", "expected"),
+    ("low", "high", "expected"),
     [
-        (["passes", "passes"], "supported"),
-        (["passes", "fails"], "partly"),
-        (["passes", "fails", "undecided", None], "partly"),
-        (["passes", "undecided"], "inconclusive"),
-        (["undecided", "undecided"], "inconclusive"),
-        (["passes", None], "inconclusive"),
-        (["fails", "fails"], "refuted"),
-        (["fails", "undecided", None], "refuted"),
-        ([None, None], "not run"),
-        ([], "not run"),
+        (0, 2, "passes"),
+        (-0.1, 1, "undecided"),
+        (1, 2.1, "undecided"),
+        (-1, 0, "undecided"),
+        (-1, -0.1, "fails"),
+        (2.1, 3, "fails"),
     ],
 )
-def test_verdict_over_cells(cells: list[CellVerdict | None], expected: str) -> None:
-    assert verdict(cells) == expected
+def test_rules_of_a_cell(low: float, high: float, expected: str) -> None:
+    assert Limits(0, 2).judge(interval((low + high) / 2, low, high)) == expected
 
 
-def test_rises_within_each_size() -> None:
-    config = make_config(sizes=1, skips=(10, 20))
-    low, high = interval(1.1, 1.05, 1.2), interval(1.2, 1.15, 1.3)
-    assert rises({("small", 10): low, ("small", 20): high}, config) == "passes"
-    # It falls, but the two intervals overlap.
-    assert rises({("small", 10): high, ("small", 20): low}, config) == "undecided"
-    assert rises({("small", 10): interval(1.4, 1.3, 1.5), ("small", 20): low}, config) == "fails"
+def other_thresholds() -> Config:
+    """Thresholds that no default has."""
+    evaluation = CONFIG.evaluation.model_copy(update={"parity_margin": 0.07})
+    gradients = CONFIG.gradients.model_copy(update={"bias_margin": 0.15, "variance_limit": 3.5})
+    return CONFIG.model_copy(update={"evaluation": evaluation, "gradients": gradients})
+
+
+@pytest.mark.parametrize("config", [CONFIG, other_thresholds()], ids=["default", "other"])
+@pytest.mark.parametrize("claim", STATEMENTS)
+def test_a_claim_says_the_threshold_that_it_is_judged_by(claim: str, config: Config) -> None:
+    """The one number of its text: intervals on either side of it are judged in opposite ways."""
+    statement = statements(config)[claim]
+    ((number, unit),) = re.findall(r"([\d.]+)(×| %| points)", statement.text)
+    threshold = float(number) / (1 if unit == "×" else 100)
+    below, above = (interval(threshold + by, threshold + by - 1e-6, threshold + by + 1e-6) for by in (-1e-5, 1e-5))
+    wanted = ("fails", "passes") if re.search("more than|at least", statement.text) else ("passes", "fails")
+    assert (statement.limits.judge(below), statement.limits.judge(above)) == wanted
+    ours = "no claim of the paper" in statement.text
+    assert (statement.paper == "no claim of the paper") == ours == (claim == "C6")
+
+
+def test_a_cell_without_interval_is_not_judged_and_one_without_spread_is_undecided() -> None:
+    for found, expected in (
+        (None, (None, "")),
+        (Interval(1.5, NAN, NAN, 1, "t"), (None, "")),
+        (interval(1.5, 1.5, 1.5), ("undecided", "without spread")),
+        (interval(1.1, 0.9, 1.3), ("undecided", "")),
+        (interval(2, 1.5, 2.5), ("passes", "")),
+    ):
+        cell = judge(found, STATEMENTS["C1"])
+        assert (cell.verdict, cell.reason) == expected
+    assert judge(interval(0.9, 0.8, 1.0), STATEMENTS["C1"]).verdict == "fails"  # as fast is not faster
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        *[("pp", "supported"), ("pf", "partly"), ("pfu-", "partly"), ("pu", "inconclusive"), ("uu", "inconclusive")],
+        *[("p-", "inconclusive"), ("ff", "refuted"), ("fu-", "refuted"), ("--", "not run"), ("", "not run")],
+    ],
+)
+def test_verdict_over_cells(cells: str, expected: str) -> None:
+    of: dict[str, CellVerdict | None] = {"p": "passes", "f": "fails", "u": "undecided", "-": None}
+    assert verdict([of[cell] for cell in cells]) == expected
 
 
 def rows(cells: list[tuple[str, int]], values: Values, names: tuple[str, str, str], **more: object) -> pd.DataFrame:
@@ -89,25 +126,25 @@ def judged(claim: str, values: Values, noise: float = 0.01) -> Claim:
     """`claim` judged by what was measured of its cells, in their order; the other claims are not run."""
     throughput = rows(CELLS, values if claim == "C1" else [], ("speedup", "speedup_low", "speedup_high"))
     steps = rows(CELLS, values if claim == "C2" else [], ("speedup", "speedup_low", "speedup_high"))
-    of = {"correction": "is_sequence", "noise_floor": noise}
-    bias = rows(CELLS, values if claim == "C3" else [], ("bias_debiased", "bias_low", "bias_high"),
-                variance_ratio=NAN, variance_low=NAN, variance_high=NAN, **of)  # fmt: skip
-    variance = rows(CELLS, values if claim == "C4" else [], ("variance_ratio", "variance_low", "variance_high"),
-                    bias_debiased=NAN, bias_low=NAN, bias_high=NAN, **of)  # fmt: skip
+    of: dict[str, object] = {"correction": "is_sequence", "noise_floor": noise}
+    names = {
+        "C3": ("bias_debiased", "bias_low", "bias_high"),
+        "C4": ("variance_ratio", "variance_low", "variance_high"),
+    }
+    other = {"C3": "C4"}.get(claim, "C3")
+    of |= dict.fromkeys(names[other], NAN)
+    gradients = rows(CELLS, values if claim in names else [], names[{"C3": "C4", "C4": "C3"}[other]], **of)
     # Three seeds, one at the estimate and two as far from it on either side as the interval asks for.
     around = [[mean + (high - mean) / T * 3**0.5 * step for step in (-1, 0, 1)] for mean, _, high in values]
     runs = accuracies(around if claim == "C5" else [], around if claim == "C6" else [[0.2] * 3] * 2)
     if claim not in ("C5", "C6"):
         runs = runs.iloc[:0]
-    gradients = bias if claim == "C3" else variance
-    names = {"C3": "C3-is_sequence", "C4": "C4-is_sequence", "C5": "C5-base"}
-    (found,) = (one for one in claim_rows(runs, steps, throughput, gradients, CONFIG)
-                if one.id == names.get(claim, claim))  # fmt: skip
+    claims = claim_rows(runs, steps, throughput, gradients, CONFIG)
+    (found,) = (one for one in claims if one.id.partition("-")[0] == claim and one.id not in ("C5-unit", "C5-retrace"))
     return found
 
 
 T = 4.302653  # Student's t of two degrees of freedom, 97.5 %
-NOT_RUN: Values = []
 # A cell of each claim that passes, one that fails and one that is undecided.
 EXAMPLES = {
     "C1": [(1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.1, 0.9, 1.3)],
@@ -123,10 +160,10 @@ EXAMPLES = {
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
-        ("pppppp", "supported"), ("ffffff", "refuted"), ("ufuuuf", "refuted"), ("pfpppp", "partly"),
-        ("uuuuuu", "inconclusive"), ("pupppu", "inconclusive"), ("", "not run"),
+        *[("pppppp", "supported"), ("ffffff", "refuted"), ("ufuuuf", "refuted"), ("pfpppp", "partly")],
+        *[("uuuuuu", "inconclusive"), ("pupppu", "inconclusive"), ("", "not run")],
     ],
-)  # fmt: skip
+)
 def test_every_verdict_of_every_claim(claim: str, cells: str, expected: str) -> None:
     if claim == "C6":
         cells = cells[:2]  # one for each size
@@ -179,6 +216,11 @@ def test_a_bias_that_the_noise_hides_says_so_with_the_noise() -> None:
     found = judged("C3", [lost] * 5 + [clear], noise=0.634)
     assert found.verdict == "refuted"
     assert found.measured == "0 of 6 pass, 1 fail, 5 not resolved; worst (large, skip 30 %): 67.6 % [46.6 %, 83.6 %]"
+    found = judged("C3", [(NAN, NAN, NAN)] * 6)  # the gradient itself is lost
+    assert (found.verdict, found.low) == ("inconclusive", None)
+    assert (
+        found.measured == "0 of 6 pass, 6 not resolved; worst (small, skip 10 %): not resolved, on-policy noise 1.0 %"
+    )
     found = judged("C3", [(NAN, 0.0, 0.09)] * 6, noise=0.634)
     assert (found.verdict, found.measured) == ("supported", "6 of 6 pass; worst (small, skip 10 %): ≤ 9.0 %")
 
@@ -211,3 +253,19 @@ def test_a_rise_that_is_not_shown_is_inconclusive_and_a_fall_is_partly() -> None
     falling = judged("C1", [*rising, rising[0], (1.5, 1.45, 1.6), rising[2]])
     assert falling.verdict == "partly"
     assert falling.measured.endswith("; does not rise with every skip")
+
+
+def test_a_summary_says_how_many_corrections_have_which_verdict() -> None:
+    table = pd.DataFrame(
+        {
+            "id": ["C3-base", "C3-unit", "C3-is_sequence", "C6"],
+            "verdict": ["refuted", "refuted", "inconclusive", "refuted"],
+            "counts": ["0 of 6 pass, 2 fail, 4 not resolved", "6 fail", "6 not resolved", "1 fail"],
+            "claim": ["Unbiased, with 'base'", "Unbiased, with 'unit'", "Unbiased, with 'is_sequence'", "Gains"],
+        }
+    )
+    refuted = "refuted: base (0 of 6 pass, 2 fail, 4 not resolved), unit (6 fail)"
+    assert verdicts(table).to_numpy().tolist() == [
+        ["C3", "2 refuted, 1 inconclusive", f"Unbiased – {refuted}; inconclusive: is_sequence (6 not resolved)"],
+        ["C6", "refuted", "Gains (1 fail)"],
+    ]

@@ -35,6 +35,7 @@ from nested_reft.report.registry import (
     TABLE_KINDS,
     TABLES,
     TIDY_TABLES,
+    asked,
 )
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod, SharedFSUsage

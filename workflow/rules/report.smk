@@ -38,10 +38,14 @@ rule presentation_tables:
             kind=PLAIN_TABLE_KINDS,
         ),
         [
-            report(
-                f"{RESULTS}/tables/{name}.html",
-                category=TABLES,
-                labels={"table": name.replace("_", " ")},
+            (
+                report(
+                    f"{RESULTS}/tables/{name}.html",
+                    category=TABLES,
+                    labels={"table": name.replace("_", " ")},
+                )
+                if name in asked(PRESENTATION_TABLES, CONFIG)
+                else f"{RESULTS}/tables/{name}.html"
             )
             for name in PRESENTATION_TABLES
         ],

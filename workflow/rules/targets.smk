@@ -54,7 +54,9 @@ def all_nestability():
 
 def rules_of_figures():
     return [
-        f"{RESULTS}/figures/{name}.{kind}" for name in FIGURES for kind in FIGURE_KINDS
+        f"{RESULTS}/figures/{name}.{kind}"
+        for name in asked(FIGURES, CONFIG)
+        for kind in FIGURE_KINDS
     ]
 
 

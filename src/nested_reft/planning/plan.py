@@ -42,7 +42,7 @@ from nested_reft.planning.costs import (
     trained_parameters,
     vllm_fits,
 )
-from nested_reft.report.registry import FIGURES, PAGES
+from nested_reft.report.registry import FIGURES, PAGES, asked
 from nested_reft.training.checkpoint import num_kept
 
 # Assumed unless the config or an option says otherwise. cuda: 40 % of the 989 TFLOP/s in bfloat16 and 60 % of the 3,350
@@ -89,7 +89,7 @@ class Jobs:
 
 def other_jobs(config: Config) -> int:
     """How many jobs make data, tables, figures and pages; none is given hours."""
-    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(FIGURES) + len(PAGES)
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(asked(FIGURES, config)) + len(PAGES)
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:

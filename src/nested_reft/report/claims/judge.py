@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import pandas as pd
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.registry import Statement, of_correction, share, statements
-from nested_reft.report.claims.rules import CellVerdict, Verdict, rises, verdict
+from nested_reft.report.claims.registry import NO_SPREAD, Statement, of_correction, share, statements
+from nested_reft.report.claims.rules import Verdict, rises, verdict
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, relative_bias, with_interval
 from nested_reft.report.statistics.comparisons import (
     gains,
@@ -29,13 +29,12 @@ from nested_reft.report.statistics.comparisons import (
     step_speedups,
 )
 from nested_reft.report.statistics.gradients import Bias, bias_verdict
-from nested_reft.report.statistics.intervals import Interval, against_zero
+from nested_reft.report.statistics.intervals import CellVerdict, Interval, against_zero
 
 Measured: TypeAlias = Mapping[Any, Interval | None]  # the keys of a cell are those of `comparisons`
 
 # The three variants of bias mitigation that this replication puts forward; each has its own row under C5.
 HEADLINE_CORRECTIONS = ("base", "unit", "retrace")
-NO_SPREAD = "without spread"
 # The verdicts of cells from the one that decides most: a failing cell is shown before all others.
 DECISIVE = ("passes", None, "undecided", "fails")
 
@@ -67,12 +66,21 @@ class Claim:
     cells: Mapping[Any, Cell]
 
 
-def judge(found: Interval | None, statement: Statement, reason: Callable[[Any], str]) -> Cell:
+def judge(found: Interval | None, statement: Statement) -> Cell:
     """`found` judged by the statement's limits; what has several units but no interval is undecided."""
     if not found or not (found.exists or found.n > 1):
         return Cell(found, None)
-    judged = statement.limits.judge(found) if found.exists else "undecided"
-    return Cell(found, judged, reason(found) if judged == "undecided" else "")
+    judged = statement.limits.judge(found)
+    return Cell(found, judged, _reason(found, statement) if judged == "undecided" else "")
+
+
+def _reason(found: Interval, statement: Statement) -> str:
+    """Why it is undecided, if not since the interval includes the threshold; beside what noise hides, the noise."""
+    if isinstance(found, Bias):
+        if bias_verdict(found, statement.limits.high) != NOT_RESOLVED:
+            return ""
+        return NOT_RESOLVED + ("" if math.isnan(found.noise) else f": on-policy noise {share(found.noise)}")
+    return "" if found.exists else statement.without_interval
 
 
 def claim_rows(
@@ -86,61 +94,31 @@ def claim_rows(
     if c1.verdict == "supported" and rising != "passes":
         text = "; does not rise with every skip" if rising == "fails" else "; not shown to rise with every skip"
         c1 = replace(c1, verdict="partly" if rising == "fails" else "inconclusive", measured=c1.measured + text)
-    c2 = _claim("C2", of["C2"], step_speedups(step_speed, config))
-    biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
-    differences, headline = parity(runs, config, metric), HEADLINE_CORRECTIONS
-    c3 = [_bias_claim(name, of["C3"], _of(name, biases), config) for name in config.gradients.corrections]
-    c4 = [_claim("C4", of["C4"], _of(name, variances), name, _not_resolved) for name in config.gradients.corrections]
-    c5 = [_parity_claim(name, of["C5"], _of(name, differences)) for name in headline]
-    c6 = _claim("C6", of["C6"], gains(runs, config, metric))
-    return [c1, c2, *c3, *c4, *c5, c6]
+    by_correction: dict[str, tuple[Measured, Iterable[str]]] = {
+        "C3": (gradient_biases(gradients, config), config.gradients.corrections),
+        "C4": (gradient_variances(gradients, config), config.gradients.corrections),
+        "C5": (parity(runs, config, metric), HEADLINE_CORRECTIONS),
+    }
+    return [
+        c1,
+        _claim("C2", of["C2"], step_speedups(step_speed, config)),
+        *(
+            _claim(name, of[name], _of(correction, effects), correction)
+            for name, (effects, corrections) in by_correction.items()
+            for correction in corrections
+        ),
+        _claim("C6", of["C6"], gains(runs, config, metric)),
+    ]
 
 
-def _of(name: str, effects: Measured) -> dict[Any, Interval | None]:
+def _of(correction: str, effects: Measured) -> Measured:
     """The cells of one correction, whose name stands before the skip in a key."""
-    return {(*cell[:-2], cell[-1]): found for cell, found in effects.items() if cell[-2] == name}
+    return {(*cell[:-2], cell[-1]): found for cell, found in effects.items() if cell[-2] == correction}
 
 
-def _bias_claim(name: str, statement: Statement, cells: Measured, config: Config) -> Claim:
-    """C3 for one correction; beside what the noise hides stands the noise."""
-    margin = config.gradients.bias_margin
-
-    def reason(bias: Bias) -> str:
-        noise = "" if math.isnan(bias.noise) else f": on-policy noise {share(bias.noise)}"
-        return f"{NOT_RESOLVED}{noise}" if bias_verdict(bias, margin) == NOT_RESOLVED else ""
-
-    return _claim("C3", statement, cells, name, reason, lambda bias, show: relative_bias(bias, margin, show))
-
-
-def _not_resolved(found: Interval) -> str:
-    return "" if found.exists else NOT_RESOLVED
-
-
-def _no_spread(found: Interval) -> str:
-    return "" if found.exists else NO_SPREAD
-
-
-def _parity_claim(name: str, statement: Statement, cells: Measured) -> Claim:
-    """C5 for one correction; says two facts of its cells: how many are beyond the margin, and on which side of 0."""
-    claim = _claim("C5", statement, cells, name)
-    if claim.verdict == "not run":
-        return claim
-    beyond = sum(cell.verdict == "fails" for cell in claim.cells.values())
-    sides = Counter(against_zero(found.low, found.high) for found in cells.values() if found)
-    facts = f"{beyond} beyond the margin; {sides['below 0']} below 0, {sides['above 0']} above 0"
-    return replace(claim, measured=f"{claim.measured}; {facts}")
-
-
-def _claim(
-    claim_id: str,
-    statement: Statement,
-    measured: Measured,
-    correction: str = "",
-    reason: Callable[[Any], str] = _no_spread,
-    written: Callable[[Any, Callable[[float], str]], str] = with_interval,
-) -> Claim:
-    """A claim judged over its cells; `reason` says why one is undecided, `written` writes what was measured of one."""
-    cells = {where: judge(found, statement, reason) for where, found in measured.items()}
+def _claim(claim_id: str, statement: Statement, measured: Measured, correction: str = "") -> Claim:
+    """A claim judged over its cells."""
+    cells = {where: judge(found, statement) for where, found in measured.items()}
     judged = [cell.verdict for cell in cells.values()]
     low = high = None
     text, counts = NOT_RUN, _counts(cells)
@@ -150,15 +128,29 @@ def _claim(
         if worst.found and worst.found.exists:
             low, high = worst.found.low, worst.found.high
         _, _, beside = worst.reason.partition(": ")
-        value = ", ".join(filter(None, [written(worst.found, statement.show), beside]))
+        value = ", ".join(filter(None, [_written(worst.found, statement), beside]))
         single = sum(cell.verdict is None for cell in found.values()) if counts else 0
         parts = [counts or "one seed, so no interval", f"worst ({_where(where)}): {value}"]
         parts += [f"{single} without interval"] if single else []
         parts += [f"{len(cells) - len(found)} not run"] if len(found) < len(cells) else []
+        parts += [_sides(cells)] if claim_id == "C5" and counts else []
         text = "; ".join(parts)
     name = f"{claim_id}-{correction}" if correction else claim_id
     words = of_correction(statement.text, correction) if correction else statement.text
     return Claim(name, statement, words, text, counts, low, high, verdict(judged), cells)
+
+
+def _written(found: Interval | None, statement: Statement) -> str:
+    if isinstance(found, Bias):
+        return relative_bias(found, statement.limits.high, statement.show)
+    return with_interval(found, statement.show)
+
+
+def _sides(cells: Mapping[Any, Cell]) -> str:
+    """Two facts of C5's cells: how many are beyond the margin, and on which side of 0."""
+    beyond = sum(cell.verdict == "fails" for cell in cells.values())
+    sides = Counter(against_zero(cell.found) for cell in cells.values() if cell.found)
+    return f"{beyond} beyond the margin; {sides['below 0']} below 0, {sides['above 0']} above 0"
 
 
 def _decisiveness(cell: Cell, statement: Statement) -> tuple[int, float]:

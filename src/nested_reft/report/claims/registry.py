@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.rules import Limits
+from nested_reft.report.formatting import NOT_RESOLVED
+from nested_reft.report.statistics.intervals import Limits
 
+NO_SPREAD = "without spread"
 PAPER, OURS = "not available to us", "no claim of the paper"
 # What the report requires if no configuration says otherwise: of a speed-up, and of the baseline's accuracy.
 MINIMUM_SPEEDUP, MINIMUM_GAIN = 1.0, 0.10
@@ -22,13 +24,14 @@ MINIMUM_SPEEDUP, MINIMUM_GAIN = 1.0, 0.10
 class Statement:
     """What a claim says, the limits it is judged by, and how it is shown; `figure` is a figure's name.
 
-    `paper`: the paper's number.
+    `without_interval`: what is said of several values without an interval; `paper`: the paper's number.
     """
 
     text: str
     limits: Limits
     show: Callable[[float], str]
     figure: str
+    without_interval: str = NO_SPREAD
     paper: str = PAPER
 
 
@@ -49,11 +52,11 @@ def statements(config: Config) -> dict[str, Statement]:
         ),
         "C3": Statement(
             f"The gradient estimate is unbiased: within {100 * margin:g} % of the on-policy gradient",
-            Limits(high=margin), share, "gradients",
+            Limits(high=margin), share, "gradients", NOT_RESOLVED,
         ),
         "C4": Statement(
             f"The variance of the gradient estimate is controlled: at most {limit:g}× the on-policy one's",
-            Limits(high=limit), _ratio, "gradients",
+            Limits(high=limit), _ratio, "gradients", NOT_RESOLVED,
         ),
         "C5": Statement(
             f"Nested-ReFT is on par with baseline ReFT: within ±{100 * parity:g} points of its {accuracy}",
@@ -62,7 +65,7 @@ def statements(config: Config) -> dict[str, Statement]:
         "C6": Statement(
             f"Assay check, {OURS}: baseline ReFT gains at least {100 * MINIMUM_GAIN:g} points of {accuracy}, "
             "over the model that it starts from",
-            Limits(MINIMUM_GAIN), _points, "accuracy", OURS,
+            Limits(MINIMUM_GAIN), _points, "accuracy", paper=OURS,
         ),
     }  # fmt: skip
 

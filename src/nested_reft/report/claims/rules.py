@@ -7,16 +7,13 @@ The limits are in the registry of the claims.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.report.statistics.intervals import Interval
+from nested_reft.report.statistics.intervals import CellVerdict, Interval
 
-CellVerdict = Literal["passes", "fails", "undecided"]
 Verdict = Literal["supported", "refuted", "partly", "inconclusive", "not run"]
 
 
@@ -33,24 +30,6 @@ def verdict(cells: Sequence[CellVerdict | None]) -> Verdict:
     if "fails" not in cells:
         return "inconclusive"
     return "partly" if "passes" in cells else "refuted"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The values that satisfy a claim: from `low` to `high`, both included."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-    def judge(self, found: Interval) -> CellVerdict:
-        """Passes if the whole interval is within the limits, fails if all of it is beyond one of them."""
-        if self.low <= found.low and found.high <= self.high:
-            return "passes"
-        return "fails" if found.high < self.low or found.low > self.high else "undecided"
-
-    def beyond(self, value: float) -> float:
-        """How far a value is beyond the limit that it is nearest to; negative within."""
-        return max(self.low - value, value - self.high)
 
 
 def rises(speedups: Mapping[tuple[str, int], Interval | None], config: Config) -> CellVerdict:

@@ -6,7 +6,7 @@ nothing is filled in. The columns are always there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -45,6 +45,7 @@ TRAINING_METRICS = {
 }
 
 Row = dict[str, object]
+Models = list[tuple[str, Row]]  # the folder and the key of each
 Evaluations = dict[tuple[str, str], EvaluationRecord]  # by the model's folder and the benchmark
 Steps = dict[str, list[StepRecord]]  # by the run's folder
 
@@ -56,27 +57,46 @@ def collect(root: Path, config: Config) -> None:
     for a file that is damaged, or that belongs to another run than its path says.
     """
     evaluations, steps = _read_evaluations(root, config), _read_steps(root, config)
+    grid, compared, sizes = _ordered(run_table(config), config), strategy_table(config), list(config.sizes)
+    models = sorted(_models(config, grid), key=lambda model: sizes.index(str(model[1]["size"])))
+    chosen = _ordered([*compared, *(run for run in grid if compared and not run.skip)], config)
+    nested = [run for run in all_runs(config) if run.skip]
     tables = {
-        "runs": _runs(evaluations, config),
-        "gains": _gains(evaluations, config),
-        "training": pd.DataFrame(_training(steps, _in_table_order(config)), columns=TRAINING),
-        "strategies": _strategies(evaluations, steps, config),
-        "samples": _samples(evaluations, config),
-        "layers": _layers(steps, config),
-        "manifests": _manifests(root, config),
+        "runs": pd.DataFrame(_accuracies(evaluations, config, models), columns=RUNS),
+        "gains": pd.DataFrame(_gains(evaluations, config), columns=GAINS),
+        "training": pd.DataFrame(_training(steps, grid), columns=TRAINING),
+        "strategies": pd.DataFrame(_strategies(evaluations, steps, config, chosen), columns=STRATEGIES),
+        "samples": pd.DataFrame(_samples(evaluations, config), columns=SAMPLES),
+        # Of every step of a nested run: the layers that its rollout left out, however they were chosen.
+        "layers": pd.DataFrame(_training(steps, nested), columns=LAYERS),
+        "manifests": pd.DataFrame(_manifests(root, config), columns=MANIFESTS),
         **measurement_tables(root, config),
     }
     for name, table in tables.items():
-        write_table(root, name, table)
+        # The models before reinforcement have no seed.
+        write_table(root, name, table.astype({"seed": "Int64"}) if "seed" in table else table)
 
 
-def _models(config: Config, runs: Iterable[Run]) -> Iterator[tuple[str, Row]]:
-    """Folder and key of the models before reinforcement, which have no data set and no seed, and of `runs`."""
-    for size in config.sizes:
-        for stage in stages(config):
-            key: Row = {"size": size, "dataset": None, "correction": stage, "skip": 0, "strategy": "uniform"}
-            yield f"{size}/{stage}", {**key, "seed": None}
-    yield from ((run.path, run.model_dump()) for run in runs)
+def _models(config: Config, runs: Iterable[Run]) -> Models:
+    """The models before reinforcement, which have no data set and no seed, and `runs`."""
+    none = {"dataset": None, "skip": 0, "strategy": "uniform", "seed": None}
+    starts = product(config.sizes, stages(config))
+    return [
+        *((f"{size}/{stage}", {**none, "size": size, "correction": stage}) for size, stage in starts),
+        *((run.path, run.model_dump()) for run in runs),
+    ]
+
+
+def _ordered(runs: Iterable[Run], config: Config) -> list[Run]:
+    """In the config's order of sizes, data sets, corrections and strategies, the baseline first; then by skip, seed."""
+    sizes, datasets, corrections = [*config.sizes], [*config.datasets], [*config.corrections]
+
+    def order(run: Run) -> tuple[int, ...]:
+        correction = corrections.index(run.correction) if run.skip else -1
+        strategy = config.layer_choice.strategies.index(run.strategy) if run.skip else -1
+        return sizes.index(run.size), datasets.index(run.dataset), correction, strategy, run.skip, run.seed
+
+    return sorted(runs, key=order)
 
 
 def _read_evaluations(root: Path, config: Config) -> Evaluations:
@@ -108,60 +128,14 @@ def _read_steps(root: Path, config: Config) -> Steps:
     return found
 
 
-def _in_table_order(config: Config) -> list[Run]:
-    """The run table by size, data set and correction as in the config, then by skip and seed as numbers."""
-    return _sorted(run_table(config), config, lambda run: list(config.corrections).index(run.correction))
-
-
-def _comparison(config: Config) -> list[Run]:
-    """The baseline and the runs that differ in how layers are chosen; none if there is only one way to choose."""
-    chosen = strategy_table(config)
-    baseline = [run for run in run_table(config) if not run.skip] if chosen else []
-    return _sorted((*baseline, *chosen), config, lambda run: config.layer_choice.strategies.index(run.strategy))
-
-
-def _sorted(runs: Iterable[Run], config: Config, place: Callable[[Run], int]) -> list[Run]:
-    """By size and data set as in the config, then the baseline and the others by `place`, skip and seed."""
-    sizes, datasets = list(config.sizes), list(config.datasets)
-
-    def order(run: Run) -> tuple[int, ...]:
-        of_cell = place(run) if run.skip else -1
-        return sizes.index(run.size), datasets.index(run.dataset), of_cell, run.skip, run.seed
-
-    return sorted(runs, key=order)
-
-
-def _runs(evaluations: Evaluations, config: Config) -> pd.DataFrame:
-    """The accuracies of the models before reinforcement and of the grid, size by size."""
-    models = sorted(
-        _models(config, _in_table_order(config)), key=lambda model: list(config.sizes).index(str(model[1]["size"]))
-    )
-    rows = [row for folder, key in models for row in _accuracies(evaluations, config, folder, key)]
-    return _with_seeds(rows, RUNS)
-
-
-def _strategies(evaluations: Evaluations, steps: Steps, config: Config) -> pd.DataFrame:
-    """All that is known about the compared strategies: accuracies, and means over a run's steps (n)."""
-    rows: list[Row] = []
-    for run in _comparison(config):
-        rows += _accuracies(evaluations, config, run.path, run.model_dump())
-        training = pd.DataFrame(_training(steps, [run]), columns=TRAINING)
-        training["num_skipped"] = [len(layers.split()) for layers in training["skipped_layers"]]
-        for metric, over in TRAINING_METRICS.items():
-            values = training[metric].dropna().astype(float)
-            if len(values):
-                row = {"benchmark": "", "metric": metric, "value": float(values.agg(over)), "n": len(values)}
-                rows.append({**run.model_dump(), **row})
-    return _with_seeds(rows, STRATEGIES)
-
-
-def _accuracies(evaluations: Evaluations, config: Config, folder: str, key: Row) -> Iterator[Row]:
-    """A model's mean over problems of the share of right answers (0..1), one row per benchmark and metric."""
-    for benchmark in config.benchmarks:
-        if record := evaluations.get((folder, benchmark)):
-            for metric in METRICS:
-                right = _right(record, metric)
-                yield {**key, "benchmark": benchmark, "metric": metric, "value": right.mean(), "n": len(right)}
+def _accuracies(evaluations: Evaluations, config: Config, models: Models) -> Iterator[Row]:
+    """The mean over problems of the share of right answers (0..1), one row per model, benchmark and metric."""
+    for folder, key in models:
+        for benchmark in config.benchmarks:
+            if record := evaluations.get((folder, benchmark)):
+                for metric in METRICS:
+                    right = _right(record, metric)
+                    yield {**key, "benchmark": benchmark, "metric": metric, "value": right.mean(), "n": len(right)}
 
 
 def _right(record: EvaluationRecord, metric: str) -> Array:
@@ -169,12 +143,24 @@ def _right(record: EvaluationRecord, metric: str) -> Array:
     return np.array([np.mean(getattr(item, metric)) for item in record.items])
 
 
-def _gains(evaluations: Evaluations, config: Config) -> pd.DataFrame:
+def _strategies(evaluations: Evaluations, steps: Steps, config: Config, runs: Iterable[Run]) -> Iterator[Row]:
+    """All that is known about the compared runs: accuracies, and means over a run's steps (n)."""
+    for run in runs:
+        key = run.model_dump()
+        yield from _accuracies(evaluations, config, [(run.path, key)])
+        training = pd.DataFrame(_training(steps, [run]), columns=TRAINING)
+        training["num_skipped"] = [len(layers.split()) for layers in training["skipped_layers"]]
+        for metric, over in TRAINING_METRICS.items():
+            values = training[metric].dropna().astype(float)
+            if len(values):
+                yield {**key, "benchmark": "", "metric": metric, "value": float(values.agg(over)), "n": len(values)}
+
+
+def _gains(evaluations: Evaluations, config: Config) -> Iterator[Row]:
     """Accuracy after reinforcement minus that of the model it started from, one row per cell, benchmark and metric.
 
     n: problems. A cell none of whose seeds has been evaluated has no row.
     """
-    rows: list[Row] = []
     groups: dict[tuple[str, str, str, int], list[str]] = {}
     for run in run_table(config):
         groups.setdefault((run.size, run.dataset, run.correction, run.skip), []).append(run.path)
@@ -189,48 +175,40 @@ def _gains(evaluations: Evaluations, config: Config) -> pd.DataFrame:
                 differences = np.array([_right(record, metric) for record in after]) - _right(start, metric)
                 found = crossed_difference(differences)
                 values = (found.estimate, found.low, found.high, found.n, differences.shape[1])
-                rows.append(dict(zip(GAINS, (*cell, benchmark, metric, *values), strict=True)))
-    return pd.DataFrame(rows, columns=GAINS)
+                yield dict(zip(GAINS, (*cell, benchmark, metric, *values), strict=True))
 
 
 def _training(steps: Steps, runs: Iterable[Run]) -> list[Row]:
     """One row per step of the runs."""
     return [
-        {"run": run.path, **run.model_dump(), **record.model_dump(), "skipped_layers": layer_names(record)}
+        {
+            "run": run.path,
+            **run.model_dump(),
+            **record.model_dump(),
+            "skipped_layers": layer_names(record.skipped_layers),
+        }
         for run in runs
         for record in steps.get(run.path, [])
     ]
 
 
-def _samples(evaluations: Evaluations, config: Config) -> pd.DataFrame:
+def _samples(evaluations: Evaluations, config: Config) -> list[Row]:
     """One row per completion that an evaluation kept as text."""
-    rows: list[Row] = []
-    for folder, key in _models(config, all_runs(config)):
-        for benchmark in config.benchmarks:
-            if record := evaluations.get((folder, benchmark)):
-                for completion in record.completions:
-                    rows.append({**key, "benchmark": benchmark, "problem": completion.id, **completion.model_dump()})
-    return _with_seeds(rows, SAMPLES)
+    return [
+        {**key, "benchmark": benchmark, "problem": completion.id, **completion.model_dump()}
+        for folder, key in _models(config, all_runs(config))
+        for benchmark in config.benchmarks
+        if (record := evaluations.get((folder, benchmark)))
+        for completion in record.completions
+    ]
 
 
-def _layers(steps: Steps, config: Config) -> pd.DataFrame:
-    """One row per step of a nested run: the layers that its rollout left out, however they were chosen."""
-    return pd.DataFrame(_training(steps, [run for run in all_runs(config) if run.skip]), columns=LAYERS)
-
-
-def _manifests(root: Path, config: Config) -> pd.DataFrame:
+def _manifests(root: Path, config: Config) -> Iterator[Row]:
     """One row per training run: code, versions, machine, seconds, and how many alarms it raised."""
-    rows = []
     for run in all_runs(config):
         path = root / "runs" / run.path / "manifest.json"
         if path.exists():
             record = read_record(path, ManifestRecord)
             packages = " ".join(f"{name}=={version}" for name, version in record.versions.items())
             gpus, alarms = " ".join(record.gpus), len(record.alarms)
-            rows.append({**record.model_dump(), "run": run.path, "packages": packages, "gpus": gpus, "alarms": alarms})
-    return pd.DataFrame(rows, columns=MANIFESTS)
-
-
-def _with_seeds(rows: list[Row], columns: list[str]) -> pd.DataFrame:
-    """A table some of whose models have no seed."""
-    return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"})
+            yield {**record.model_dump(), "run": run.path, "packages": packages, "gpus": gpus, "alarms": alarms}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,16 +35,9 @@ R = TypeVar("R", bound=Record)
 Row = dict[str, object]
 
 
-class LeavesOut(Protocol):
-    """A record of something done without some layers."""
-
-    @property
-    def skipped_layers(self) -> list[int]: ...
-
-
-def layer_names(record: LeavesOut) -> str:
-    """The indices of the layers left out as one string: "3 5"."""
-    return " ".join(map(str, record.skipped_layers))
+def layer_names(layers: list[int]) -> str:
+    """Indices of layers as one string: "3 5"."""
+    return " ".join(map(str, layers))
 
 
 def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
@@ -89,7 +82,7 @@ def _throughput(folder: Path, config: Config, skips: Sequence[int]) -> tuple[lis
         summary.append({**key, **speed, **_speedup(nested, baseline)})
         for number, pair in enumerate(record.pairs, start=1):
             ratio = pair.nested_tokens_per_s / pair.baseline_tokens_per_s
-            own = {"pair": number, "speedup": ratio, "skipped_layers": layer_names(pair)}
+            own = {"pair": number, "speedup": ratio, "skipped_layers": layer_names(pair.skipped_layers)}
             pairs.append({**key, **pair.model_dump(), **own})
     return summary, pairs
 
@@ -106,7 +99,7 @@ def _step_speed(folder: Path, config: Config, skips: Sequence[int]) -> tuple[lis
         for number, pair in enumerate(record.pairs, start=1):
             row = {**key, "pair": number, "speedup": pair.baseline.total / pair.nested.total}
             row |= zip(PHASES, [second for side in (pair.baseline, pair.nested) for _, second in side], strict=True)
-            pairs.append({**row, "skipped_layers": layer_names(pair)})
+            pairs.append({**row, "skipped_layers": layer_names(pair.skipped_layers)})
     return summary, pairs
 
 
@@ -130,31 +123,27 @@ def _gradient(record: GradientRecord, correction: str) -> Row:
     products = record.corrections[correction]
     matrices = (record.on_policy, record.repeat, record.on_policy_repeat, products.own, products.on_policy)
     grams = Grams(*map(np.array, matrices))
-    found = {
-        "bias": relative_bias(grams),
-        "cosine": cosine(grams),
-        "variance": variance_ratio(grams),
-        "control": relative_bias(grams.control),
-    }
-    bounds: Row = {f"{name}_low": interval.low for name, interval in found.items()}
-    bounds |= {f"{name}_high": interval.high for name, interval in found.items()}
-    return {
-        "bias": plug_in_bias(grams),
-        "noise_floor": plug_in_bias(grams.control),
-        "bias_debiased": found["bias"].estimate,
-        "cosine": found["cosine"].estimate,
-        "variance_ratio": found["variance"].estimate,
-        "control": found["control"].estimate,
-        "n": record.batches,
-        "completions": record.completions,
-        **bounds,
-    }
+    row: Row = {"bias": plug_in_bias(grams), "noise_floor": plug_in_bias(grams.control)}
+    for name, bounds, found in (
+        ("bias_debiased", "bias", relative_bias(grams)),
+        ("cosine", "cosine", cosine(grams)),
+        ("variance_ratio", "variance", variance_ratio(grams)),
+        ("control", "control", relative_bias(grams.control)),
+    ):
+        row |= {name: found.estimate, f"{bounds}_low": found.low, f"{bounds}_high": found.high}
+    return {**row, "n": record.batches, "completions": record.completions}
 
 
 def _nestability(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
     """One row per size, model, layer-selection strategy, skip and batch, in the config's order."""
     return [
-        {**key, "strategy": strategy, "batch": number, **batch.model_dump(), "skipped_layers": layer_names(batch)}
+        {
+            **key,
+            "strategy": strategy,
+            "batch": number,
+            **batch.model_dump(),
+            "skipped_layers": layer_names(batch.skipped_layers),
+        }
         for stage in measured_models(config)
         for key, record in _records(folder / stage, config, (0, *skips), NestabilityRecord, stage=stage)
         for strategy, batches in record.strategies.items()

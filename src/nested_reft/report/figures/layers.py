@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nested_reft.config.experiment import Config, nested_cells, nested_skips
-from nested_reft.report.figures.style import BASELINE, MARGIN, not_run, panels
+from nested_reft.report.figures import style
 from nested_reft.report.statistics.comparisons import compared_strategies
 
-KEPT_OR_NOT = ListedColormap([MARGIN, BASELINE.color])
+KEPT_OR_NOT = ListedColormap([style.MARGIN, style.PALETTE[0].color])
 MOST_SHARES = 14  # layers whose shares are printed beside the map; more would not be readable
 
 
@@ -26,7 +26,7 @@ def layers(table: pd.DataFrame, config: Config) -> Figure:
     columns += [(config.layer_choice.skip or 0, name) for name in compared_strategies(config)[1:]]
     tallest = max(model.layers for model in config.sizes.values())
     shape = (1.6, min(0.8 + 0.09 * tallest, 2.4))
-    figure, axes = panels(len(config.sizes), max(len(columns), 1), shape, sharex=True, sharey="row")
+    figure, axes = style.panels(len(config.sizes), max(len(columns), 1), shape, sharex=True, sharey="row")
     seed, dataset = config.seeds[0], next(iter(config.datasets))
     chosen = table[(table["seed"] == seed) & (table["dataset"] == dataset)]
     for row, (size, model) in zip(axes, config.sizes.items(), strict=True):
@@ -38,9 +38,15 @@ def layers(table: pd.DataFrame, config: Config) -> Figure:
             # One run: the layers do not depend on the correction, unless training itself influences them.
             _map(axis, of[of["correction"] == _shown_correction(config, skip, strategy == first)], model.layers)
         if not columns:
-            not_run(row[0])
+            style.not_run(row[0])
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    figure.supxlabel(f"training step (seed {seed}, {dataset})", fontsize=8)
+    left, kept = style.band(style.PALETTE[0].color, "left out"), style.band(style.MARGIN, "kept")
+    style.legend(figure, [left, kept] if columns else [])
+    note = (
+        f"One run per panel: seed {seed}, data set {dataset}; a random draw depends on seed and step only, so runs of "
+        "all corrections leave out the same layers. Beside each layer, counted from 0: the share of steps without it."
+    )
+    style.finish(figure, "training step", note)
     return figure
 
 
@@ -65,13 +71,13 @@ def _map(axis: Axes, table: pd.DataFrame, num_layers: int) -> None:
     axis.set_ylim(-0.5, num_layers - 0.5)
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if table.empty:
-        not_run(axis)
+        style.not_run(axis)
         return
     skipped = left_out(table, num_layers)
     how: dict[str, Any] = {"vmin": 0, "vmax": 1, "aspect": "auto", "origin": "lower", "interpolation": "nearest"}
     axis.imshow(skipped, KEPT_OR_NOT, extent=(0.5, skipped.shape[1] + 0.5, -0.5, num_layers - 0.5), **how)
     for edge in np.arange(0.5, num_layers - 1):
-        axis.axhline(edge, color="white", lw=0.8)
+        axis.axhline(edge, color=style.PAPER, lw=0.8)
     if num_layers <= MOST_SHARES:
         for layer, share in enumerate(skipped.mean(axis=1)):
             axis.text(

@@ -1,27 +1,32 @@
-"""One look for all figures: colours, markers, sizes and the panel grid.
+"""One look for all figures: colours, markers, sizes, the grid of panels, and the marks of verdicts.
 
 A correction has the same colour, marker and line in every figure, by its place in the registry. The colours are those
 of Okabe and Ito (2008) and Tol (2021), told apart by colour-blind readers; markers and lines tell them apart in grey.
+A filled marker passes, a hollow one is undecided, a cross fails, in every figure that judges.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nested_reft.config.experiment import Config
 from nested_reft.config.run import STAGES
 from nested_reft.core.corrections import CORRECTIONS
-from nested_reft.report.statistics.comparisons import accuracy_of
+from nested_reft.report.formatting import NOT_RUN
+from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
 
 
 class Look(NamedTuple):
@@ -32,6 +37,9 @@ class Look(NamedTuple):
     linestyle: str | tuple[float, tuple[float, ...]]
 
 
+INK, PAPER, GREY, GRID = "#222222", "#FFFFFF", "#7A7A7A", "#E4E4E4"
+MARGIN = "#E8EEF2"  # the band within which a difference counts as none
+NOISE = "#F3E3C8"  # what noise alone would show
 PALETTE = (
     Look("#0072B2", "o", "-"),
     Look("#D55E00", "s", "--"),
@@ -46,17 +54,29 @@ PALETTE = (
     Look("#332288", "h", (0, (5, 1))),
     Look("#AA4499", "p", (0, (1, 1))),
 )
-BASELINE = Look("#222222", "D", (0, (6, 2)))
-PRETRAINED = Look("#8A8A8A", "", ":")
-STAGE_LOOKS = dict(zip(STAGES, (PRETRAINED, Look("#8A8A8A", "", "-.")), strict=True))
-IDEAL = Look("#8A8A8A", "", "--")
-NOISE = Look("#8A8A8A", "*", "")  # a control, with nothing to find but noise
-MARGIN = "#E8EEF2"  # the band within which a difference counts as none
+BASELINE = Look(INK, "D", (0, (6, 2)))
+PRETRAINED = Look(GREY, "", ":")
+STAGE_LOOKS = dict(zip(STAGES, (PRETRAINED, Look(GREY, "", "-.")), strict=True))
+IDEAL = Look(GREY, "", "--")
+# What a colour becomes in an SVG on a dark page; the others are read on both.
+DARK = {
+    INK: "#E6EDF3",
+    PAPER: "#0D1117",
+    GREY: "#9DA7B3",
+    GRID: "#30363D",
+    MARGIN: "#1E2D3A",
+    NOISE: "#4A3B20",
+    "#0072B2": "#4AA3DF",
+    "#882255": "#D4709F",
+    "#332288": "#9A8CE0",
+    "#117733": "#4DB36B",
+}
 
+ANY = Limits()  # what is not judged
 DPI = 200
 TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, so none is scaled down with its letters
+NOTE_LETTERS = 19  # of the note below a figure, per inch
 MOST_TICKS = 8  # on a log axis
-MARKERS_PER_LINE = 5
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
@@ -66,21 +86,23 @@ RC: dict[str, Any] = {
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "legend.fontsize": 8,
+    "legend.fontsize": 7.5,
     "legend.frameon": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.4,
+    "lines.solid_capstyle": "butt",  # an interval ends where its line ends
     "lines.markersize": 4.5,
     "hatch.linewidth": 0.5,
     "pdf.fonttype": 42,  # letters stay letters, which many conferences ask for
@@ -98,21 +120,43 @@ def panels(rows: int, columns: int, size: tuple[float, float], **share: Any) -> 
 
     Returns the figure and its axes (rows, columns).
     """
-    width, height = columns * size[0] + 0.5, rows * size[1] + 0.6
-    figure = Figure(figsize=(min(max(width, 4.2), TEXT_WIDTH), height), layout="constrained")
+    width, height = columns * size[0] + 0.5, rows * size[1] + 0.75
+    figure = Figure(figsize=(min(max(width, 5.2), TEXT_WIDTH), height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
-def legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
-    """One legend above all panels."""
+def panel_rows(config: Config) -> list[tuple[str, str, str]]:
+    """(title, size, data set) of each row of panels; the data set is named if there are several."""
+    several = len(config.datasets) > 1
+    return [(f"{s}, {d}" if several else s, s, d) for d in config.datasets for s in config.sizes]
+
+
+def finish(figure: Figure, label: str, note: str) -> None:
+    """Write the label of the x axes, and below it what the marks are and of how many units."""
+    lines = wrap(note.replace(" %", "\N{NO-BREAK SPACE}%"), int(NOTE_LETTERS * figure.get_figwidth()))
+    # The layout makes room for the label, and with empty lines below it for the note.
+    figure.supxlabel(label + "\n" * len(lines), fontsize=8)
+    how: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "linespacing": 1.3}
+    figure.text(0.5, 0.02 / figure.get_figheight(), "\n".join(lines), color=GREY, **how)
+
+
+def legend(figure: Figure, entries: Sequence[tuple[str, Look] | Artist]) -> None:
+    """One legend above all panels: of looks with their names, and of what has its label already."""
     handles = [
-        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.linestyle, label=label)
-        for label, look in entries
+        Line2D([], [], color=entry[1].color, marker=entry[1].marker, ls=entry[1].linestyle, label=entry[0])
+        if isinstance(entry, tuple)
+        else entry
+        for entry in entries
     ]
-    columns = min(
-        len(handles), int(figure.get_figwidth() / 1.25)
-    )  # as many as fit; a legend wider than its figure is cut off
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.5, handlelength=2.6)
+    widths = [0.42 + 0.066 * len(str(handle.get_label())) for handle in handles]  # inches
+    fitting = [
+        columns
+        for columns in range(1, len(handles) + 1)
+        if sum(max(column, default=0) for column in np.array_split(widths, columns)) < figure.get_figwidth()
+    ]
+    lines = math.ceil(len(handles) / max(fitting, default=1))  # a legend wider than its figure is cut off
+    columns = math.ceil(len(handles) / lines) if handles else 1
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4, handlelength=2.2)
 
 
 def marker_only(look: Look) -> Look:
@@ -120,18 +164,54 @@ def marker_only(look: Look) -> Look:
     return look._replace(linestyle="")
 
 
-def sparse_markers(count: int, place: int, series: int) -> dict[str, Any]:
-    """Markers of line `place` of `series` with `count` points: a few, so that lines are told apart in grey.
-
-    They are at other points than those of the other lines, which may have the same values.
-    """
-    step = max(1, count // MARKERS_PER_LINE)
-    return {"markevery": (place * step // max(series, 1), step), "markersize": 3.5}
+def band(color: str, label: str) -> Patch:
+    """The legend's entry of a shaded band."""
+    return Patch(facecolor=color, label=label)
 
 
-def not_run(axes: Axes) -> None:
-    """Say in an empty panel that there is nothing to draw."""
-    axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=PRETRAINED.color)
+def verdict_mark(axis: Axes, x: float, y: float, look: Look, verdict: CellVerdict, **more: Any) -> None:
+    """An estimate: filled if it passes, hollow if undecided, a cross if it fails."""
+    axis.plot(x, y, ls="", color=look.color, **(_mark(verdict, look.marker, look.color) | more))
+
+
+def verdict_entries(passes: str, fails: str) -> list[Line2D]:
+    """The legend's entries of the three marks, in the words of a figure."""
+    words: dict[CellVerdict, str] = {"passes": passes, "undecided": "undecided", "fails": fails}
+    return [
+        Line2D([], [], ls="", color=GREY, label=label, **_mark(verdict, "o", GREY)) for verdict, label in words.items()
+    ]
+
+
+def _mark(verdict: CellVerdict, marker: str, color: str) -> dict[str, Any]:
+    if verdict == "fails":
+        return {"marker": "x", "markersize": 5.5, "markeredgewidth": 1.7}
+    return {"marker": marker, "markerfacecolor": color if verdict == "passes" else PAPER}
+
+
+def forest_row(
+    axis: Axes, y: float, found: Interval | None, look: Look, limits: Limits = ANY, scale: float = 1
+) -> None:
+    """An interval over seeds, judged by `limits`, on its line with every seed below it; drawn times `scale`."""
+    if found is None:
+        not_run(axis, y)
+        return
+    assert found.units is not None
+    axis.scatter(scale * found.units, np.full(found.n, y + 0.28), s=6, color=look.color, alpha=0.5, lw=0)
+    axis.hlines(y, scale * found.low, scale * found.high, color=look.color)
+    verdict_mark(axis, scale * found.estimate, y, look, limits.judge(found))
+
+
+def margin_band(axis: Axes, margin: float) -> None:
+    """The margin of equivalence in percentage points around 0, and 0."""
+    axis.axvspan(-100 * margin, 100 * margin, color=MARGIN, lw=0)
+    axis.axvline(0, color=INK, lw=0.8)
+
+
+def not_run(axis: Axes, y: float | None = None) -> None:
+    """Say that there is nothing to draw: in an empty panel, or on the line of height `y`."""
+    transform = axis.transAxes if y is None else axis.get_yaxis_transform()
+    height, size = (0.5, 8) if y is None else (y, 7)
+    axis.text(0.5, height, NOT_RUN, transform=transform, ha="center", va="center", fontsize=size, color=GREY)
 
 
 def nothing_run() -> Figure:
@@ -147,38 +227,30 @@ def dodge(count: int, width: float) -> np.ndarray:
     return (np.arange(count) - (count - 1) / 2) * (width / max(count, 1))
 
 
+def skip_groups(axis: Axes, skips: Sequence[int], below: Mapping[int, str] | None = None) -> None:
+    """One group of series per skip along x, with a line between groups; `below` each skip another text."""
+    axis.set_xticks(range(len(skips)), [f"{skip}\n{(below or {}).get(skip, '')}".strip() for skip in skips])
+    axis.set_xlim(-0.5, max(len(skips), 1) - 0.5)
+    for edge in range(1, len(skips)):
+        axis.axvline(edge - 0.5, color=GRID, lw=0.6, zorder=0)
+
+
 def of_model(table: pd.DataFrame, correction: str, skip: int) -> pd.DataFrame:
     """The rows of one model, one per seed, of a table with the columns correction, skip, seed, value and n."""
     return table[(table["correction"] == correction) & (table["skip"] == skip)]
 
 
-def seeds_and_mean(axis: Axes, x: float, model: pd.DataFrame, look: Look, beside: float = 0.0) -> None:
-    """In percent: every seed faint, `beside` the mean's marker, and a bar for the mean's interval if there is one."""
-    interval = accuracy_of(model)
-    if interval is None:
-        return
-    axis.scatter(np.full(len(model), x + beside), 100 * model["value"], s=5, color=look.color, alpha=0.6, lw=0)
-    if interval.exists:
-        axis.vlines(x, 100 * interval.low, 100 * interval.high, color=look.color, lw=0.8, alpha=0.7)
-    axis.plot(x, 100 * interval.estimate, marker=look.marker, color=look.color, markersize=3.5, ls="")
+def number_of(values: Iterable[float], unit: str, units: str = "") -> str:
+    """ "4 seeds", or "3 to 4 seeds" if they are not the same everywhere; `units`: the plural if it has no plain s."""
+    found = sorted(values) or [0]
+    several = f"{found[0]:g} to " if found[0] != found[-1] else ""
+    return f"{several}{found[-1]:g} {unit if found[-1] == 1 else units or f'{unit}s'}"
 
 
-def rows(config: Config) -> list[tuple[str, str, str]]:
-    """(title, size, data set) of each row of panels; the data set is named if there are several."""
-    several = len(config.datasets) > 1
-    return [(f"{s}, {d}" if several else s, s, d) for d in config.datasets for s in config.sizes]
-
-
-def ratio_scale(axis: Axes) -> None:
-    """Ratios are symmetric about 1 on a log scale; ticks at powers of two (or ten) read better than exponents."""
+def log_scale(axis: Axes) -> None:
+    """A log scale with plain numbers, not exponents: 0.01, 0.02, 0.05, 0.1, or decades only if there are many."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    base = 2 if high / low < 100 else 10
-    first, last = np.floor(np.log(low) / np.log(base)), np.ceil(np.log(high) / np.log(base))
-    powers = np.arange(first, last + 1)
-    # Wide intervals can span many decades; 1 is always named.
-    powers = powers[powers % math.ceil(len(powers) / MOST_TICKS) == 0]
-    axis.yaxis.set_major_locator(FixedLocator(list(float(base) ** powers)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,), numticks=MOST_TICKS))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_ylim(low, high)

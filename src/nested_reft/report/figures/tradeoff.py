@@ -1,8 +1,9 @@
-"""The figure of what speed costs in accuracy."""
+"""The main figure: what speed costs in accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,95 +11,113 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nested_reft.config.experiment import Config, nested_cells, nested_corrections, nested_skips
-from nested_reft.config.run import BASELINE_CORRECTION
-from nested_reft.report.figures.style import (
-    BASELINE,
-    MARGIN,
-    dodge,
-    legend,
-    look_of,
-    not_run,
-    of_model,
-    panels,
-    rows,
-    seeds_and_mean,
-)
-from nested_reft.report.statistics.comparisons import (
-    benchmark_means,
-    rollout_speedups,
-    step_speedups,
-)
-from nested_reft.report.statistics.intervals import Interval
+from nested_reft.config.experiment import Config, nested_corrections, nested_skips
+from nested_reft.report.figures import style
+from nested_reft.report.statistics.comparisons import parity, rollout_speedups, step_speedups
+from nested_reft.report.statistics.intervals import Array, Interval, Limits
 
-# Of the panel's width: corrections at one skip have one speed-up, and are drawn side by side around it.
-SIDE_BY_SIDE = 0.07
-LINE = 0.065  # of the panel's height, for the speed-up of one skip
-NAMES = 0.15  # of the panel's width, for the names of these lines
+FRONT = "retrace"  # is drawn over the other corrections
+NAMES = 0.38  # of the points' width, for the names of the corrections at their right
+APART = 0.08  # of the panel's height, from one name to the next
 
 
 def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Config) -> Figure:
-    """Mean accuracy over benchmarks against speed-up, of the rollout and of the whole step; rows are sizes."""
-    rollouts, steps = rollout_speedups(throughput, config), step_speedups(step_speed, config)
-    metric = config.evaluation.headline
-    scores = benchmark_means(runs, config, metric)
-    cells, skips = rows(config), nested_skips(config)
-    figure, axes = panels(len(cells), 2, (3.2, 2.1), sharey="row")
-    for axis, title in zip(axes[0], ("rollout", "whole training step"), strict=True):
-        axis.set_title(title)
+    """Accuracy minus the baseline's against speed-up, of the rollout and of the whole step; rows are sizes."""
+    metric, margin = config.evaluation.headline, config.evaluation.parity_margin
+    differences, cells = parity(runs, config, metric), style.panel_rows(config)
+    speeds = {"rollout": rollout_speedups(throughput, config), "whole training step": step_speedups(step_speed, config)}
+    measured = [name for name, speedups in speeds.items() if any(speedups.values())] or list(speeds)
+    figure, axes = style.panels(len(cells), len(measured), (6.4 / max(len(measured), 1.4), 2.0), sharey=True)
+    bounds = [bound for found in differences.values() if found for bound in _bounds(found)]
+    low, high = min([-margin, *bounds]), max([margin, *bounds])
+    room = 100 * (high - low) * np.array([-0.05, 0.15])  # above, for the names of the skips
+    axes[0, 0].set_ylim(100 * low + room[0], 100 * high + room[1])
     for row, (title, size, dataset) in zip(axes, cells, strict=True):
-        row[0].set_ylabel(f"{title}\n{metric} accuracy (%)")
-        chosen = scores[(scores["size"] == size) & (scores["dataset"] == dataset)]
-        for axis, speedups in zip(row, (rollouts, steps), strict=True):
-            _panel(axis, chosen, {skip: speedups[size, skip] for skip in skips}, config)
-        low, high = row[0].get_ylim()  # of all panels of the row
-        bottom = high - (high - low) / (1 - LINE * (len(skips) + 0.5))
-        row[0].set_yticks([tick for tick in row[0].get_yticks() if 0 <= tick <= 100])  # the lines' room has none
-        row[0].set_ylim(bottom, high)
-    legend(figure, [("baseline ReFT", BASELINE), *((name, look_of(name)) for name in nested_corrections(config))])
-    figure.supxlabel("speed-up (tokens/s over the full model's)", fontsize=8)
+        row[0].set_ylabel(f"{title}\naccuracy minus\nbaseline's (points)")
+        found = {key[2:]: cell for key, cell in differences.items() if key[:2] == (size, dataset)}
+        for axis, name in zip(row, measured, strict=True):
+            if axis in axes[0]:
+                axis.set_title(name)
+            _panel(axis, found, {skip: speeds[name][size, skip] for skip in nested_skips(config)}, config)
+    baseline = "baseline ReFT", style.marker_only(style.BASELINE)
+    equivalent = style.band(style.MARGIN, f"within ±{100 * margin:g} points")
+    style.legend(figure, [baseline, equivalent, *style.verdict_entries("equivalent", "beyond the margin")])
+    pairs = style.number_of((found.n for of in speeds.values() for found in of.values() if found), "pair")
+    seeds = style.number_of((found.n for found in differences.values() if found), "seed")
+    note = (
+        f"{metric.capitalize()} accuracy, mean over {style.number_of([len(config.benchmarks)], 'benchmark')}, "
+        f"paired by seed ({seeds}); vertical bars: 95 % t interval over seeds. Speed-ups timed alone "
+        f"({pairs} of each), the same for all corrections; horizontal bars: 95 % bootstrap interval."
+    )
+    missing = [f" Speed-up of the {name}: not run." for name in speeds if name not in measured]
+    style.finish(figure, "speed-up over the full model", "".join([note, *missing]))
     return figure
 
 
-def _panel(axis: Axes, scores: pd.DataFrame, speedups: Mapping[int, Interval | None], config: Config) -> None:
+def _panel(
+    axis: Axes,
+    found: Mapping[tuple[str, int], Interval | None],
+    speedups: Mapping[int, Interval | None],
+    config: Config,
+) -> None:
+    margin = config.evaluation.parity_margin
+    axis.grid(False)
+    axis.axhspan(-100 * margin, 100 * margin, color=style.MARGIN, lw=0)
+    axis.axhline(0, xmax=0.8, color=style.INK, lw=0.8)  # leaves the place of the names free
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    baseline = of_model(scores, BASELINE_CORRECTION, 0)
-    known = {skip: speedup for skip, speedup in speedups.items() if speedup}
-    if not len(baseline) or not known:
-        not_run(axis)
+    points = {
+        name: {skip: (x, y) for (of, skip), y in found.items() if of == name and y and (x := speedups[skip])}
+        for name in sorted(nested_corrections(config), key=FRONT.__eq__)
+    }
+    if not any(points.values()):
+        style.not_run(axis)
         return
-    level, margin = 100 * baseline["value"].mean(), 100 * config.evaluation.parity_margin
-    axis.axhspan(max(level - margin, 0), min(level + margin, 100), color=MARGIN, lw=0)
-    places = {skip: speedup.estimate for skip, speedup in known.items()}
-    width = SIDE_BY_SIDE * max(np.ptp([1.0, *places.values()]), 0.01)
-    seeds_and_mean(axis, 1.0, baseline, BASELINE)
-    x = dict[tuple[str, int], float]()
-    for skip, place in places.items():
-        names = [name for name, at in nested_cells(config) if at == skip]  # one alone stands at the speed-up itself
-        x |= {(name, skip): place + offset for name, offset in zip(names, dodge(len(names), width), strict=True)}
-    for name in nested_corrections(config):
-        measured = {skip: model for skip in known if len(model := of_model(scores, name, skip))}
-        path = [(1.0, level)]
-        path += [(x[name, skip], 100 * model["value"].mean()) for skip, model in measured.items()]
-        axis.plot(*zip(*path, strict=True), color=look_of(name).color, linestyle=look_of(name).linestyle, lw=0.9)
-        for skip, model in measured.items():
-            seeds_and_mean(axis, x[name, skip], model, look_of(name))
-    _speedups(axis, known)
+    axis.plot(1, 0, marker=style.BASELINE.marker, color=style.BASELINE.color, ls="", zorder=5)
+    for front, (name, of_name) in enumerate(points.items(), start=1 - len(points)):  # 0 is the front
+        look, order = style.look_of(name), 3 + 0.1 * front
+        path = [(1.0, 0.0), *sorted((x.estimate, 100 * y.estimate) for x, y in of_name.values())]
+        axis.plot(*zip(*path, strict=True), color=look.color, ls=look.linestyle, lw=0.9, zorder=order + 0.02)
+        for x, y in of_name.values():
+            if y.exists:  # the bars of one skip stand at one place, the wider behind
+                width, alpha = 1.1 - 1.7 * front, 0.4 if front else 1
+                bounds = 100 * y.low, 100 * y.high
+                axis.vlines(x.estimate, *bounds, color=look.color, lw=width, alpha=alpha, zorder=order)
+            verdict = Limits(-margin, margin).judge(y)
+            style.verdict_mark(axis, x.estimate, 100 * y.estimate, look, verdict, zorder=order + 0.04)
+    for skip, speedup in speedups.items():
+        tops = [100 * max(_bounds(of_name[skip][1])) for of_name in points.values() if skip in of_name]
+        if speedup and tops:
+            top = max(tops) + 0.02 * np.ptp(axis.get_ylim())
+            if speedup.exists:
+                axis.hlines(top, speedup.low, speedup.high, color=style.INK, lw=0.8)
+            _write(axis, speedup.estimate, top, f"skip {skip} %", 2)
+    places = [1.0, *(x.estimate for of_name in points.values() for x, _ in of_name.values())]
+    width = max(np.ptp(places), 0.01)
+    # An interval that reaches far beyond the points is cut off, as the points would be lost.
+    axis.set_xlim(min(places) - 0.14 * width, max(places) + NAMES * width)
+    ends = {name: 100 * of_name[max(of_name)][1].estimate for name, of_name in points.items() if of_name}
+    names = sorted(ends, key=lambda name: ends[name])
+    heights = spread([ends[name] for name in names], APART * np.ptp(axis.get_ylim()))
+    for name, height in zip(names, heights, strict=True):
+        how: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 7.5}
+        axis.text(0.99, height, name, color=style.look_of(name).color, **how)
 
 
-def _speedups(axis: Axes, known: Mapping[int, Interval]) -> None:
-    """Below the points, a line for each skip: its name at the left, and its speed-up with the interval."""
-    where = axis.get_xaxis_transform()
-    first, last = axis.get_xlim()  # of the points
-    for place, (skip, speedup) in enumerate(known.items()):
-        y = LINE * (len(known) - place - 0.4)
-        if speedup.exists:
-            axis.plot([speedup.low, speedup.high], [y, y], color=BASELINE.color, lw=0.8, transform=where)
-        axis.plot(speedup.estimate, y, "|", color=BASELINE.color, markersize=4, transform=where)
-        beneath = {"facecolor": "white", "lw": 0, "pad": 0.8}  # the interval may reach the edge
-        axis.text(0.015, y, f"skip {skip} %", transform=axis.transAxes, va="center", fontsize=6, bbox=beneath)
-    # With two seeds an interval may reach a thousandfold; it is cut off before the points would be lost.
-    lowest, highest = axis.get_xlim()
-    first, last = max(lowest, first - (last - first)), min(highest, last + (last - first))
-    axis.set_xlim(first - NAMES * (last - first), last)
+def _bounds(found: Interval) -> tuple[float, ...]:
+    return (found.low, found.high) if found.exists else (found.estimate,)
+
+
+def _write(axis: Axes, x: float, y: float, text: str, offset: float) -> None:
+    """A text `offset` points above a place."""
+    how: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "ha": "center", "va": "bottom"}
+    axis.annotate(text, (x, y), (0, offset), zorder=6, **how)
+
+
+def spread(heights: Sequence[float], apart: float) -> Array:
+    """Rising heights, with each at least `apart` above the one before, and the same mean."""
+    moved = np.array(heights, dtype=np.float64)
+    for place in range(1, len(moved)):
+        moved[place] = max(moved[place], moved[place - 1] + apart)
+    moved -= np.mean(moved - heights)
+    return moved

@@ -22,7 +22,11 @@ MADE_WITH = ["commit", "dirty", "python", "packages", "platform", "processor", "
 def write_samples(root: Path, config: Config) -> None:
     """Write `pages/samples.html` from `samples.csv`."""
     problems = samples(read_table(root, "samples"))
-    counted = f"{len(problems)} problems; models by size, correction, share of layers skipped in training and seed."
+    disagreements = sum(problem["disagree"] for problem in problems)
+    counted = (
+        f"{len(problems)} problems, first the {disagreements} on which models of one size disagree; models by size, "
+        "correction, share of layers skipped in training and seed."
+    )
     write_html(root / "pages/samples.html", "samples", "Sample completions", problems=problems, counted=counted)
 
 
@@ -39,20 +43,23 @@ def write_settings(root: Path, config: Config) -> None:
 
 
 def samples(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One entry per problem, in the table's order: its prompt, gold answer, and by size every model's completions."""
+    """One entry per problem: its prompt, gold answer, and by size every model's completions.
+
+    Those that some models of a size got right and others wrong come first, otherwise in the table's order.
+    """
+    # Models of different sizes may have different chat templates, and so different prompts.
+    key = ["benchmark", "problem", "prompt"]
+    differ = table.groupby([*key, "size", "kind"])["right"].nunique().gt(1).groupby(level=key).any()
     problems: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in table.to_dict("records"):
-        # Models of different sizes may have different chat templates, and so different prompts.
-        key = row["benchmark"], row["problem"], row["prompt"]
-        problem = problems.setdefault(
-            key, {"benchmark": key[0], "id": key[1], "prompt": key[2], "gold": row["gold"], "answers": {}}
-        )
-        models = problem["answers"].setdefault(row["size"], {})
+        of = row["benchmark"], row["problem"], row["prompt"]
+        known = {"benchmark": of[0], "id": of[1], "prompt": of[2], "gold": row["gold"], "disagree": bool(differ[of])}
+        models = problems.setdefault(of, {**known, "answers": {}})["answers"].setdefault(row["size"], {})
         model = models.setdefault(_model(row), {"model": _model(row), "answers": {}})
         model["answers"][row["kind"]] = {"response": row["response"], "right": row["right"]}
     for problem in problems.values():
         problem["answers"] = {size: list(models.values()) for size, models in problem["answers"].items()}
-    return list(problems.values())
+    return sorted(problems.values(), key=lambda problem: not problem["disagree"])
 
 
 def environment(table: pd.DataFrame) -> Page:

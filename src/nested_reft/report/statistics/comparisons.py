@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_cells, nested_skips, stages
+from nested_reft.config.method import Strategy
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.config.run_table import strategy_table
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
@@ -27,31 +28,22 @@ from nested_reft.report.statistics.intervals import (
     score_interval,
 )
 
-# Keys: (size, skip), (size, data set, correction, skip), (size, data set),
-# (size, correction, skip) and (size, data set, strategy).
-Speedups: TypeAlias = dict[tuple[str, int], Interval | None]
-Differences: TypeAlias = dict[tuple[str, str, str, int], Interval | None]
-Gains: TypeAlias = dict[tuple[str, str], Interval | None]
-GradientEffects: TypeAlias = dict[tuple[str, str, int], Interval | None]
-Biases: TypeAlias = dict[tuple[str, str, int], Bias | None]
-StrategyEffects: TypeAlias = dict[tuple[str, str, str], Interval | None]
-
 T = TypeVar("T")
-K = TypeVar("K", bound=tuple[object, ...])
+Key: TypeAlias = tuple[Any, ...]  # what it has is said by each function
+Cells: TypeAlias = dict[Key, Interval | None]
 _Row: TypeAlias = Mapping[Hashable, Any]
-_BySeed: TypeAlias = dict[int, float]
 _RUN = ["size", "dataset", "correction", "skip", "seed"]
 CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
 BASELINE_CHOICE = ("uniform", 0)  # with no layer left out there is nothing to choose
 
 
-def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Speedups:
-    """Rollout tokens/s of the nested over the full model, per size and skip, 0 too (`throughput.csv`)."""
+def rollout_speedups(throughput: pd.DataFrame, config: Config) -> Cells:
+    """Rollout tokens/s of the nested over the full model, per (size, skip), 0 too (`throughput.csv`)."""
     return _speedups(throughput, config, (0, *nested_skips(config)))
 
 
-def step_speedups(step_speed: pd.DataFrame, config: Config) -> Speedups:
-    """Speed of a whole training step with nested rollouts over one with the full model's, per size and skip
+def step_speedups(step_speed: pd.DataFrame, config: Config) -> Cells:
+    """Speed of a whole training step with nested rollouts over one with the full model's, per (size, skip)
     (`step_speed.csv`).
     """
     return _speedups(step_speed, config, nested_skips(config))
@@ -84,149 +76,125 @@ def accuracy_of(model: pd.DataFrame) -> Interval | None:
     return accuracy_interval(model["value"].to_numpy(dtype=np.float64), problems)
 
 
-def parity(runs: pd.DataFrame, config: Config, metric: str) -> Differences:
-    """Mean accuracy over benchmarks, nested minus baseline, per seed on identical problems (`runs.csv`)."""
-    return _against_baseline(runs, config, metric, paired_difference)
+def parity(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
+    """Mean accuracy over benchmarks, nested minus baseline, per seed on identical problems, per (size, data set,
+    correction, skip) (`runs.csv`).
+    """
+    means = _by_seed(benchmark_means(runs, config, metric), _RUN)
+    keys = [(*of, *cell) for of in product(config.sizes, config.datasets) for cell in nested_cells(config)]
+    return {key: _paired(means, key, (*key[:2], BASELINE_CORRECTION, 0), paired_difference) for key in keys}
 
 
-def seed_differences(runs: pd.DataFrame, config: Config, metric: str) -> dict[tuple[str, str, str, int], Array | None]:
-    """The differences (seeds,) whose mean and interval `parity` gives."""
-    return _against_baseline(runs, config, metric, np.subtract)
-
-
-def gains(runs: pd.DataFrame, config: Config, metric: str) -> Gains:
-    """Mean accuracy over benchmarks, baseline ReFT minus the model that it started from (`runs.csv`)."""
-    cells = _by_cell(benchmark_means(runs, config, metric).set_index(_RUN)["value"])
-    found: Gains = {}
+def gains(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
+    """Mean accuracy over benchmarks, baseline ReFT minus the model that it started from, per (size, data set)
+    (`runs.csv`).
+    """
+    means = _by_seed(benchmark_means(runs, config, metric), _RUN)
+    found: Cells = {}
     for size, dataset in product(config.sizes, config.datasets):
-        tuned = np.array(list(cells.get((size, dataset, BASELINE_CORRECTION, 0), {}).values()))
-        start = list(cells.get((size, "", stages(config)[-1], 0), {}).values())
+        tuned = np.array(list(means.get((size, dataset, BASELINE_CORRECTION, 0), {}).values()))
+        start = list(means.get((size, "", stages(config)[-1], 0), {}).values())
         measured = len(tuned) and start
         found[size, dataset] = paired_difference(tuned, np.full(len(tuned), start[0])) if measured else None
     return found
 
 
-def gradient_biases(gradients: pd.DataFrame, config: Config) -> Biases:
-    """Relative bias of a corrected gradient estimate, without the noise (`gradients.csv`)."""
-    return _gradients(gradients, config, lambda row: _bias(row, "bias_debiased", "bias"))
+def gradient_biases(gradients: pd.DataFrame, config: Config) -> dict[Key, Bias | None]:
+    """Relative bias of a corrected gradient estimate, without the noise, per (size, correction, skip)
+    (`gradients.csv`).
+    """
+
+    def bias(row: _Row) -> Bias:
+        return Bias(**vars(_jackknifed(row, "bias_debiased", "bias")), noise=row["noise_floor"])
+
+    return _gradients(gradients, config, bias)
 
 
-def gradient_variances(gradients: pd.DataFrame, config: Config) -> GradientEffects:
-    """Variance of a corrected gradient estimate over that of the on-policy one (`gradients.csv`)."""
+def gradient_variances(gradients: pd.DataFrame, config: Config) -> Cells:
+    """Variance of a corrected gradient estimate over that of the on-policy one, by the same cells."""
     return _gradients(gradients, config, lambda row: _jackknifed(row, "variance_ratio", "variance"))
 
 
-def gradient_cosines(gradients: pd.DataFrame, config: Config) -> GradientEffects:
-    """Cosine between a corrected gradient estimate and the on-policy one, without the noise (`gradients.csv`)."""
+def gradient_cosines(gradients: pd.DataFrame, config: Config) -> Cells:
+    """Cosine between a corrected gradient estimate and the on-policy one, without the noise, by the same cells."""
     return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
 
 
-def gradient_controls(gradients: pd.DataFrame, config: Config) -> dict[tuple[str, int], Bias | None]:
-    """Relative bias of a second on-policy estimate, which has none, per size and skip (`gradients.csv`)."""
-    keys = product(config.sizes, nested_skips(config))
-    return _rows(gradients, ["size", "skip"], keys, lambda row: _bias(row, "control", "control"))
-
-
-def compared_strategies(config: Config) -> tuple[str, ...]:
-    """The ways to choose layers that are compared; none if there is only one."""
-    strategies: tuple[str, ...] = config.layer_choice.strategies
+def compared_strategies(config: Config) -> tuple[Strategy, ...]:
+    """The layer-selection strategies that are compared; none if there is only one."""
+    strategies: tuple[Strategy, ...] = config.layer_choice.strategies
     return strategies if len(strategies) > 1 else ()
 
 
-def strategy_parity(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
-    """Mean headline accuracy over benchmarks, each way to choose layers minus baseline ReFT, paired by seed."""
-    return _strategies_against(strategies, config, BASELINE_CHOICE, paired_difference)
-
-
-def strategy_seeds(strategies: pd.DataFrame, config: Config) -> dict[tuple[str, str, str], Array | None]:
-    """The differences (seeds,) whose mean and interval `strategy_parity` gives."""
-    return _strategies_against(strategies, config, BASELINE_CHOICE, np.subtract)
-
-
-def strategy_contrasts(strategies: pd.DataFrame, config: Config) -> StrategyEffects:
-    """Mean headline accuracy over benchmarks, each way to choose layers minus the first one, paired by seed."""
-    choice = config.layer_choice
-    return _strategies_against(strategies, config, (choice.strategies[0], choice.skip), paired_difference)
-
-
-def effective_rollouts(strategies: pd.DataFrame, config: Config) -> dict[tuple[str, str, str, int], Interval | None]:
-    """What a rollout is worth in equal time: its tokens per second times their effective sample size, over baseline
-    ReFT's, paired by seed, per size, data set, strategy and skip (`strategies.csv`).
+def strategy_parity(strategies: pd.DataFrame, config: Config) -> Cells:
+    """Mean headline accuracy over benchmarks, each strategy minus baseline ReFT, paired by seed, per (size, data set,
+    strategy) (`strategies.csv`).
     """
-    of_runs = strategies[strategies["benchmark"] == ""]
-    by_metric = {name: rows.set_index(CHOICE)["value"] for name, rows in of_runs.groupby("metric", sort=False)}
-    if not {"rollout_tokens_per_s", "ess"} <= by_metric.keys():
-        cells: dict[tuple[object, ...], _BySeed] = {}
-    else:
-        cells = _by_cell((by_metric["rollout_tokens_per_s"] * by_metric["ess"]).dropna())
+    return _strategies_against(strategies, config, BASELINE_CHOICE)
+
+
+def strategy_contrasts(strategies: pd.DataFrame, config: Config) -> Cells:
+    """The same, each strategy minus the first one."""
+    return _strategies_against(strategies, config, (config.layer_choice.strategies[0], config.layer_choice.skip))
+
+
+def effective_rollouts(strategies: pd.DataFrame, config: Config) -> Cells:
+    """What a rollout is worth in equal time: its tokens per second times their effective sample size, over baseline
+    ReFT's, paired by seed, per (size, data set, strategy, skip) (`strategies.csv`).
+    """
+    of_runs = strategies[strategies["benchmark"] == ""].set_index(CHOICE)
+    speed, ess = (of_runs.loc[of_runs["metric"] == name, "value"] for name in ("rollout_tokens_per_s", "ess"))
+    worth = _by_seed((speed * ess).dropna().reset_index(), CHOICE)
     keys = [(run.size, run.dataset, run.strategy, run.skip) for run in strategy_table(config)]
-    return {key: _paired(cells, key, (*key[:2], *BASELINE_CHOICE), paired_ratio) for key in keys}
+    return {key: _paired(worth, key, (*key[:2], *BASELINE_CHOICE), paired_ratio) for key in keys}
 
 
-def _rows(table: pd.DataFrame, columns: list[str], keys: Iterable[K], of_row: Callable[[_Row], T]) -> dict[K, T | None]:
+def _rows(
+    table: pd.DataFrame, columns: list[str], keys: Iterable[Key], of_row: Callable[[_Row], T]
+) -> dict[Key, T | None]:
     """`of_row` of the row with each key, which is the values of `columns`; None if there is no such row."""
     rows = {tuple(row[column] for column in columns): row for row in table.to_dict("records")}
     return {key: of_row(rows[key]) if key in rows else None for key in keys}
 
 
-def _speedups(measured: pd.DataFrame, config: Config, skips: Sequence[int]) -> Speedups:
+def _speedups(measured: pd.DataFrame, config: Config, skips: Sequence[int]) -> Cells:
     def speedup(row: _Row) -> Interval:
-        bounds = row["speedup_low"], row["speedup_high"]
-        return Interval(row["speedup"], *bounds, row["n"], "bootstrap over pairs")
+        return Interval(row["speedup"], row["speedup_low"], row["speedup_high"], row["n"], "bootstrap over pairs")
 
     return _rows(measured, ["size", "skip"], product(config.sizes, skips), speedup)
+
+
+def _gradients(gradients: pd.DataFrame, config: Config, of_row: Callable[[_Row], T]) -> dict[Key, T | None]:
+    keys = product(config.sizes, config.gradients.corrections, nested_skips(config))
+    return _rows(gradients, ["size", "correction", "skip"], keys, of_row)
 
 
 def _jackknifed(row: _Row, estimate: str, bounds: str) -> Interval:
     return Interval(row[estimate], row[f"{bounds}_low"], row[f"{bounds}_high"], row["n"], JACKKNIFE)
 
 
-def _bias(row: _Row, estimate: str, bounds: str) -> Bias:
-    return Bias(**vars(_jackknifed(row, estimate, bounds)), noise=row["noise_floor"])
-
-
-def _gradients(
-    gradients: pd.DataFrame, config: Config, of_row: Callable[[_Row], T]
-) -> dict[tuple[str, str, int], T | None]:
-    keys = product(config.sizes, config.gradients.corrections, nested_skips(config))
-    return _rows(gradients, ["size", "correction", "skip"], keys, of_row)
-
-
-def _strategies_against(
-    strategies: pd.DataFrame,
-    config: Config,
-    control: tuple[str, int | None],
-    statistic: Callable[[Array, Array], T],
-) -> dict[tuple[str, str, str], T | None]:
-    """`statistic` of every compared strategy and the control, which is a strategy and a skip."""
-    cells = _by_cell(benchmark_means(strategies, config, config.evaluation.headline, CHOICE).set_index(CHOICE)["value"])
-    skip = config.layer_choice.skip
+def _strategies_against(strategies: pd.DataFrame, config: Config, control: tuple[str, int | None]) -> Cells:
+    """Every compared strategy minus the control, which is a strategy and a skip."""
+    means = _by_seed(benchmark_means(strategies, config, config.evaluation.headline, CHOICE), CHOICE)
     keys = product(config.sizes, config.datasets, compared_strategies(config))
-    return {key: _paired(cells, (*key, skip), (*key[:2], *control), statistic) for key in keys}
+    skip = config.layer_choice.skip
+    return {key: _paired(means, (*key, skip), (*key[:2], *control), paired_difference) for key in keys}
 
 
-def _against_baseline(
-    runs: pd.DataFrame, config: Config, metric: str, statistic: Callable[[Array, Array], T]
-) -> dict[tuple[str, str, str, int], T | None]:
-    cells = _by_cell(benchmark_means(runs, config, metric).set_index(_RUN)["value"])
-    keys = [(*of, *cell) for of in product(config.sizes, config.datasets) for cell in nested_cells(config)]
-    return {key: _paired(cells, key, (*key[:2], BASELINE_CORRECTION, 0), statistic) for key in keys}
-
-
-def _by_cell(values: pd.Series) -> dict[tuple[object, ...], _BySeed]:
-    """A series whose last index level is the seed, as {cell: {seed: value}}."""
-    cells: dict[tuple[object, ...], _BySeed] = {}
-    for key, value in zip(values.index.to_flat_index(), values, strict=True):
-        cells.setdefault(key[:-1], {})[key[-1]] = value
+def _by_seed(table: pd.DataFrame, columns: list[str]) -> dict[Key, dict[int, float]]:
+    """The column `value` as {the values of `columns` but the last: {the last, the seed: value}}."""
+    cells: dict[Key, dict[int, float]] = {}
+    for *key, seed, value in table[[*columns, "value"]].itertuples(index=False, name=None):
+        cells.setdefault(tuple(key), {})[seed] = value
     return cells
 
 
 def _paired(
-    cells: dict[tuple[object, ...], _BySeed],
-    treatment: tuple[object, ...],
-    control: tuple[object, ...],
-    statistic: Callable[[Array, Array], T],
-) -> T | None:
+    cells: Mapping[Key, Mapping[int, float]],
+    treatment: Key,
+    control: Key,
+    statistic: Callable[[Array, Array], Interval],
+) -> Interval | None:
     """`statistic` over the seeds that both cells have; None if they share none."""
     treated, controls = cells.get(treatment, {}), cells.get(control, {})
     seeds = sorted(treated.keys() & controls.keys())

@@ -14,13 +14,13 @@ jackknife overstates by about the square root of 2 (Arvesen 1969): "unbiased" is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, equivalence
+from nested_reft.report.statistics.intervals import LEVEL, Array, Interval, Limits
 
 BiasVerdict = Literal["unbiased", "biased", "inconclusive", "not resolved"]
 
@@ -31,7 +31,7 @@ METHOD = "jackknife over batches"
 class Bias(Interval):
     """A relative bias, and `noise`: how far the plain means of two on-policy sets are apart, which have no bias."""
 
-    noise: float
+    noise: float = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,10 @@ def bias_verdict(bias: Bias, margin: float) -> BiasVerdict:
 
     Not resolved: neither, and the noise is above `margin` too, or hides the gradient itself. Inconclusive: neither.
     """
-    found = equivalence(bias.low, bias.high, margin)
-    if found == "equivalent":
-        return "unbiased"
-    if found == "beyond the margin":
-        return "biased"
+    judged = Limits(high=margin).judge(bias)
+    if judged != "undecided":
+        return "unbiased" if judged == "passes" else "biased"
     return "inconclusive" if bias.exists and bias.noise <= margin else "not resolved"
-
-
-def is_controlled(variance: Interval, limit: float) -> bool:
-    """Whether the whole interval of a variance ratio is at or below the limit."""
-    return variance.high <= limit
 
 
 # Each of these gives n + 1 values: one from all n batches, then one with each batch left out.

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
 Array = NDArray[np.float64]
+CellVerdict = Literal["passes", "fails", "undecided"]
 Equivalence = Literal["equivalent", "beyond the margin", "inconclusive", "no interval"]
 AgainstZero = Literal["below 0", "above 0", "includes 0", "no interval"]
 
@@ -31,13 +32,17 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none, or have no spread."""
+    """An estimate and its confidence interval; `low` and `high` are NaN if `n` units allow none, or have no spread.
+
+    `units`: the values (n,) whose mean it is, if it is one.
+    """
 
     estimate: float
     low: float
     high: float
     n: int
     method: str
+    units: Array | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # Units that are all equal (as accuracies of 0 are; but for rounding) do not show how far others would be: that
@@ -50,6 +55,27 @@ class Interval:
     def exists(self) -> bool:
         """Whether there is an interval at all."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values that satisfy a claim: from `low` to `high`, both included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def judge(self, found: Interval) -> CellVerdict:
+        """Passes if the whole interval is within the limits, fails if all of it is beyond one of them.
+
+        What has no interval is undecided.
+        """
+        if self.low <= found.low and found.high <= self.high:
+            return "passes"
+        return "fails" if found.high < self.low or found.low > self.high else "undecided"
+
+    def beyond(self, value: float) -> float:
+        """How far a value is beyond the limit that it is nearest to; negative within."""
+        return max(self.low - value, value - self.high)
 
 
 @dataclass(frozen=True)
@@ -76,9 +102,9 @@ def t_interval(values: Array, scale: Scale = UNBOUNDED) -> Interval:
     values = _units(values)
     n, mean = len(values), float(values.mean())
     if n < 2:
-        return Interval(mean, math.nan, math.nan, n, scale.method)
+        return Interval(mean, math.nan, math.nan, n, scale.method, values)
     half = float(_quantile(n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, *_around(mean, half, scale), n, scale.method)
+    return Interval(mean, *_around(mean, half, scale), n, scale.method, values)
 
 
 def score_interval(share: float, problems: float) -> Interval:
@@ -161,28 +187,20 @@ def median_ratio(treatment: Array, control: Array) -> Interval:
     return Interval(median, float(interval.low), float(interval.high), n, method)
 
 
-def interquartile_mean(scores: Array, axis: int | None = None) -> Any:
-    """Mean of the middle half of `scores` (any shape); all of them at once, or along `axis` (Agarwal et al. 2021)."""
-    return stats.trim_mean(scores, proportiontocut=0.25, axis=axis)
-
-
-def equivalence(low: float, high: float, margin: float) -> Equivalence:
+def equivalence(found: Interval, margin: float) -> Equivalence:
     """Whether a 95 % interval of differences is within ±margin, or wholly beyond it.
 
     Within it: two one-sided tests (Schuirmann 1987), at 2.5 % each. Not to be within is not to be beyond.
     """
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "no interval"
-    if -margin <= low and high <= margin:
-        return "equivalent"
-    return "beyond the margin" if high < -margin or low > margin else "inconclusive"
+    words: dict[CellVerdict, Equivalence] = {"passes": "equivalent", "fails": "beyond the margin"}
+    return words.get(Limits(-margin, margin).judge(found), "inconclusive") if found.exists else "no interval"
 
 
-def against_zero(low: float, high: float) -> AgainstZero:
+def against_zero(found: Interval) -> AgainstZero:
     """On which side of 0 the whole interval is: another question than `equivalence`, and another answer."""
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not found.exists:
         return "no interval"
-    return "below 0" if high < 0 else "above 0" if low > 0 else "includes 0"
+    return "below 0" if found.high < 0 else "above 0" if found.low > 0 else "includes 0"
 
 
 def _around(mean: float, half: float, scale: Scale) -> tuple[float, float]:

@@ -9,18 +9,17 @@ import pandas as pd
 
 from nested_reft.config.experiment import Config, measured_models, nested_skips
 from nested_reft.config.run import PRETRAINED, STAGES, WARMED_UP, WITHOUT_LAYER_DROP
-from nested_reft.report.statistics.intervals import POSITIVE, SHARE, UNBOUNDED, Array, Interval, t_interval
+from nested_reft.report.statistics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval, t_interval
 
 Key = tuple[str, str, str, int]  # size, stage, strategy, skip
 
 
 @dataclass(frozen=True)
 class Nestability:
-    """One model with one way to choose layers at one skip; `by_batch` has the values that the intervals are of."""
+    """One model with one layer-selection strategy at one skip: intervals over batches, by quantity."""
 
     num_skipped: int
     intervals: dict[str, Interval]
-    by_batch: dict[str, Array]
 
 
 def nestability_cells(table: pd.DataFrame, config: Config) -> dict[Key, Nestability | None]:
@@ -58,5 +57,4 @@ def _cell(batches: pd.DataFrame) -> Nestability:
     return Nestability(
         num_skipped=len(str(batches["skipped_layers"].iloc[0]).split()),
         intervals={name: t_interval(values[name], scale=scale) for name, scale in scales.items()},
-        by_batch=values,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import trim_mean
 
 from nested_reft.config.experiment import Config, stages, tuned_cells
 from nested_reft.config.run import STAGES
@@ -19,7 +20,6 @@ from nested_reft.report.statistics.intervals import (
     Interval,
     against_zero,
     equivalence,
-    interquartile_mean,
 )
 
 PARITY = [
@@ -66,7 +66,7 @@ def _accuracy_cells(cell: pd.DataFrame, config: Config, metric: str) -> dict[str
     mean = benchmark_means(cell, config, metric)
     texts["mean"] = percent(accuracy_of(mean))
     complete = cell[cell["seed"].fillna(0).isin(mean["seed"].fillna(0))]["value"].to_numpy(dtype=np.float64)
-    texts["IQM"] = f"{100 * interquartile_mean(complete):.1f}" if len(complete) else NOT_RUN
+    texts["IQM"] = f"{100 * trim_mean(complete, 0.25):.1f}" if len(complete) else NOT_RUN
     return texts
 
 
@@ -110,22 +110,15 @@ def equivalence_table(runs: pd.DataFrame, config: Config) -> tuple[pd.DataFrame,
     margin = config.evaluation.parity_margin
     rows = []
     for (size, dataset, correction, skip), found in parity(runs, config, config.evaluation.headline).items():
-        row = {"dataset": dataset, "size": size, "correction": correction, "skip %": str(skip)}
-        if found is None:
-            row |= {"difference": NOT_RUN, "low": "", "high": "", "margin": "", "seeds": "0"}
-            row |= {"verdict": NOT_RUN, "against 0": NOT_RUN}
-        else:
-            row |= {
-                "difference": f"{100 * found.estimate:+.1f}",
-                "low": f"{100 * found.low:+.1f}" if found.exists else "",
-                "high": f"{100 * found.high:+.1f}" if found.exists else "",
-                "margin": f"{100 * margin:g}",
-                "seeds": str(found.n),
-                "verdict": equivalence(found.low, found.high, margin),
-                "against 0": against_zero(found.low, found.high),
-            }
+        row = {"dataset": dataset, "size": size, "correction": correction, "skip %": str(skip), "seeds": "0"}
+        row |= dict.fromkeys(("difference", "verdict", "against 0"), NOT_RUN)
+        if found:
+            row |= {"margin": f"{100 * margin:g}", "seeds": str(found.n), "difference": f"{100 * found.estimate:+.1f}"}
+            row |= {"low": f"{100 * found.low:+.1f}", "high": f"{100 * found.high:+.1f}"} if found.exists else {}
+            row["verdict"] = equivalence(found, margin)
+            row["against 0"] = against_zero(found)
         rows.append(row)
-    table = pd.DataFrame(rows, columns=PARITY)
+    table = pd.DataFrame(rows, columns=PARITY).fillna("")
     table = table.sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
     title = "Parity with baseline ReFT"
     if table.empty:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pandas as pd
 
-from nested_reft.config.experiment import Config
+from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.formatting import (
     NO_NESTED_RUNS,
     NOT_RESOLVED,
@@ -29,28 +31,24 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.Dat
     """Bias and variance of the corrected gradient estimates, one row per size, skip and correction."""
     biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
     cosines, margin = gradient_cosines(gradients, config), config.gradients.bias_margin
-    measured = {(row["size"], row["correction"], row["skip"]): row for row in gradients.to_dict("records")}
+    with_noise = gradients.set_index(["size", "correction", "skip"])["bias"]
     rows = []
-    for (size, correction, skip), bias in biases.items():
-        row = {"size": size, "skip %": str(skip), "correction": correction}
-        row["relative bias (%)"] = relative_bias(bias, margin, _percent)
-        if bias is None:
-            row |= dict.fromkeys(("with noise (%)", "noise alone (%)", "cosine", "variance ratio"), NOT_RUN)
-            row |= {"batches": "0", "verdict": NOT_RUN}
-        else:
-            found, cosine = measured[size, correction, skip], cosines[size, correction, skip]
+    # By skip before correction: corrections are compared at the same skip.
+    for size, skip, correction in product(config.sizes, nested_skips(config), config.gradients.corrections):
+        key = (size, correction, skip)
+        bias, cosine, row = biases[key], cosines[key], dict.fromkeys(COLUMNS, NOT_RUN)
+        row |= {"size": size, "skip %": str(skip), "correction": correction, "batches": "0"}
+        if bias:
             row |= {
-                "with noise (%)": _percent(found["bias"]),
+                "relative bias (%)": relative_bias(bias, margin, _percent),
+                "with noise (%)": _percent(with_noise[key]),
                 "noise alone (%)": _percent(bias.noise),
                 "cosine": ratio(cosine) if cosine and cosine.exists else NOT_RESOLVED,
-                "variance ratio": ratio(variances[size, correction, skip]),
+                "variance ratio": ratio(variances[key]),
                 "batches": str(bias.n),
                 "verdict": bias_verdict(bias, margin),
             }
         rows.append(row)
-    order = {size: place for place, size in enumerate(config.sizes)}
-    # By skip before correction: corrections are compared at the same skip.
-    rows.sort(key=lambda row: (order[row["size"]], int(row["skip %"])))
     table = pd.DataFrame(rows, columns=COLUMNS)
     title = "Bias and variance of the gradient estimates"
     if table.empty:

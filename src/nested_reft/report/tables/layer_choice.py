@@ -1,12 +1,14 @@
-"""The table for people of the ways to choose the skipped layers."""
+"""The table for people of the layer-selection strategies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from itertools import product
 
 import pandas as pd
 
 from nested_reft.config.experiment import Config
+from nested_reft.config.method import Strategy
 from nested_reft.config.run_table import strategy_table
 from nested_reft.core.layer_selection import SELECTIONS, num_skipped
 from nested_reft.report.formatting import NOT_RUN, percent, points, ratio
@@ -25,43 +27,44 @@ EFFECTIVE = "rollouts in equal time"
 
 
 def layer_choice_table(strategies: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
-    """Accuracy and off-policyness, one row per size, data set and way to choose layers, after the baseline's.
+    """Accuracy and off-policyness, one row per size, data set and layer-selection strategy, after the baseline's.
 
     The fixed skips that an adapting strategy is compared with have rows too.
     """
-    compared, choice = compared_strategies(config), config.layer_choice
-    reference = f"difference to {choice.strategies[0]}"
+    compared, choice, metric = compared_strategies(config), config.layer_choice, config.evaluation.headline
     against_baseline, against_first = strategy_parity(strategies, config), strategy_contrasts(strategies, config)
     effective = effective_rollouts(strategies, config)
-    means = benchmark_means(strategies, config, config.evaluation.headline, CHOICE)
+    cell = ["size", "dataset", "strategy", "skip"]
+    means = dict(iter(benchmark_means(strategies, config, metric, CHOICE).groupby(cell, sort=False)))
+    steps = strategies[strategies["benchmark"] == ""].groupby([*cell, "metric"])["value"].mean()
     rows = []
-    for size in config.sizes:
-        for dataset in config.datasets:
-            for title, strategy, at_skip in _cells(config):
-                cell = {"size": size, "dataset": dataset, "strategy": strategy, "skip": at_skip}
-                of_run = _cell(strategies[strategies["benchmark"] == ""], cell)
-                is_first, is_compared = strategy == compared[0], at_skip == choice.skip
-                key = (size, dataset, strategy)
-                rows.append(
-                    {
-                        "size": size,
-                        "dataset": dataset,
-                        "strategy": title,
-                        "left out": _left_out(of_run, strategy, config.sizes[size].layers, at_skip or 0),
-                        "accuracy": percent(accuracy_of(_cell(means, cell))),
-                        "difference to baseline": points(against_baseline[key]) if is_compared else "",
-                        reference: points(against_first[key]) if is_compared and not is_first else "",
-                        "KL": _mean(of_run, "kl_k3"),
-                        "ESS": _mean(of_run, "ess"),
-                        EFFECTIVE: ratio(effective[(*key, at_skip)]) if at_skip else "",
-                    }
-                )
-    columns = ["size", "dataset", "strategy", "left out", "accuracy", "difference to baseline", reference, "KL", "ESS"]
-    table = pd.DataFrame(rows, columns=[*columns, EFFECTIVE])
+    for size, dataset, (title, strategy, skip) in product(config.sizes, config.datasets, _cells(config)):
+        key, at_choice = (size, dataset, strategy), skip == choice.skip
+        of_steps = {name: steps.get((*key, skip, name), math.nan) for name in ("num_skipped", "kl_k3", "ess")}
+        rows.append(
+            {
+                "size": size,
+                "dataset": dataset,
+                "strategy": title,
+                # An adapting strategy leaves out another number at each step.
+                "left out": _number(of_steps["num_skipped"], 1)
+                if SELECTIONS[strategy].adapts
+                else str(num_skipped(config.sizes[size].layers, skip)),
+                "accuracy": percent(accuracy_of(means.get((*key, skip), strategies[:0]))),
+                "difference to baseline": points(against_baseline[key]) if at_choice else "",
+                f"difference to {choice.strategies[0]}": points(against_first[key])
+                if at_choice and strategy != compared[0]
+                else "",
+                "KL": _number(of_steps["kl_k3"], 3),
+                "ESS": _number(of_steps["ess"], 3),
+                EFFECTIVE: ratio(effective[(*key, skip)]) if skip else "",
+            }
+        )
+    columns = ["size", "dataset", "strategy", "left out", "accuracy", "difference to baseline"]
+    table = pd.DataFrame(rows, columns=[*columns, f"difference to {choice.strategies[0]}", "KL", "ESS", EFFECTIVE])
     title = "Ways to choose the skipped layers"
     if table.empty:
         return table, Page(title, (), "Not run: the configuration names one way to choose layers.")
-    choice, metric = config.layer_choice, config.evaluation.headline
     notes = (
         f"Correction '{choice.correction}' at skip {choice.skip} %. Accuracy: {metric}, in percent, mean over "
         "benchmarks and seeds. Brackets: 95 % interval over seeds and problems (Wilson's score interval). Differences "
@@ -74,31 +77,18 @@ def layer_choice_table(strategies: pd.DataFrame, config: Config) -> tuple[pd.Dat
     return table, Page(title, (("", table),), notes)
 
 
-def _cells(config: Config) -> list[tuple[str, str, int | None]]:
+def _cells(config: Config) -> list[tuple[str, Strategy, int]]:
     """Title, strategy and skip of each row of a size and data set; none without a comparison."""
-    compared, choice = compared_strategies(config), config.layer_choice
-    if not compared:
+    compared, skip = compared_strategies(config), config.layer_choice.skip
+    if not compared or skip is None:
         return []
-    fixed = sorted({run.skip for run in strategy_table(config)} - {choice.skip})
+    fixed = sorted({run.skip for run in strategy_table(config)} - {skip})
     return [
         ("baseline ReFT", "uniform", 0),
-        *((f"{compared[0]}, skip {skip} %", compared[0], skip) for skip in fixed),
-        *((name, name, choice.skip) for name in compared),
+        *((f"{compared[0]}, skip {at} %", compared[0], at) for at in fixed),
+        *((name, name, skip) for name in compared),
     ]
 
 
-def _left_out(of_run: pd.DataFrame, strategy: str, layers: int, skip: int) -> str:
-    """How many layers a step leaves out: the same in all, unless the strategy adapts."""
-    return _mean(of_run, "num_skipped", 1) if SELECTIONS[strategy].adapts else str(num_skipped(layers, skip))
-
-
-def _cell(table: pd.DataFrame, cell: Mapping[str, object]) -> pd.DataFrame:
-    chosen = pd.Series(True, index=table.index)
-    for column, value in cell.items():
-        chosen &= table[column] == value
-    return table[chosen]
-
-
-def _mean(table: pd.DataFrame, metric: str, digits: int = 3) -> str:
-    values = table.loc[table["metric"] == metric, "value"]
-    return f"{values.mean():.{digits}f}" if len(values) else NOT_RUN
+def _number(value: float, digits: int) -> str:
+    return NOT_RUN if math.isnan(value) else f"{value:.{digits}f}"

@@ -18,7 +18,7 @@ COLUMNS = [
 
 
 def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
-    """KL, effective sample size and reward of nested rollouts, one row per size, model, way to choose and skip."""
+    """KL, effective sample size and reward of nested rollouts, one row per size, model, strategy and skip."""
     names, speedups, rows = model_names(config), rollout_speedups(throughput, config), []
     for (size, stage, strategy, skip), found in nestability_cells(nestability, config).items():
         row = {"size": size, "model": names[stage], "layers from": strategy, "skip %": str(skip)}
