@@ -66,6 +66,7 @@ def make_config(
     skips_of: Mapping[str, list[int]] | None = None,
     warmup: bool = False,
     nestability: bool = False,
+    precisions: tuple[str, ...] = (),
 ) -> Config:
     """A valid config with that many of each; `skips_of` names corrections that are run at some skips only."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
@@ -91,7 +92,9 @@ def make_config(
         datasets_of = {"datasets": {"solved": problems}, "layer_drop": 0.1 if nestability else 0.0}
         settings["warmup"] = {**datasets_of, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4}
     if nestability:
-        settings["nestability"] = {"batches": 4, **batch, "without_layer_drop": warmup}
+        settings["nestability"] = {
+            "batches": 4, **batch, "without_layer_drop": warmup, "precisions": precisions,
+        }  # fmt: skip
     if len(strategies) > 1:
         settings["layer_choice"] = {"strategies": strategies, "skip": max(skips), "correction": corrections[-1]}
     return parse_config(settings)
@@ -190,7 +193,11 @@ def gradient_sets(
 
 
 def nestability_record(config: Config, size: str, stage: str, skip: int, factor: float) -> dict[str, Any]:
-    """Batch n of strategy s has `factor` times the KL 0.01 * skip / s * n, and the ESS exp(-KL)."""
+    """Batch n of strategy s has `factor` times the KL 0.01 * skip / s * n, and the ESS exp(-KL).
+
+    In precision p, from 1, all are the same, and p times as fast as the whole model, but for 1 % more each batch, and
+    for the layers that are left out.
+    """
     assert config.nestability is not None
     strategies: dict[str, list[dict[str, Any]]] = {}
     for place, strategy in enumerate(config.nestability.strategies if skip else config.nestability.strategies[:1], 1):
@@ -200,7 +207,19 @@ def nestability_record(config: Config, size: str, stage: str, skip: int, factor:
             {**fixed, "kl_k1": kl, "kl_k3": kl, "ess": float(np.exp(-kl)), "ess_sequence": float(np.exp(-8 * kl))}
             for kl in kls
         ]
-    return {"size": size, "stage": stage, "skip": skip, "num_layers": 10, "completions": 4, "strategies": strategies}
+    baseline = {"seconds": 1.0, "baseline_tokens": 20}
+    behaviours = {
+        precision: {
+            strategy: [
+                {**row, **baseline, "baseline_seconds": fast * (1 + skip / 100 + n / 100) / 1.5}
+                for n, row in enumerate(rows)
+            ]
+            for strategy, rows in strategies.items()
+        }
+        for fast, precision in enumerate(config.nestability.precisions, start=1)
+    }
+    key = {"size": size, "stage": stage, "skip": skip, "num_layers": 10, "completions": 4}
+    return {**key, "strategies": strategies, "behaviours": behaviours}
 
 
 def exact_rows() -> list[dict[str, Any]]:

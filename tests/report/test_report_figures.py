@@ -345,10 +345,12 @@ WITH_TABLES = [name for name, entry in FIGURES.items() if entry.tables]
 
 @pytest.mark.parametrize("name", WITH_TABLES)
 def test_every_figure_says_of_how_many_units_it_is(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    config = make_config(sizes=1, skips=(10,), steps=2, strategies=("uniform", "static"), nestability=True)
+    asked = {"strategies": ("uniform", "static"), "nestability": True, "precisions": ("float32",)}
+    config = make_config(sizes=1, skips=(10,), steps=2, **asked)
     root = tmp_path_factory.mktemp(name)
     collect_results(root, config, Effects(noise=0.02))
     units = {"throughput": "9 pairs", "time": "9 pairs", "gradients": "16 batches", "nestability": "4 of 2 problems"}
+    units["behaviours"] = "4 batches"
     assert re.search(units.get(name, "3 seeds|seed 1"), note(drawn(root, config, name)))
 
 

@@ -18,7 +18,7 @@ METRICS = ("greedy", "sampled")
 # CSV, one fact per row.
 TIDY_TABLES = (
     *("runs", "gains", "training", "throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "gradients"),
-    *("strategies", "nestability_batches", "exact", "samples", "layers", "manifests"),
+    *("strategies", "nestability_batches", "behaviours", "exact", "samples", "layers", "manifests"),
 )
 # For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
@@ -63,6 +63,10 @@ def _measures_nestability(config: Config) -> bool:
     return config.nestability is not None
 
 
+def _times_behaviours(config: Config) -> bool:
+    return config.nestability is not None and bool(config.nestability.precisions)
+
+
 # Categories of the report, which shows them in alphabetical order.
 METHOD, CLAIMS, SPEED, ACCURACY, TRAINING = "0 Method", "1 Claims", "2 Speed", "3 Accuracy", "4 Training"
 OFF_POLICY, GRADIENTS, LAYERS = "5 Off-policyness", "6 Gradients", "7 Layer choice"
@@ -85,6 +89,7 @@ PRESENTATION_TABLES: dict[str, Entry] = {
         ("nestability_batches", "throughput"),
         asked=_measures_nestability,
     ),
+    "behaviours": Entry("tables.behaviours:behaviours_table", TABLES, ("behaviours",), asked=_times_behaviours),
     "exact_bias": Entry("tables.gradients:exact_bias_table", TABLES, ("exact",)),
 }
 
@@ -172,6 +177,14 @@ FIGURES: dict[str, Entry] = {
         "rollouts from the model (k1, the mean over the sampled tokens of log b - log π) and effective sample size of "
         "their tokens (1 is on-policy). Intervals on the log and logit scale.",
         _measures_nestability,
+    ),
+    "behaviours": Entry(
+        "figures.behaviours:behaviours",
+        LAYERS,
+        ("behaviours",),
+        "What behaviour policies are worth, with fewer layers, in lower precision, or both: effective sample size of a "
+        "rollout's tokens against its speed-up. Policies on one grey line bring equal effective tokens per second.",
+        _times_behaviours,
     ),
     "layers": Entry(
         "figures.layers:layers",

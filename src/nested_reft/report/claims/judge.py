@@ -20,6 +20,7 @@ from nested_reft.config.experiment import Config
 from nested_reft.report.claims.registry import NO_SPREAD, Statement, of_correction, share, statements
 from nested_reft.report.claims.rules import Verdict, rises, verdict
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, relative_bias, with_interval
+from nested_reft.report.statistics.behaviours import worths
 from nested_reft.report.statistics.comparisons import (
     gains,
     gradient_biases,
@@ -84,7 +85,12 @@ def _reason(found: Interval, statement: Statement) -> str:
 
 
 def claim_rows(
-    runs: pd.DataFrame, step_speed: pd.DataFrame, throughput: pd.DataFrame, gradients: pd.DataFrame, config: Config
+    runs: pd.DataFrame,
+    step_speed: pd.DataFrame,
+    throughput: pd.DataFrame,
+    gradients: pd.DataFrame,
+    behaviours: pd.DataFrame,
+    config: Config,
 ) -> list[Claim]:
     """All claims, from the tidy tables of `collect`."""
     of, metric = statements(config), config.evaluation.headline
@@ -108,6 +114,7 @@ def claim_rows(
             for correction in corrections
         ),
         _claim("C6", of["C6"], gains(runs, config, metric)),
+        *([_claim("C7", of["C7"], worths(behaviours, config))] if "C7" in of else []),
     ]
 
 

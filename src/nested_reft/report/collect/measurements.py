@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ import pandas as pd
 from nested_reft.config.experiment import Config, measured_models, nested_skips
 from nested_reft.config.records.exact import ExactRecord, ExactRow
 from nested_reft.config.records.gradients import GradientRecord
-from nested_reft.config.records.nestability import NestabilityRecord, NestabilityRow
+from nested_reft.config.records.nestability import BehaviourRow, NestabilityRecord, NestabilityRow
 from nested_reft.config.records.record import Record, check_owner, read_record
 from nested_reft.config.records.step_speed import Phases, StepSpeedRecord
 from nested_reft.config.records.throughput import ThroughputRecord
@@ -30,6 +30,7 @@ GRADIENTS = [
     *("control", "control_low", "control_high", "n", "completions"),
 ]
 NESTABILITY = ["size", "stage", "strategy", "skip", "batch", *NestabilityRow.model_fields]
+BEHAVIOURS = ["size", "stage", "precision", "strategy", "skip", "batch", *BehaviourRow.model_fields, "speedup"]
 
 R = TypeVar("R", bound=Record)
 Row = dict[str, object]
@@ -54,6 +55,7 @@ def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
         "step_speed_pairs": pd.DataFrame(step_speed_pairs, columns=STEP_SPEED_PAIRS),
         "gradients": pd.DataFrame(_gradients(root / "gradients", config, skips), columns=GRADIENTS),
         "nestability_batches": pd.DataFrame(_nestability(root / "nestability", config, skips), columns=NESTABILITY),
+        "behaviours": pd.DataFrame(_behaviours(root / "nestability", config, skips), columns=BEHAVIOURS),
         "exact": pd.DataFrame(exact, columns=list(ExactRow.model_fields)),
     }
 
@@ -137,15 +139,31 @@ def _gradient(record: GradientRecord, correction: str) -> Row:
 def _nestability(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
     """One row per size, model, layer-selection strategy, skip and batch, in the config's order."""
     return [
-        {
-            **key,
-            "strategy": strategy,
-            "batch": number,
-            **batch.model_dump(),
-            "skipped_layers": layer_names(batch.skipped_layers),
-        }
-        for stage in measured_models(config)
-        for key, record in _records(folder / stage, config, (0, *skips), NestabilityRecord, stage=stage)
-        for strategy, batches in record.strategies.items()
-        for number, batch in enumerate(batches, start=1)
+        {**key, **row}
+        for key, record in _nestability_records(folder, config, skips)
+        for row in _batches(record.strategies)
     ]
+
+
+def _behaviours(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
+    """One row per size, model, precision, strategy, skip and timed batch, in the config's order."""
+    return [
+        {**key, "precision": precision, **row}
+        for key, record in _nestability_records(folder, config, skips)
+        for precision, strategies in record.behaviours.items()
+        for row in _batches(strategies)
+    ]
+
+
+def _nestability_records(folder: Path, config: Config, skips: Sequence[int]) -> Iterator[tuple[Row, NestabilityRecord]]:
+    for stage in measured_models(config):
+        yield from _records(folder / stage, config, (0, *skips), NestabilityRecord, stage=stage)
+
+
+def _batches(strategies: Mapping[str, Sequence[NestabilityRow]]) -> Iterator[Row]:
+    for strategy, batches in strategies.items():
+        for number, batch in enumerate(batches, start=1):
+            row: Row = {"strategy": strategy, "batch": number, **batch.model_dump()}
+            if isinstance(batch, BehaviourRow):
+                row["speedup"] = batch.speedup
+            yield row | {"skipped_layers": layer_names(batch.skipped_layers)}
