@@ -28,7 +28,7 @@ def timed(**changes: object) -> Config:
 def tidy(root: Path, config: Config) -> pd.DataFrame:
     write_results(root, config)
     collect(root, config)
-    return read_table(root, "behaviours")
+    return read_table(root, "behaviour_batches")
 
 
 def test_each_timed_batch_is_a_row_and_its_worth_speed_times_sample_size(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ METRICS = ("greedy", "sampled")
 # CSV, one fact per row.
 TIDY_TABLES = (
     *("runs", "gains", "training", "throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "gradients"),
-    *("strategies", "nestability_batches", "behaviours", "exact", "samples", "layers", "manifests"),
+    *("strategies", "nestability_batches", "behaviour_batches", "exact", "samples", "layers", "manifests"),
 )
 # For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
@@ -89,7 +89,7 @@ PRESENTATION_TABLES: dict[str, Entry] = {
         ("nestability_batches", "throughput"),
         asked=_measures_nestability,
     ),
-    "behaviours": Entry("tables.behaviours:behaviours_table", TABLES, ("behaviours",), asked=_times_behaviours),
+    "behaviours": Entry("tables.behaviours:behaviours_table", TABLES, ("behaviour_batches",), asked=_times_behaviours),
     "exact_bias": Entry("tables.gradients:exact_bias_table", TABLES, ("exact",)),
 }
 
@@ -181,7 +181,7 @@ FIGURES: dict[str, Entry] = {
     "behaviours": Entry(
         "figures.behaviours:behaviours",
         LAYERS,
-        ("behaviours",),
+        ("behaviour_batches",),
         "What behaviour policies are worth, with fewer layers, in lower precision, or both: effective sample size of a "
         "rollout's tokens against its speed-up. Policies on one grey line bring equal effective tokens per second.",
         _times_behaviours,

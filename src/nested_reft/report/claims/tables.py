@@ -27,7 +27,7 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
     runs, step_speed, throughput, gradients, behaviours = (
-        read_table(root, name) for name in ("runs", "step_speed", "throughput", "gradients", "behaviours")
+        read_table(root, name) for name in ("runs", "step_speed", "throughput", "gradients", "behaviour_batches")
     )
     claims = claim_rows(runs, step_speed, throughput, gradients, behaviours, config)
     folder = target_folder or f"results/{config.experiment}"

@@ -55,7 +55,7 @@ def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
         "step_speed_pairs": pd.DataFrame(step_speed_pairs, columns=STEP_SPEED_PAIRS),
         "gradients": pd.DataFrame(_gradients(root / "gradients", config, skips), columns=GRADIENTS),
         "nestability_batches": pd.DataFrame(_nestability(root / "nestability", config, skips), columns=NESTABILITY),
-        "behaviours": pd.DataFrame(_behaviours(root / "nestability", config, skips), columns=BEHAVIOURS),
+        "behaviour_batches": pd.DataFrame(_behaviours(root / "nestability", config, skips), columns=BEHAVIOURS),
         "exact": pd.DataFrame(exact, columns=list(ExactRow.model_fields)),
     }
 

@@ -14,7 +14,7 @@ SCALES = {"speedup": POSITIVE, "ess": SHARE, "ess_sequence": SHARE, "effective":
 
 def behaviour_cells(table: pd.DataFrame, config: Config) -> dict[Key, dict[str, Interval] | None]:
     """Every behaviour policy that is timed, the whole model in each precision too: intervals over batches of the
-    quantities `SCALES`; None where nothing was measured (`behaviours.csv`).
+    quantities `SCALES`; None where nothing was measured (`behaviour_batches.csv`).
 
     `effective`: its tokens per second times the effective sample size of a token, over the baseline's tokens per
     second; of each batch by itself, since speed and sample size vary together.
