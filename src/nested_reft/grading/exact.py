@@ -6,7 +6,9 @@ r"""Numbers in exact rational arithmetic, as people write them: `1,00,000`, `2 2
 from __future__ import annotations
 
 import ast
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,25 +16,20 @@ from fractions import Fraction
 ROUNDED_DIGITS = 6
 MAX_CHARS = 100  # of a number or a calculation: it bounds the arithmetic
 
-_SMALL = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
-    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60,
-    "seventy": 70, "eighty": 80, "ninety": 90,
-}  # fmt: skip
-_LARGE = {
-    "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "lakh": 10**5, "crore": 10**7,
-}  # fmt: skip
+_ONES = (
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
+    "|eighteen|nineteen"
+)
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_SMALL = dict(zip(f"{_ONES}|{_TENS}".split("|"), (*range(20), *range(20, 100, 10)), strict=True))
+_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "lakh": 10**5, "crore": 10**7}
 _FACTORS = {"hundred": 100, "dozen": 12} | _LARGE
 _PARTS = {
-    "half": 2, "quarter": 4, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
-    "tenth": 10, "hundredth": 100, "thousandth": 1000,
+    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
+    "tenth": 10, "hundredth": 100,
 }  # fmt: skip
 _PLURALS = {f"{word}s": value for word, value in _PARTS.items()} | {"halves": 2}
 
-_ONES, _TENS = (
-    "|".join(sorted((w for w in _SMALL if w.endswith("ty") is tens), reverse=True)) for tens in (False, True)
-)
 _BELOW_100 = rf"(?:(?:{_TENS})(?:[-\s]+(?:{_ONES}))?|{_ONES})\b"
 _BELOW_1000 = rf"(?:(?:an?|{_ONES})\s+hundred\b(?:\s+(?:and\s+)?{_BELOW_100})?|{_BELOW_100})"
 _NAMES = rf"(?:\s+(?:{'|'.join(_LARGE)})\b)"
@@ -63,13 +60,13 @@ _UNSIGNED = (
 NUMBER = re.compile(rf"(?:([-+])\s*)?{_UNSIGNED}")
 # The same without groups, as a part of other patterns.
 NUMBER_TEXT = re.sub(r"(?<!\\)\((?![?])", "(?:", _UNSIGNED)
-_REPEATING = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*)(?:\\(?:overline|bar)\s*\{\s*([0-9]+)\s*\}|\(([0-9]+)\))")
+_OPERATIONS: dict[type[ast.AST], Callable[..., Fraction]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+# Decimals whose last digits repeat for ever: 0.1\overline{6}, 0.1\dot{6}, 0.1(6), 0.1666...
+_REPEATING = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s*\{?|\()\s*([0-9]+)\s*[)}]?")
 _CONTINUED = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*?)([0-9]+?)\4\4+\.{2,}")
-_TIME = re.compile(
-    r"([0-9]{1,2})(?::([0-9]{2}))?(?::([0-9]{2}))?\s*"
-    r"(?:([ap])\.?\s?m\b\.?|(?:in\s+the\s+)?(morning|afternoon|evening)|(noon|midnight))?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ def number(text: str) -> Number | None:
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
     if not (match := NUMBER.fullmatch(text)):
-        repeating = _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text) if "." in text else None
+        repeating = _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)
         return _repeating(*repeating.groups()) if repeating else None
     sign, mixed, top, bottom, over, under, whole, decimals, *exponents, factors, percent = match.groups()
     places: int | None = None
@@ -133,9 +130,8 @@ def _digits(text: str | None) -> str:
     return re.sub("[^0-9]", "", text or "") or "0"
 
 
-def _repeating(sign: str, whole: str, before: str, *periods: str | None) -> Number:
+def _repeating(sign: str, whole: str, before: str, period: str) -> Number:
     """A decimal whose last digits repeat for ever, exactly."""
-    period = "".join(part for part in periods if part)
     value = (int((whole + before) or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(before)
     return Number(-value if sign == "-" else value)
 
@@ -147,29 +143,26 @@ def decimal_comma(text: str) -> str:
 
 def calculation(text: str) -> Number | None:
     """The value of a text that is a calculation with the four operations, `(16 - 12) / 2`; else None."""
-    if len(text) > MAX_CHARS or not text or text[-1] in "+-*/":
+    text = re.sub(
+        r"\\(?:times|cdot)(?![A-Za-z])|×|\bx\b", "*", re.sub(r"\\div(?![A-Za-z])|÷", "/", text[: MAX_CHARS + 1])
+    )
+    if len(text) > MAX_CHARS or not re.fullmatch(r"(?!.*(?:\*\*|//|\.(?![0-9])))[-+*/().0-9 ]*[0-9)] *", text):
         return None
-    text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])|×|\bx\b", "*", re.sub(r"\\div(?![A-Za-z])|÷", "/", text)).strip()
-    if not re.fullmatch(r"[-+*/().0-9 ]+", text) or re.search(r"\*\*|//|[0-9]\.(?![0-9])", text):
-        return None
-    text = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", text)
     text = re.sub(r"([0-9]*)\.([0-9]+)", lambda m: f"({int(m[1] + m[2])}/{10 ** len(m[2])})", text)  # exactly
     try:
-        return Number(_value(ast.parse(text, mode="eval").body))
+        return Number(_value(ast.parse(re.sub(r"(?<![0-9])0+(?=[0-9])", "", text.strip()), mode="eval").body))
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 
 
-def _value(tree: ast.expr) -> Fraction:
-    if isinstance(tree, ast.BinOp):
-        a, b = _value(tree.left), _value(tree.right)
-        if isinstance(tree.op, ast.Add | ast.Sub):
-            return a + b if isinstance(tree.op, ast.Add) else a - b
-        return a * b if isinstance(tree.op, ast.Mult) else a / b
-    if isinstance(tree, ast.UnaryOp):
-        return -_value(tree.operand) if isinstance(tree.op, ast.USub) else _value(tree.operand)
-    if isinstance(tree, ast.Constant) and isinstance(tree.value, int):
-        return Fraction(tree.value)
+def _value(tree: ast.AST) -> Fraction:
+    match tree:
+        case ast.BinOp():
+            return _OPERATIONS[type(tree.op)](_value(tree.left), _value(tree.right))
+        case ast.UnaryOp():
+            return _OPERATIONS[type(tree.op)](_value(tree.operand))
+        case ast.Constant(int(value)):
+            return Fraction(value)
     raise ValueError("no calculation")
 
 
@@ -204,20 +197,6 @@ def _part(match: re.Match[str]) -> str:
     whole, count, name = match[1], match[2], match[3].lower()
     top = int(count) if count and count.isdigit() else 1
     bare = not whole and not count and (match[0] != match.string or name not in ("half", "quarter"))
-    coins = name == "quarters" and top >= 4
-    if bare or coins or name not in (_PARTS if top == 1 else _PLURALS):
+    if bare or name not in (_PARTS if top == 1 else _PLURALS):
         return match[0]
     return rf"{whole or ''}\frac{{{top}}}{{{(_PARTS | _PLURALS)[name]}}}"
-
-
-def time_of_day(text: str) -> str | None:
-    """The time by the 24-hour clock, `9 p.m.` being 21:00; None if the text has no minutes and names no half of day."""
-    if not (match := _TIME.fullmatch(text)):
-        return None
-    hour, minute, second, half, part, twelve = match.groups()
-    hours, named = int(hour), half or part or twelve
-    if (minute is None and not named) or hours > (12 if named else 24) or int(minute or 0) > 59:
-        return None
-    if named:
-        hours = hours % 12 + (12 if named.lower() in ("p", "afternoon", "evening", "noon") else 0)
-    return f"{hours:02d}:{minute or '00'}" + (f":{second}" if int(second or 0) else "")

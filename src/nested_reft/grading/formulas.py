@@ -89,7 +89,7 @@ class _Worker:
 def _line(stream: IO[str] | None, seconds: float) -> str | None:
     """The next line, empty at the stream's end, None if none comes in time."""
     assert stream is not None
-    return stream.readline() if wait([stream], seconds) else None
+    return stream.readline() if wait([stream.fileno()], seconds) else None
 
 
 _worker = _Worker()

@@ -75,7 +75,7 @@ _LETTER_UNIT = re.compile(
     rf"|(?:\s*(?:/|\\cdot)?\s*\\(?:text|mbox|mathrm)\s*\{{\s*[A-Za-z]\s*\}}{_POWER})+)"
 )
 _WRAPPED_UNIT = re.compile(rf"(?<=[0-9a-zA-Z}}).%])(?:\s*(?:/|\\cdot\s*)?{_IN_TEXT})+\s*$")
-_SPACED_LETTER = re.compile(r"(?<=[0-9])\s+[mghsLNJWVAK]$")
+_SPACED_LETTER = re.compile(r"(?<=[0-9])\s+[mghsLNJWVAK]\Z")
 _SINES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _IN_DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*\^\s*\\circ(?![A-Za-z])")
 # Words that change the value of the number beside them, and words of mathematics.
@@ -153,7 +153,7 @@ def _in_words(text: str) -> str:
     """The answer without units after its numbers and LaTeX around its words, and with digits for words."""
     text = without_remark(WRAPPER.sub(r" \1 ", _LETTER_UNIT.sub("", text)).strip())
     text = _TWICE.sub(r"\1", in_digits(text.strip()))
-    return _RATE.sub("", without_units(_ORDINAL.sub("", text))).strip(" .")
+    return _RATE.sub("", _SPACED_LETTER.sub("", without_units(_ORDINAL.sub("", text)))).strip(" .")
 
 
 def without_units(text: str) -> str:
@@ -174,11 +174,6 @@ def without_unit(text: str) -> str:
     if wrapped and not _MEANING.search(wrapped[0]) and in_digits(wrapped[0]) == wrapped[0]:
         text = text[: wrapped.start()]
     return _CIRCLE.sub("", text).strip()
-
-
-def spaced_letter(text: str) -> str:
-    """A cleaned answer without a unit of one letter after a space."""
-    return _SPACED_LETTER.sub("", text)
 
 
 def as_list(text: str) -> str:
