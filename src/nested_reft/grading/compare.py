@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from nested_reft.grading import formulas
 from nested_reft.grading.exact import Number, decimal_comma, same_number
-from nested_reft.grading.spelling import WRAPPER, as_list, qualifiers, quantity, without_unit
+from nested_reft.grading.spelling import WRAPPER, as_list, contrary, quantity, without_unit
 
 MAX_CHARS = 2_000  # a longer answer is compared as text only: no maths answer of the benchmarks is half as long
 # After so many of the worker's seconds no further part of an answer is compared; one formula has formulas.TIME_LIMIT.
@@ -56,7 +56,7 @@ def equal(found: str, expected: str, trace: Trace) -> bool:
         return trace.by("text", found == expected != "")
     a, b = quantity(found), quantity(expected)
     if a and b:
-        return trace.by("number", same_number(a, b) and not _contrary(qualifiers(found), qualifiers(expected)))
+        return trace.by("number", same_number(a, b) and not contrary(found, expected))
     if as_text(found) == as_text(expected):
         return trace.by("text", True)
     if trace.depth > _MAX_DEPTH or max(len(found), len(expected)) > MAX_CHARS:
@@ -100,11 +100,6 @@ def as_text(text: str) -> str:
 
 def _latex(number: Number) -> str:
     return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
-
-
-def _contrary(a: set[str], b: set[str]) -> bool:
-    """Whether each answer has a word that the other has not: `5 miles north`, `5 miles south`."""
-    return bool(a - b and b - a)
 
 
 def _parts_equal(found: str, expected: str, trace: Trace) -> bool | None:

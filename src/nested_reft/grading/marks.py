@@ -26,9 +26,7 @@ _HEADING = re.compile(r"[\s*_]*(?:(?:the )?(?:final |correct )?answer|step|solut
 _TAG = re.compile(r"<(?:final[ _-]?)?answer>(?:(.{0,2000}?)</(?:final[ _-]?)?answer>)?", re.IGNORECASE | re.DOTALL)
 _STRING = r"\"(?:[^\"\\]|\\.){0,2000}\"|'(?:[^'\\]|\\.){0,2000}'"
 _KEY = re.compile(
-    rf"(?:([\"'])(?:(?:[a-z]+[ _-]?)?answer|result)\1|(?<![A-Za-z]\{{)(?<=\{{)\s*answer)\s*:\s*(?![\\$])"
-    rf"(?P<value>{_STRING}|\[[^\[\]]{{0,2000}}\]|\{{[^{{}}:]{{0,99}}:\s*(?P<inner>{_STRING}|[^,{{}}]{{0,2000}})"
-    r"|[^,}\n]{0,2000})",
+    rf"([\"'])(?:[a-z]+[ _-]?)?(?:answer|result)\1\s*:\s*({_STRING}|\[[^\[\]]{{0,2000}}\]|[^,}}\n]{{0,2000}})",
     re.IGNORECASE,
 )
 
@@ -63,14 +61,11 @@ def _last_tag(text: str) -> Mark | None:
 
 
 def _last_json(text: str) -> Mark | None:
-    """The value of the last key "answer"; quotes may be missing, and backslashes single."""
+    """The value of the last key "answer"; quotes may be single, and backslashes too."""
     keys = list(_KEY.finditer(text)) if "{" in text and ":" in text else []
     if not keys:
         return None
-    value = keys[-1]["inner"] or keys[-1]["value"]
-    if value.startswith("["):
-        value = ", ".join(part.strip().strip("\"'") for part in value[1:-1].split(","))
-    value = value.strip().strip("\"'")
+    value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", keys[-1][2].strip("[] "))
     if not re.search(r"(?<!\\)(?:\\\\)*\\(?!n)[A-Za-z]{2}", value):  # it has JSON's escapes
         value = value.replace("\\\\", "\0").replace("\\n", " ").replace("\0", "\\")
     return Mark("JSON", keys[-1].end(), "" if value == "null" else value, prose=True)
@@ -106,16 +101,11 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     boxes: list[tuple[int, int, str]] = []
     position = 0
     while match := _BOX.search(text, position):
-        position, depth = match.end(), 1
-        if not match[0].endswith("{"):
-            boxes.append((match.start(), position, match[1] or ""))
-            continue
-        for brace in _BRACE.finditer(text, match.end()):
-            depth += 1 if brace[1] == "{" else -1
-            if depth == 0:
-                boxes.append((match.start(), brace.end(), text[match.end() : brace.end() - 1].strip()))
-                position = brace.end()
-                break
-        else:
+        position, depth = match.end(), match[0].count("{")
+        braces = _BRACE.finditer(text, position)
+        while depth and (brace := next(braces, None)):
+            position, depth = brace.end(), depth + (1 if brace[1] == "{" else -1)
+        if depth:
             return [*boxes, (match.start(), len(text), "")]
+        boxes.append((match.start(), position, match[1] or text[match.end() : position - 1].strip()))
     return boxes

@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 
 from nested_reft.grading.exact import NUMBER_TEXT, calculation, in_digits, number
-from nested_reft.grading.spelling import WRAPPER, without_units
-from nested_reft.grading.unicode import as_latex
+from nested_reft.grading.spelling import TOKENS, WRAPPER, as_latex, without_units
 
 SENTENCE_CHARS = 2_000  # a sentence that has the answer is read up to so many characters
 
-_NO_TEXT = re.compile(
-    r"<\|[^<>|]{1,40}\|>|</s>|<eos>|</?(?:b|i|u|em|strong|p|br|div|h[1-6]|center|span|code)\b[^<>]{0,40}>"
-)
 _DOLLAR = re.compile(r"(?<!\\)\$\$?")
 _MONEY = re.compile(r"(?:(?<=-)|\b(?:US|[AC])?)\\\$")
 _HIGHLIGHT = re.compile(r"==(\S[^=\n]{0,200}?)==")
@@ -54,7 +50,7 @@ _VALUE = re.compile(
 
 def prepared(text: str) -> str:
     r"""The text in ASCII with `\(`, `\[` around its formulas, and no dollar signs of money, nor markers of its end."""
-    text = as_latex(_NO_TEXT.sub(" ", text) if "<" in text else text)
+    text = as_latex(TOKENS.sub(" ", text) if "<" in text else text)
     text = _delimited(text) if "$" in text else text
     text = _POWER.sub("^", _HIGHLIGHT.sub(r"\1", text))
     return DELIMITED.sub(lambda match: match[0].replace("\n", " "), text)
