@@ -14,7 +14,6 @@ from nested_reft.grading.marks import last_mark
 from nested_reft.grading.prose import (
     COMMAND,
     DELIMITED,
-    LONG_WORD,
     SENTENCE_CHARS,
     bold,
     last_expression,
@@ -49,7 +48,7 @@ _COLON = re.compile(
 _MODAL = r"(?:will|would|must|should|can|could)\s+"
 _VERB = re.compile(
     r"(?:[ \t]+\(.{0,60}?\)|,[^,.\n]{1,60},|[ \t]+(?:to|for|of|in|that|which|we|I|you)\b[^:;\n!?=]{0,150}?)?[\s*_\"]*"
-    rf"\b(?P<verb>(?:{_MODAL})?(?:is|are|was|were|be|equals?|equal|becomes?|gives|yields|reads|=)"
+    rf"\b(?:(?:{_MODAL})?(?:is|are|was|were|be|equals?|equal|becomes?|gives|yields|reads|=)"
     rf"|(?:{_MODAL}\w+|\w+s)\s+(?:\w+\s+)?to(?:\s+be)?)(?![A-Za-z])"
     r"(?:\s+(?:\w+ly|thus|therefore|then|just|hence|also|indeed|now|given by|about)\b)*[\s*_]*[:=]?\s*",
     re.IGNORECASE,
@@ -67,7 +66,8 @@ _REASON = re.compile(
     r",\s+(?!and\b|or\b)[a-z]{2,}\b|\s(?:since|because|as|so|where|which|when)\b|\s—\s"
     r"|,?\s+(?:and|but)\s+(?=[^,]*\b(?:is|are|was|were|has|have|we|it)\b)"
 )
-_SAYS = re.compile(r"\b(?:is|are|was|were|equals?|be|has|have|had|gets?|makes?|needs?|total(?:s| of)|=|:)(?=\s)")
+# What stands after these in a sentence is a reason, or what the answer is used for.
+_CLAUSE = re.compile(r",|:|\b(?:because|since|as|by|from|using)\b")
 # Words that a bare answer never has.
 _PROSE = re.compile(
     r"\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b", re.IGNORECASE
@@ -101,18 +101,9 @@ def statement(text: str, words: bool) -> Found | None:
                 return Found("answer: ...", sentence, _stated(sentence))
         elif verb := _VERB.match(after):
             sentence = first_sentence(after[verb.end() :]).strip()
-            if sentence and _states(sentence, verb["verb"], words):
+            if sentence and (words or starts_with_value(sentence) or last_expression(_CLAUSE.split(sentence)[0])):
                 return Found("the answer is ...", sentence, _stated(sentence))
     return None
-
-
-def _states(sentence: str, verb: str, words: bool) -> bool:
-    """Whether a value follows directly, or after "is" in the words before the first comma or reason."""
-    if re.match(r"(?:not|no)\b|n't", sentence, re.IGNORECASE) and not words:
-        return False
-    clause = re.split(r",|:|\b(?:because|since|as|by|from|using)\b", sentence)[0]
-    is_said = re.search(r"(?:is|are|was|be)$", verb, re.IGNORECASE) is not None
-    return starts_with_value(sentence) or (is_said and (words or last_expression(clause) is not None))
 
 
 def _stated(sentence: str) -> str | None:
@@ -120,17 +111,9 @@ def _stated(sentence: str) -> str | None:
     line = sentence if "\\[" in sentence or "{" in sentence else sentence.partition("\n")[0]
     line = without_remark(line.replace("**", "").lstrip("} "))
     if not starts_with_value(line):
-        return (bold(sentence) or said(line) or last_expression(line)) if is_prose(line) else line
+        return (bold(sentence) or last_expression(line)) if is_prose(line) else line
     answer = _unbalanced(_REASON.split(line)[0]).strip("*` ")
-    if not is_prose(answer):
-        return answer
-    return last_expression(answer if "=" in answer else line, first="=" not in answer) or answer
-
-
-def said(line: str) -> str | None:
-    """The value right after the only verb that has one, as in `The price of 2 shirts is $50`."""
-    ends = [match.end() for match in _SAYS.finditer(line) if starts_with_value(line[match.end() :])]
-    return last_expression(line[ends[0] :], first=True) if len(ends) == 1 else None
+    return (last_expression(answer, first="=" not in answer) if is_prose(answer) else None) or answer
 
 
 def _unbalanced(text: str) -> str:
@@ -167,15 +150,8 @@ def locate(response: str, words: bool = False) -> Found | None:
     mark = last_mark(text)
     if mark is None:
         return _unmarked(prepared(text), words)
-    rest = text[mark.start + 1 :]
-    if mark.rule == "\\boxed" and "final answer" in rest.lower() and (final := statement(prepared(rest), False)):
-        return final  # "The final answer is ..." after a box, as Minerva's prompt has it
-    answer: str | None = mark.content or None
-    if mark.prose and answer and (inner := locate(answer)):
-        answer = inner.answer
-    elif answer and LONG_WORD.search(answer) and is_prose(line := WRAPPER.sub(r"\1", answer)):
-        answer = said(prepared(line)) or answer
-    return Found(mark.rule, mark.content, answer)
+    inner = locate(mark.content) if mark.prose and mark.content else None
+    return Found(mark.rule, mark.content, inner.answer if inner else mark.content or None)
 
 
 def _unmarked(text: str, words: bool) -> Found | None:

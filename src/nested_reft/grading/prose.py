@@ -10,11 +10,10 @@ from nested_reft.grading.spelling import TOKENS, WRAPPER, as_latex, without_unit
 SENTENCE_CHARS = 2_000  # a sentence that has the answer is read up to so many characters
 
 _DOLLAR = re.compile(r"(?<!\\)\$\$?")
-_MONEY = re.compile(r"(?:(?<=-)|\b(?:US|[AC])?)\\\$")
 _HIGHLIGHT = re.compile(r"==(\S[^=\n]{0,200}?)==")
 _POWER = re.compile(r"(?<=[0-9A-Za-z)])\*\*(?=-?[0-9(])")
 DELIMITED = re.compile(r"\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
-LONG_WORD = re.compile(r"[A-Za-z]{3,}")
+_LONG_WORD = re.compile(r"[A-Za-z]{3,}")
 COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
 
 _NOT_AFTER = r"(?<![A-Za-z0-9_.^\\{])"
@@ -33,7 +32,6 @@ _EXPRESSION = re.compile(
 )
 _ORDINAL = re.compile(r"([0-9]+)(?:st|nd|rd|th)\b")
 _LETTER_UNIT = re.compile(r"(?<=[0-9])(?:[gmlLAWV]|[MG]b)\b(?!\s*[-+*/^(=]\s*[a-z]\b)")
-_THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:(?:,[0-9]{2,3})*,[0-9]{3}|(?:[ '][0-9]{3})+)(?![0-9])")
 _JOINT = re.compile(r"\s*(?:,?\s*\b(?:and|or)\b|,|;)\s*")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*:)")
 _PART_OF = re.compile(r"\s*(?:\w+\s+)?(?:out\s+)?of\s+(?:the\s+|all\s+)?")
@@ -69,7 +67,7 @@ def _delimited(text: str) -> str:
         else:
             pieces.append("" if pieces[-1].endswith("-") else " ")
             text = text[opening.end() :]
-    return _MONEY.sub("", "".join(pieces) + text)
+    return "".join(pieces) + text
 
 
 def _is_formula(content: str, after: str) -> bool:
@@ -78,7 +76,7 @@ def _is_formula(content: str, after: str) -> bool:
         return False
     if content.lstrip()[0] in "0123456789" and (after.isdigit() or content[0].isspace() != content[-1].isspace()):
         return False
-    return len(LONG_WORD.findall(COMMAND.sub(" ", WRAPPER.sub(" ", content)))) < 2
+    return len(_LONG_WORD.findall(COMMAND.sub(" ", WRAPPER.sub(" ", content)))) < 2
 
 
 def last_expression(sentence: str, first: bool = False) -> str | None:
@@ -89,7 +87,6 @@ def last_expression(sentence: str, first: bool = False) -> str | None:
     if "=" in sentence:
         sentence = _LETTER_UNIT.sub("", _ORDINAL.sub(r"\1", sentence))
     spans = list(_EXPRESSION.finditer(sentence))
-    spans = [match for match in spans if not _ORDINAL.match(match[0])] or spans
     while not first and len(spans) > 1 and _PART_OF.fullmatch(sentence[spans[-2].end() : spans[-1].start()]):
         spans.pop()  # 5 of the 8
     group = spans[:1] if first else spans[-1:]
@@ -100,7 +97,7 @@ def last_expression(sentence: str, first: bool = False) -> str | None:
         group.insert(len(group) if first else 0, span)
     texts = [match[0][2:-2] if match[0].startswith(("\\(", "\\[")) else match[0] for match in group]
     if any("=" in match[0] and not match[0].startswith("\\") for match in group):  # steps, of which the last counts
-        return _result(_THOUSANDS.sub(lambda match: re.sub("[^0-9]", "", match[0]), texts[-1]))
+        return _result(texts[-1])
     return ", ".join(text.strip() for text in texts) or None
 
 
