@@ -17,9 +17,8 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from nested_reft.grading.compare import MAX_CHARS, TooLongError, Trace, equal
-from nested_reft.grading.locate import locate
+from nested_reft.grading.locate import locate, prepared
 from nested_reft.grading.options import chosen, options
-from nested_reft.grading.prose import prepared
 from nested_reft.grading.spelling import clean, without_remark
 
 logger = logging.getLogger(__name__)

@@ -9,20 +9,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from nested_reft.grading.exact import in_digits
+from nested_reft.grading.exact import NUMBER_TEXT, calculation, in_digits, number
 from nested_reft.grading.marks import last_mark
-from nested_reft.grading.prose import (
-    COMMAND,
-    DELIMITED,
-    SENTENCE_CHARS,
-    bold,
-    last_expression,
-    prepared,
-    starts_with_value,
-)
-from nested_reft.grading.spelling import WRAPPER, without_remark
+from nested_reft.grading.spelling import TOKENS, WRAPPER, as_latex, without_remark, without_units
 
 TAIL_CHARS = 20_000  # the answer is at the end: only so much of a longer response is read
+SENTENCE_CHARS = 2_000  # and so much of a sentence
 LAST_KEYWORDS = 4  # so many of the last occurrences of the word "answer" are looked at
 
 
@@ -33,6 +25,43 @@ class Found(NamedTuple):
     sentence: str
     answer: str | None
 
+
+def locate(response: str, words: bool = False) -> Found | None:
+    """Where the answer is; with `words`, it may be a word. None if the response is empty."""
+    text = after_thoughts(response)
+    mark = last_mark(text)
+    if mark is None:
+        return _unmarked(prepared(text), words)
+    inner = locate(mark.content) if mark.rule in ("<answer>", "JSON") else None  # which may hold sentences
+    return Found(mark.rule, mark.content, inner.answer if inner else mark.content or None)
+
+
+def after_thoughts(response: str) -> str:
+    """The end of a response, after a reasoning model's thoughts."""
+    return response[-TAIL_CHARS:].rpartition("</think>")[2].strip()
+
+
+def _unmarked(text: str, words: bool) -> Found | None:
+    if stated := statement(text, words):
+        return stated
+    title = _TITLE.fullmatch(text)
+    bare = title[1] if title and starts_with_value(title[1]) else text
+    if not is_prose(bare):
+        steps = _STEP.split(bare)
+        calculated = len(steps) > 1 and ("->" in bare or _CALCULATED.search(steps[-1]))
+        return Found("nothing else", bare, (calculated and last_expression(steps[-1])) or bare)
+    for line in reversed(text.splitlines()):
+        if answer := last_expression(line[-SENTENCE_CHARS:]):
+            return Found("last number or formula", line, answer)
+    return Found("no number", text.splitlines()[-1], None) if text else None
+
+
+# Where a line of several calculations is split, what one looks like, and a value after a title.
+_STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
+_CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
+_TITLE = re.compile(r"[\s*_]*[^\W\d_][^\n:=0-9]{0,40}:\s*(.{1,200})")
+
+# --- the sentence that says what the answer is ------------------------------------------------------------------------
 
 KEYWORD = re.compile(r"\b(?:answers?|ans)\b(?:\(s\))?|(?-i:(?:(?<=\n)|\A)[*_ ]*A(?=[*_ ]*:))", re.IGNORECASE)
 _NAMED = (
@@ -66,24 +95,17 @@ _REASON = re.compile(
     r",\s+(?!and\b|or\b)[a-z]{2,}\b|\s(?:since|because|as|so|where|which|when)\b|\s—\s"
     r"|,?\s+(?:and|but)\s+(?=[^,]*\b(?:is|are|was|were|has|have|we|it)\b)"
 )
-# What stands after these in a sentence is a reason, or what the answer is used for.
 _CLAUSE = re.compile(r",|:|\b(?:because|since|as|by|from|using)\b")
-# Words that a bare answer never has.
+# Words that a bare answer never has; and what counts as a word.
 _PROSE = re.compile(
     r"\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b", re.IGNORECASE
 )
 _WORD = re.compile(r"(?!(?:and|or|percent)\b)(?:[A-Za-z]{2,}|[^\W\d_\x00-\x7f]{2,})", re.IGNORECASE)
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence; a full stop inside a formula or braces does not end it."""
-    text = text[:SENTENCE_CHARS].lstrip()
-    spans = [match.span() for match in DELIMITED.finditer(text)]
-    for end in _SENTENCE_END.finditer(text):
-        before = text[: end.start()]
-        if before.count("{") <= before.count("}") and not any(start < end.start() < stop for start, stop in spans):
-            return before
-    return text
+# How a value begins: with a digit, a command or formula, a variable.
+_VALUE = re.compile(
+    r"[\s*_`\"'=:>~|]*(?:[-+(\[]\s*)*(?:\.?[0-9]|[-+]?\\(?!\))"
+    r"|(?-i:[B-HJ-Zb-z]|[Aa](?!\s+[a-z]))(?![A-Za-z'])|[A-Za-z]{1,4}\s?[-+*/^=_(])"
+)
 
 
 def statement(text: str, words: bool) -> Found | None:
@@ -96,74 +118,136 @@ def statement(text: str, words: bool) -> Found | None:
         if (reverse := _REVERSE.search(before)) and (answer := last_expression(reverse[1])):
             return Found("... is the answer", reverse[1], answer)
         if label := _COLON.match(after):
-            sentence = first_sentence(after[label.end() :]).strip()
-            if sentence and _LABEL.search(before if len(before) < 200 else "x " + before):
+            sentence = first_sentence(after[label.end() :])
+            if sentence and _LABEL.search(before):
                 return Found("answer: ...", sentence, _stated(sentence))
         elif verb := _VERB.match(after):
-            sentence = first_sentence(after[verb.end() :]).strip()
+            sentence = first_sentence(after[verb.end() :])
             if sentence and (words or starts_with_value(sentence) or last_expression(_CLAUSE.split(sentence)[0])):
                 return Found("the answer is ...", sentence, _stated(sentence))
     return None
 
 
+def first_sentence(text: str) -> str:
+    """The first sentence; a full stop inside a formula or braces does not end it."""
+    text = text[:SENTENCE_CHARS].strip()
+    spans = [match.span() for match in _DELIMITED.finditer(text)]
+    for end in _SENTENCE_END.finditer(text):
+        before = text[: end.start()]
+        if before.count("{") <= before.count("}") and not any(start < end.start() < stop for start, stop in spans):
+            return before.strip()
+    return text
+
+
 def _stated(sentence: str) -> str | None:
-    """The answer in the sentence after "answer is": all of it if it is no prose, else its first or last expression."""
+    """The answer in the sentence after "answer is": all of it if it is no prose, else its last expression."""
     line = sentence if "\\[" in sentence or "{" in sentence else sentence.partition("\n")[0]
     line = without_remark(line.replace("**", "").lstrip("} "))
     if not starts_with_value(line):
-        return (bold(sentence) or last_expression(line)) if is_prose(line) else line
-    answer = _unbalanced(_REASON.split(line)[0]).strip("*` ")
-    return (last_expression(answer, first="=" not in answer) if is_prose(answer) else None) or answer
+        return (_bold(sentence) or last_expression(line)) if is_prose(line) else line
+    answer = _REASON.split(line)[0].strip("*` ")
+    for opening, closing in (("{", "}"), ("\\[", "\\]"), ("\\(", "\\)"), ("{", "}")):  # opened before the answer
+        while answer.endswith(closing) and answer.count(opening) < answer.count(closing):
+            answer = answer[: -len(closing)].rstrip("*` ")
+    return (last_expression(answer) if is_prose(answer) else None) or answer
 
 
-def _unbalanced(text: str) -> str:
-    """Without closing brackets of something that was opened before the text."""
-    text = text.strip()
-    for opening, closing in (("{", "}"), ("\\[", "\\]"), ("\\(", "\\)"), ("{", "}")):
-        while text.endswith(closing) and text.count(opening) < text.count(closing):
-            text = text[: -len(closing)].rstrip()
-    return text
+def starts_with_value(text: str) -> bool:
+    return _VALUE.match(in_digits(text)) is not None
 
 
 def is_prose(text: str) -> bool:
     """Whether a text is sentences rather than an answer such as `12 square units`, `no solution` or `x = 3`."""
-    if len(text) > 1_000:
-        return True
-    words = _WORD.findall(COMMAND.sub(" ", WRAPPER.sub(" ", in_digits(text))))
+    words = _WORD.findall(_COMMAND.sub(" ", WRAPPER.sub(" ", in_digits(text[:SENTENCE_CHARS]))))
     return bool(_PROSE.search(" ".join(words))) or len(words) > (2 if re.search(r"[0-9]", text) else 5)
 
 
-# Where a line of several calculations is split, and what one looks like.
-_STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
-_CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
-_TITLE = re.compile(r"[\s*_]*[^\W\d_][^\n:=0-9]{0,40}:\s*(.{1,200})")
+# --- the last number or formula ---------------------------------------------------------------------------------------
+
+_DOLLAR = re.compile(r"(?<!\\)\$\$?")
+_DELIMITED = re.compile(r"\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
+_NOT_AFTER = r"(?<![A-Za-z0-9_.^\\{])"
+_SIGNED = (
+    rf"\(*\s*(?:(?<![\w)}}\]])[-+]|(?<=[=(,<>])\s*-\s*)?(?:[0-9]+,[0-9]{{1,2}}(?![0-9,])|{NUMBER_TEXT})"
+    r"(?![A-Za-z\\^_{])\)*"
+)
+_OPERATOR = (
+    r"\s*(?:\\times|\\cdot|\\div|\\approx|->|[-+*/=<>^:]|\bx(?=\s*[-(0-9.])|\b(?:times|plus|minus)\b(?=\s*[-(0-9.]))\s*"
+)
+# A number or a calculation, which may break off; a number that letters follow, as in 5x, is no number by itself.
+_EXPRESSION = re.compile(
+    rf"{_DELIMITED.pattern}|{_NOT_AFTER}{_SIGNED}(?:(?:{_OPERATOR}|(?=\()){_SIGNED})*"
+    rf"(?:\s*[ap]\.?m\b|\s*(?:->|[-+*/=])\s*$)?|{_NOT_AFTER}[0-9.]*[0-9](?=[A-Za-z\\^_{{])[^\s,;]*",
+    re.DOTALL,
+)
+_SUFFIX = re.compile(r"(?<=[0-9])(?:(?:st|nd|rd|th)|(?:[gmlLAWV]|[MG]b)(?!\s*[-+*/^(=]\s*[a-z]\b))\b")
+_JOINT = re.compile(r"\s*(?:,?\s*\b(?:and|or)\b|,|;)\s*")
+_PART_OF = re.compile(r"\s*(?:\w+\s+)?(?:out\s+)?of\s+(?:the\s+|all\s+)?")
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*:)")
+# A number in words after these says when, where or of what, not how many; and none counts after a calculation.
+_CONTEXT = re.compile(
+    r"=|\b(?:in|the|for|with|by|per|after|from|at|on|each|every|these|both|other|this|that|no)\s+$", re.I
+)
 
 
-def after_thoughts(text: str) -> str:
-    """The text after a reasoning model's thoughts, which is where its answer is."""
-    return (text.rpartition("</think>")[2].strip() or text).strip()
+def prepared(text: str) -> str:
+    r"""The text in ASCII with `\(`, `\[` around its formulas, and no dollar signs of money, nor markers of its end."""
+    text = _delimited(as_latex(TOKENS.sub(" ", text) if "<" in text else text))
+    text = re.sub(r"(?<=[0-9A-Za-z)])\*\*(?=-?[0-9(])", "^", re.sub(r"==(\S[^=\n]{0,200}?)==", r"\1", text))
+    return _DELIMITED.sub(lambda match: match[0].replace("\n", " "), text)
 
 
-def locate(response: str, words: bool = False) -> Found | None:
-    """Where the answer is; with `words`, it may be a word. None if the response is empty."""
-    text = after_thoughts(response[-TAIL_CHARS:])
-    mark = last_mark(text)
-    if mark is None:
-        return _unmarked(prepared(text), words)
-    inner = locate(mark.content) if mark.prose and mark.content else None
-    return Found(mark.rule, mark.content, inner.answer if inner else mark.content or None)
+def _delimited(text: str) -> str:
+    """Dollar signs in pairs around a formula become its delimiters; others are money, and dropped."""
+    done = ""
+    while opening := _DOLLAR.search(text):
+        closing = _DOLLAR.search(text, opening.end())
+        content = text[opening.end() : closing.start()] if closing else ""
+        done += text[: opening.start()]
+        if closing and closing[0] == opening[0] and _is_formula(content, text[closing.end() : closing.end() + 1]):
+            done += rf"\[{content}\]" if closing[0] == "$$" else rf"\({content}\)"
+            text = text[closing.end() :]
+        else:
+            done += "" if done.endswith("-") else " "
+            text = text[opening.end() :]
+    return done + text
 
 
-def _unmarked(text: str, words: bool) -> Found | None:
-    if stated := statement(text, words):
-        return stated
-    title = _TITLE.fullmatch(text)
-    bare = title[1] if title and starts_with_value(title[1]) else text
-    if not is_prose(bare):
-        steps = _STEP.split(bare)
-        calculated = len(steps) > 1 and ("->" in bare or _CALCULATED.search(steps[-1]))
-        return Found("nothing else", bare, (calculated and last_expression(steps[-1])) or bare)
-    for line in reversed(text.splitlines()):
-        if answer := last_expression(line[-SENTENCE_CHARS:]):
-            return Found("last number or formula", line, answer)
-    return Found("no number", text.splitlines()[-1], None) if text else None
+def _is_formula(content: str, after: str) -> bool:
+    """Whether a text between dollar signs is a formula, and not `3, so 3 friends pay ` or `12 - `."""
+    if not content.strip() or len(content) > SENTENCE_CHARS:
+        return False
+    if content.lstrip()[0] in "0123456789" and (after.isdigit() or content[0].isspace() != content[-1].isspace()):
+        return False
+    return len(re.findall("[A-Za-z]{3,}", _COMMAND.sub(" ", WRAPPER.sub(" ", content)))) < 2
+
+
+def last_expression(sentence: str) -> str | None:
+    """The last formula, number or calculation of a sentence, with those that are listed with it; in bold if any is."""
+    sentence = without_units(in_digits((_bold(sentence) or sentence).replace("**", ""), _CONTEXT))
+    spans = list(_EXPRESSION.finditer(_SUFFIX.sub("", sentence) if "=" in sentence else sentence))
+    while len(spans) > 1 and _PART_OF.fullmatch(spans[-1].string[spans[-2].end() : spans[-1].start()]):
+        spans.pop()  # 5 of the 8
+    group = spans[-1:]
+    for span in spans[-2::-1]:
+        if not _JOINT.fullmatch(span.string[span.end() : group[0].start()]):
+            break
+        group.insert(0, span)
+    texts = [match[0][2:-2] if match[0].startswith(("\\(", "\\[")) else match[0] for match in group]
+    if any("=" in match[0] and not match[0].startswith("\\") for match in group):  # steps, of which the last counts
+        return _result(texts[-1])
+    return ", ".join(text.strip() for text in texts) or None
+
+
+def _bold(sentence: str) -> str | None:
+    """The last value in bold type, which models put around their answer."""
+    texts = [text for text in _BOLD.findall(sentence) if starts_with_value(text) and not text.endswith((".", ":"))]
+    return texts[-1] if texts else None
+
+
+def _result(step: str) -> str:
+    """The right side of a calculation; a magnitude after it is a unit if the calculation says so: 24/12 = 2 dozen."""
+    left, _, right = step.rpartition("=")
+    value, plain = calculation(left.rpartition("=")[2].strip()), re.match(r"\s*[-+]?[0-9.,]+", right)
+    return plain[0] if plain and value and (found := number(plain[0].strip())) and found.value == value.value else right

@@ -11,8 +11,7 @@ from typing import NamedTuple
 # Boxes this close, with nothing but a separator between them, are one list: \boxed{1} and \boxed{2}.
 _BOX_GAP_CHARS = 60
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s$\\.,;{]+))?")
-_BOX_SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
-_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_NO_SEPARATOR = re.compile(r"\n\n|\A(?!.*(?:\b(?:and|or)\b|[,;])).*(?<![\\A-Za-z])[A-Za-z]{2,}", re.DOTALL)
 _BRACE = re.compile(r"(?<!\\)(?:\\\\)*([{}])")
 # What belongs to a number in a box, but stands outside: a sign (not the dash of a list), per cent, million, 10^3, x.
 _SIGN_BEFORE = re.compile(r"(?:(?:\A|[=\s(\[$>~])-|[=$(\[]\s*-\s*)\Z")
@@ -20,9 +19,11 @@ _AFTER = re.compile(
     r"(?:\\[)\]]|[\s$}*])*(\\?%|(?:\\text\s*\{)?\s*(?:percent|hundred|thousand|million|billion|trillion|dozen)\b"
     r"|\s*\\times\s*10\s*\^\s*(?:\{-?[0-9]+\}|[0-9])|(?<=\})(?:\\sqrt|\\pi|[a-z](?![a-z]))[^$\s]*)"
 )
-_HASHES = re.compile(r"####[ \t]*\s*((?:\{[^{}]*\}|[^\n])*)")  # a group in braces may go on in the next line
-# Four hashes are also a heading of Markdown.
-_HEADING = re.compile(r"[\s*_]*(?:(?:the )?(?:final |correct )?answer|step|solution|case|part|method|verif)", re.I)
+# Four hashes, which in Markdown are also a heading; a group in braces may go on in the next line.
+_HASHES = re.compile(
+    r"####(?!(?i:[\s*_]*(?:(?:the )?(?:final |correct )?answer|step|solution|case|part|method|verif)))\s*"
+    r"((?:\{[^{}]*\}|[^\n])*)"
+)
 _TAG = re.compile(r"<(?:final[ _-]?)?answer>(?:(.{0,2000}?)</(?:final[ _-]?)?answer>)?", re.IGNORECASE | re.DOTALL)
 _STRING = r"\"(?:[^\"\\]|\\.){0,2000}\"|'(?:[^'\\]|\\.){0,2000}'"
 _KEY = re.compile(
@@ -32,15 +33,11 @@ _KEY = re.compile(
 
 
 class Mark(NamedTuple):
-    """A marked answer: its mark and where that is, and its text, empty if the text ends before the answer does.
-
-    `prose` says that the text may be sentences, in which the answer has to be found.
-    """
+    """A marked answer: its mark and where that is, and its text, empty if the text ends before the answer does."""
 
     rule: str
     start: int
     content: str
-    prose: bool = False
 
 
 def last_mark(text: str) -> Mark | None:
@@ -51,13 +48,13 @@ def last_mark(text: str) -> Mark | None:
 
 def _last_hashes(text: str) -> Mark | None:
     found = _HASHES.match(text, text.rfind("####")) if "####" in text else None
-    return Mark("####", found.start(), found[1].strip()) if found and not _HEADING.match(found[1]) else None
+    return Mark("####", found.start(), found[1].strip()) if found else None
 
 
 def _last_tag(text: str) -> Mark | None:
     """What the last pair of tags encloses; a box inside is no other answer, so that the mark is at the pair's end."""
     tags = list(_TAG.finditer(text)) if "nswer>" in text.lower() else []
-    return Mark("<answer>", tags[-1].end(), (tags[-1][1] or "").strip(), prose=True) if tags else None
+    return Mark("<answer>", tags[-1].end(), (tags[-1][1] or "").strip()) if tags else None
 
 
 def _last_json(text: str) -> Mark | None:
@@ -68,32 +65,25 @@ def _last_json(text: str) -> Mark | None:
     value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", keys[-1][2].strip("[] "))
     if not re.search(r"(?<!\\)(?:\\\\)*\\(?!n)[A-Za-z]{2}", value):  # it has JSON's escapes
         value = value.replace("\\\\", "\0").replace("\\n", " ").replace("\0", "\\")
-    return Mark("JSON", keys[-1].end(), "" if value == "null" else value, prose=True)
+    return Mark("JSON", keys[-1].end(), "" if value == "null" else value)
 
 
 def _last_box(text: str) -> Mark | None:
-    if "\\boxed" not in text and "\\fbox" not in text:
+    boxes = _boxes(text) if "\\boxed" in text or "\\fbox" in text else []
+    if not boxes:
         return None
-    boxes = _boxes(text)
     start, end, last = boxes[-1]
     parts = [last]
     for (_, stop, content), (begin, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
         gap = text[stop:begin]
-        if not content or not last or len(gap) > _BOX_GAP_CHARS or "\n\n" in gap:
+        if not content or not last or len(gap) > _BOX_GAP_CHARS or _NO_SEPARATOR.search(gap):
             break
-        if not _BOX_SEPARATOR.search(gap) and _PROSE.search(gap):
-            break
-        if content != parts[0]:
-            parts.insert(0, content)
-    joined = ", ".join(parts)
-    if "\\" in joined and _BOX.search(joined):
-        return Mark("\\boxed", start, _boxes(joined)[-1][2])
-    if len(parts) == 1 and last[:1] in "0123456789$\\":
-        near = text[max(start - 10, 0) : start]
-        sign = "-" if "-" in near and last and _SIGN_BEFORE.search(near) else ""
-        after = _AFTER.match(text, end) if last else None
-        joined = sign + last + (" " + after[1].replace("\\text", "").replace("{", "") if after else "")
-    return Mark("\\boxed", start, joined)
+        parts.insert(0, content)
+    if len(parts) == 1 and last and last[0] in "0123456789$\\":
+        sign = "-" if _SIGN_BEFORE.search(text[max(start - 10, 0) : start]) else ""
+        after = _AFTER.match(text, end)
+        parts = [sign + last + (" " + after[1].replace("\\text", "").replace("{", "") if after else "")]
+    return Mark("\\boxed", start, ", ".join(parts))
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from nested_reft.grading.locate import KEYWORD, LAST_KEYWORDS, TAIL_CHARS, after_thoughts, first_sentence
+from nested_reft.grading.locate import KEYWORD, LAST_KEYWORDS, after_thoughts, first_sentence, prepared
 from nested_reft.grading.marks import last_mark
-from nested_reft.grading.prose import prepared
 
 _WRAPPER = re.compile(r"\\(?:boxed|text[a-z]*|mbox|math(?:rm|bf|it|sf))\s*\{([^{}]*)\}")
 _LETTER = r"(?:\(([A-J])\)|([A-J])(?![A-Za-z'])\.?)"
@@ -33,12 +32,12 @@ def chosen(response: str, several: bool = False) -> tuple[str, frozenset[str]]:
 
     With `several`, `BE` is two letters too.
     """
-    text = after_thoughts(response[-TAIL_CHARS:])
+    text = after_thoughts(response)
     mark = last_mark(text)
     if mark and mark.content:
         plain = _plain(mark.content)
         letters = frozenset(plain) - {" "} if several and _ADJACENT.fullmatch(plain) else options(plain)
-        letters = letters or (chosen(mark.content, several)[1] if mark.prose else letters)
+        letters = letters or (chosen(mark.content, several)[1] if mark.rule in ("<answer>", "JSON") else letters)
         if letters:
             return mark.rule, letters
     after = prepared(text[mark.start :] if mark else text)
