@@ -6,6 +6,7 @@ r"""Numbers in exact rational arithmetic, as people write them: `1,00,000`, `2 2
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -84,21 +85,12 @@ class Number:
 
 
 def same_number(a: Number, b: Number) -> bool:
-    """Whether they are equal, or one is the other rounded; if only one has a per cent sign, 10% is 10 and 0.1."""
-    if a.percent != b.percent:
-        marked, other = (a, b) if a.percent else (b, a)
-        parts = Number(marked.value / 100, None if marked.places is None else marked.places + 2)
-        return _same(marked, other) or _same(parts, other)
-    return _same(a, b)
-
-
-def _same(a: Number, b: Number) -> bool:
-    if a.value == b.value:
+    """Whether they are equal, or one is the other rounded or cut; if only one has a per cent sign, 10% is 10 and 0.1."""
+    if a.percent != b.percent and (a.value / 100 == b.value if a.percent else a.value == b.value / 100):
         return True
-    coarse, fine = (a, b) if b.places is None or (a.places is not None and a.places <= b.places) else (b, a)
-    if coarse.places is None or coarse.places == fine.places or not coarse.rounded:
-        return False
-    return bool(abs(fine.value - coarse.value) * 10**coarse.places < 1)  # rounded, or truncated
+    coarse, fine = sorted((a, b), key=lambda side: math.inf if side.places is None else side.places)
+    near = coarse.rounded and coarse.places != fine.places
+    return a.value == b.value or (near and abs(a.value - b.value) * 10 ** (coarse.places or 0) < 1)
 
 
 def number(text: str) -> Number | None:

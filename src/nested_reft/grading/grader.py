@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
     right: bool
     found_by: str
-    compared_by: str
+    compared_by: str = "no answer"
 
 
 def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") -> bool:
@@ -69,39 +69,36 @@ def timeouts() -> int:
 def decide(response: str, gold: str) -> Verdict:
     """The verdict of `grade` with the rules that made it."""
     expected, letters, literal = _gold_answer(gold)
-    if not expected:
-        return Verdict(False, "no gold answer", "no answer")
     if letters:
         rule, choice = chosen(response, len(letters) > 1)
         if choice:
             return Verdict(choice == letters, rule, "option")
     words = _WORDS.fullmatch(expected) is not None
     found = locate(response, words)
-    if found is None:
-        return Verdict(False, "no answer", "no answer")
-    if found.answer in (expected, gold.strip()):
+    if found is None or not expected:
+        return Verdict(False, "no answer")
+    answer = found.answer or ""
+    if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(answer):
+        return Verdict(int(answer) == int(expected), found.rule, "number")
+    said = {answer, _bare(found.sentence), _bare(without_remark(found.sentence[:MAX_CHARS]))}
+    if said & {gold.strip(), literal}:
         return Verdict(True, found.rule, "text")
-    if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(found.answer or ""):
-        return Verdict(int(found.answer or "") == int(expected), found.rule, "number")
     trace = Trace()
     try:
-        right = found.answer is not None and equal(clean(found.answer[: MAX_CHARS + 1]), expected, trace)
+        if equal(clean(answer[: MAX_CHARS + 1]), expected, trace):
+            return Verdict(True, found.rule, trace.rule)
     except TooLongError:
         _cut_off["answers"] += 1
-        logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", found.answer, gold)
-        right = trace.by("cut off", False)
-    if not right and literal in (_bare(found.sentence), _bare(without_remark(found.sentence))):
-        right = trace.by("text", True)
-    if not right and words and _says(found.sentence, expected):
-        right = trace.by("words", True)
-    return Verdict(right, found.rule, trace.rule)
+        logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", answer, gold)
+        return Verdict(False, found.rule, "cut off")
+    if words and _says(found.sentence, expected):
+        return Verdict(True, found.rule, "words")
+    return Verdict(False, found.rule, trace.rule)
 
 
 @lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
 def _gold_answer(gold: str) -> tuple[str, frozenset[str], str]:
     """The gold answer, cleaned; its letters if it is one or several options; and its text as a sentence quotes it."""
-    if _DIGITS.fullmatch(gold):
-        return gold, frozenset(), gold
     found = locate(gold, words=True)
     answer = (found.answer or found.sentence) if found else ""
     return clean(answer[: MAX_CHARS + 1]), options(gold) or options(answer), _bare(prepared(gold))
@@ -112,11 +109,9 @@ def _bare(text: str) -> str:
 
 
 def _says(sentence: str, expected: str) -> bool:
-    """Whether a sentence ends with the words of the gold answer, or begins with its yes or no, and denies nothing."""
+    """Whether a sentence ends with the words of the gold answer, or says its yes or no last, and denies nothing."""
     text, words = clean(sentence[:MAX_CHARS]).casefold(), expected.casefold()
     if words in ("yes", "no", "true", "false"):
-        said = re.findall(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:]|$))", text)
-        return bool(said) and said[-1] == words
+        return re.findall(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:]|$))", text)[-1:] == [words]
     before, _, after = text.rpartition(words)
-    before = re.split(r"\bbut\b|[,;:]", before)[-1]
-    return not after and not re.search(r"\w$", before) and not _NEGATION.search(before)
+    return not after and not re.search(r"\w$", before) and not _NEGATION.search(re.split(r"\bbut\b|[,;:]", before)[-1])
