@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nested_reft.grading import formulas
-from nested_reft.grading.exact import Number, decimal_comma, same_number
+from nested_reft.grading.exact import decimal_comma, same_number
 from nested_reft.grading.spelling import WRAPPER, as_list, contrary, quantity, without_unit
 
 MAX_CHARS = 2_000  # a longer answer is compared as text only: no maths answer of the benchmarks is half as long
@@ -33,15 +33,12 @@ NO_FORMULA = re.compile(
 )
 
 
-class TooLongError(Exception):
-    """Ends the comparison of an answer that takes too long."""
-
-
 @dataclass
 class Trace:
-    """The last rule that decided, and how deep in an answer and how long in the worker a comparison is."""
+    """The last rule that decided, whether the worker was cut off, and how deep and how long in it a comparison is."""
 
     rule: str = "no answer"
+    cut_off: bool = False
     depth: int = 0
     seconds: float = 0.0
 
@@ -51,7 +48,7 @@ class Trace:
 
 
 def equal(found: str, expected: str, trace: Trace) -> bool:
-    """Whether two cleaned answers are equal. TooLongError if the worker is cut off."""
+    """Whether two cleaned answers are equal; false, and `trace.cut_off`, if that takes the worker too long."""
     if found == expected or not found or not expected:
         return trace.by("text", found == expected != "")
     a, b = quantity(found), quantity(expected)
@@ -64,29 +61,27 @@ def equal(found: str, expected: str, trace: Trace) -> bool:
     if b and (with_point := decimal_comma(found)) != found and (decimal := quantity(with_point)):
         return trace.by("decimal comma", same_number(decimal, b))
     trace.depth += 1
-    for rule in (_parts_equal, _sides_equal):
-        if (verdict := rule(found, expected, trace)) is not None:
-            trace.depth -= 1
-            return verdict
+    verdict = _parts_equal(found, expected, trace)
+    verdict = _sides_equal(found, expected, trace) if verdict is None else verdict
     trace.depth -= 1
-    if _AS_WRITTEN.fullmatch(found) or _AS_WRITTEN.fullmatch(expected):
-        return trace.by("text", False)
-    number = a or b
-    if number and NO_FORMULA.fullmatch(found if b else expected):
+    if verdict is not None:
+        return verdict
+    number, other = (a, expected) if a else (b, found)
+    if _AS_WRITTEN.fullmatch(found) or _AS_WRITTEN.fullmatch(expected) or (number and NO_FORMULA.fullmatch(other)):
         return trace.by("no formula", False)
     if not (_ALGEBRA.search(found) or _ALGEBRA.search(expected)):
         return trace.by("words", False)  # or products of letters
     if trace.seconds > SECONDS:
-        raise TooLongError
-    verdict, seconds = formulas.equivalent(
-        _latex(a) if a else without_unit(found),
-        _latex(b) if b else without_unit(expected),
-        number.places if number and number.rounded else None,
-    )
-    trace.seconds += seconds
-    if verdict is None:
-        raise TooLongError
-    return trace.by("math-verify", verdict)
+        trace.cut_off = True
+    else:
+        sides = (
+            f"\\frac{{{n.value.numerator}}}{{{n.value.denominator}}}" if n else without_unit(text)
+            for n, text in ((a, found), (b, expected))
+        )
+        verdict, seconds = formulas.equivalent(*sides, number.places if number and number.rounded else None)
+        trace.seconds += seconds
+        trace.cut_off |= verdict is None
+    return trace.by("cut off" if trace.cut_off else "math-verify", verdict is True)
 
 
 @lru_cache(maxsize=4096)  # the completions of one problem repeat a few answers
@@ -96,10 +91,6 @@ def as_text(text: str) -> str:
     text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
     text = re.sub(r"(?:(?<=[0-9]):00)?([AaPp])\.?[Mm]\b\.?", lambda half: f"{half[1].lower()}m", text)
     return text.casefold() if re.fullmatch(r"[^\W\d_]{2,}", text) else text
-
-
-def _latex(number: Number) -> str:
-    return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
 
 
 def _parts_equal(found: str, expected: str, trace: Trace) -> bool | None:

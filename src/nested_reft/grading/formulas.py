@@ -1,9 +1,9 @@
 """Equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
 
-math-verify's own time limit is an alarm signal, which works on the main thread only and cannot stop a computation
-inside C code; killing a process can. The limit is on processor time, which the kernel enforces, so that a busy machine
-grades like an idle one. The worker starts at the first question, answers one line with one line, serves every thread,
-and is replaced if it dies or hangs. It imports sympy; this module does not.
+math-verify's own limit is an alarm signal, for the main thread only and not inside C code. Here the kernel enforces a
+limit of processor time, so that a busy machine grades like an idle one. The worker starts at the first question,
+answers one line with one line, serves every thread, and is replaced if it dies or hangs. It imports sympy; this module
+does not.
 """
 
 from __future__ import annotations
@@ -19,20 +19,13 @@ import threading
 from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 # Seconds of processor time for one question. Ordinary answers take milliseconds, and the worker has warmed up when it
 # says it is ready.
 TIME_LIMIT = 1.0
 HANG_LIMIT = 20.0  # wall-clock seconds, for a worker that hangs without computing
 START_LIMIT = 120.0  # for importing sympy on a busy machine
-
-
-class Verdict(NamedTuple):
-    """Whether two formulas are equal, None if the worker was cut off, and the seconds of processor time it took."""
-
-    equal: bool | None
-    seconds: float
 
 
 class _Worker:
@@ -46,7 +39,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, *question: str | int | float | None) -> Verdict:
+    def ask(self, *question: str | int | float | None) -> tuple[bool | None, float]:
         with self._lock:
             for _ in range(2):  # a worker that died between two questions (killed for memory, say) is replaced once
                 process = self._process or self._start()
@@ -54,11 +47,12 @@ class _Worker:
                     print(json.dumps(question), file=process.stdin, flush=True)
                 reply = _line(process.stdout, HANG_LIMIT)
                 if reply:
-                    return Verdict(*json.loads(reply))
+                    equal, seconds = json.loads(reply)
+                    return equal, seconds
                 self.stop()
                 if reply is None:
                     break
-            return Verdict(None, HANG_LIMIT)
+            return None, HANG_LIMIT
 
     def _start(self) -> subprocess.Popen[str]:
         # Run by its path: it needs nothing of this package, and -P keeps the working directory off its path.
@@ -99,9 +93,10 @@ atexit.register(_worker.stop)
 
 
 @lru_cache(maxsize=8192)  # the completions of one problem repeat a few answers
-def equivalent(found: str, expected: str, places: int | None = None) -> Verdict:
-    """Whether two formulas in LaTeX are equal; false if either cannot be read.
+def equivalent(found: str, expected: str, places: int | None = None) -> tuple[bool | None, float]:
+    """Whether two formulas in LaTeX are equal, None if the worker was cut off, and the processor seconds it took.
 
-    With `places`, one of them is a decimal of that many places, which may be the other one rounded or truncated.
+    They are not if either cannot be read. With `places`, one of them is a decimal of that many places, which may be the
+    other one rounded or truncated.
     """
     return _worker.ask(found, expected, places, TIME_LIMIT)

@@ -16,7 +16,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from nested_reft.grading.compare import MAX_CHARS, TooLongError, Trace, equal
+from nested_reft.grading.compare import MAX_CHARS, Trace, equal
 from nested_reft.grading.locate import locate, prepared
 from nested_reft.grading.options import chosen, options
 from nested_reft.grading.spelling import clean, without_remark
@@ -84,16 +84,13 @@ def decide(response: str, gold: str) -> Verdict:
     if said & {gold.strip(), literal}:
         return Verdict(True, found.rule, "text")
     trace = Trace()
-    try:
-        if equal(clean(answer[: MAX_CHARS + 1]), expected, trace):
-            return Verdict(True, found.rule, trace.rule)
-    except TooLongError:
+    right = equal(clean(answer[: MAX_CHARS + 1]), expected, trace)
+    if not right and words and _says(found.sentence, expected):
+        right = trace.by("words", True)
+    if not right and trace.cut_off:
         _cut_off["answers"] += 1
         logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", answer, gold)
-        return Verdict(False, found.rule, "cut off")
-    if words and _says(found.sentence, expected):
-        return Verdict(True, found.rule, "words")
-    return Verdict(False, found.rule, trace.rule)
+    return Verdict(right, found.rule, trace.rule)
 
 
 @lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
