@@ -85,7 +85,7 @@ class Number:
 
 
 def same_number(a: Number, b: Number) -> bool:
-    """Whether they are equal, or one is the other rounded or cut; if only one has a per cent sign, 10% is 10 and 0.1."""
+    """Whether they are equal, or one is the other rounded; if only one has a per cent sign, 10% is 10 and 0.1."""
     if a.percent != b.percent and (a.value / 100 == b.value if a.percent else a.value == b.value / 100):
         return True
     coarse, fine = sorted((a, b), key=lambda side: math.inf if side.places is None else side.places)
@@ -100,8 +100,7 @@ def number(text: str) -> Number | None:
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
     if not (match := NUMBER.fullmatch(text)):
-        repeating = _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)
-        return _repeating(*repeating.groups()) if repeating else None
+        return _repeating(text)
     sign, mixed, top, bottom, over, under, whole, decimals, *exponents, factors, percent = match.groups()
     places: int | None = None
     if top or over:
@@ -122,8 +121,11 @@ def _digits(text: str | None) -> str:
     return re.sub("[^0-9]", "", text or "") or "0"
 
 
-def _repeating(sign: str, whole: str, before: str, period: str) -> Number:
+def _repeating(text: str) -> Number | None:
     """A decimal whose last digits repeat for ever, exactly."""
+    if not (match := _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)):
+        return None
+    sign, whole, before, period = match.groups()
     value = (int((whole + before) or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(before)
     return Number(-value if sign == "-" else value)
 
@@ -135,10 +137,10 @@ def decimal_comma(text: str) -> str:
 
 def calculation(text: str) -> Number | None:
     """The value of a text that is a calculation with the four operations, `(16 - 12) / 2`; else None."""
-    text = re.sub(
-        r"\\(?:times|cdot)(?![A-Za-z])|×|\bx\b", "*", re.sub(r"\\div(?![A-Za-z])|÷", "/", text[: MAX_CHARS + 1])
-    )
-    if len(text) > MAX_CHARS or not re.fullmatch(r"(?!.*(?:\*\*|//|\.(?![0-9])))[-+*/().0-9 ]*[0-9)] *", text):
+    if len(text) > MAX_CHARS:
+        return None
+    text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])|×|\bx\b", "*", re.sub(r"\\div(?![A-Za-z])|÷", "/", text))
+    if not re.fullmatch(r"(?!.*(?:\*\*|//|\.(?![0-9])))[-+*/().0-9 ]*[0-9)] *", text):
         return None
     text = re.sub(r"([0-9]*)\.([0-9]+)", lambda m: f"({int(m[1] + m[2])}/{10 ** len(m[2])})", text)  # exactly
     try:

@@ -47,19 +47,14 @@ def _unmarked(text: str, words: bool) -> Found | None:
     title = _TITLE.fullmatch(text)
     bare = title[1] if title and starts_with_value(title[1]) else text
     if not is_prose(bare):
-        steps = _STEP.split(bare)
-        calculated = len(steps) > 1 and ("->" in bare or _CALCULATED.search(steps[-1]))
-        return Found("nothing else", bare, (calculated and last_expression(steps[-1])) or bare)
+        *steps, last = _STEP.split(bare)
+        calculated = steps and ("->" in bare or _CALCULATED.search(last))
+        return Found("nothing else", bare, (calculated and last_expression(last)) or bare)
     for line in reversed(text.splitlines()):
         if answer := last_expression(line[-SENTENCE_CHARS:]):
             return Found("last number or formula", line, answer)
     return Found("no number", text.splitlines()[-1], None) if text else None
 
-
-# Where a line of several calculations is split, what one looks like, and a value after a title.
-_STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
-_CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
-_TITLE = re.compile(r"[\s*_]*[^\W\d_][^\n:=0-9]{0,40}:\s*(.{1,200})")
 
 # --- the sentence that says what the answer is ------------------------------------------------------------------------
 
@@ -96,6 +91,7 @@ _REASON = re.compile(
     r"|,?\s+(?:and|but)\s+(?=[^,]*\b(?:is|are|was|were|has|have|we|it)\b)"
 )
 _CLAUSE = re.compile(r",|:|\b(?:because|since|as|by|from|using)\b")
+_PAIRS = (("{", "}"), ("\\[", "\\]"), ("\\(", "\\)"))
 # Words that a bare answer never has; and what counts as a word.
 _PROSE = re.compile(
     r"\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b", re.IGNORECASE
@@ -131,10 +127,9 @@ def statement(text: str, words: bool) -> Found | None:
 def first_sentence(text: str) -> str:
     """The first sentence; a full stop inside a formula or braces does not end it."""
     text = text[:SENTENCE_CHARS].strip()
-    spans = [match.span() for match in _DELIMITED.finditer(text)]
     for end in _SENTENCE_END.finditer(text):
         before = text[: end.start()]
-        if before.count("{") <= before.count("}") and not any(start < end.start() < stop for start, stop in spans):
+        if all(before.count(left) <= before.count(right) for left, right in _PAIRS):
             return before.strip()
     return text
 
@@ -146,9 +141,9 @@ def _stated(sentence: str) -> str | None:
     if not starts_with_value(line):
         return (_bold(sentence) or last_expression(line)) if is_prose(line) else line
     answer = _REASON.split(line)[0].strip("*` ")
-    for opening, closing in (("{", "}"), ("\\[", "\\]"), ("\\(", "\\)"), ("{", "}")):  # opened before the answer
-        while answer.endswith(closing) and answer.count(opening) < answer.count(closing):
-            answer = answer[: -len(closing)].rstrip("*` ")
+    for left, right in _PAIRS * 2:  # opened before the answer
+        while answer.endswith(right) and answer.count(left) < answer.count(right):
+            answer = answer[: -len(right)].rstrip("*` ")
     return (last_expression(answer) if is_prose(answer) else None) or answer
 
 
@@ -164,6 +159,10 @@ def is_prose(text: str) -> bool:
 
 # --- the last number or formula ---------------------------------------------------------------------------------------
 
+# Where a line of several calculations is split, what one looks like, and a value after a title.
+_STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
+_CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
+_TITLE = re.compile(r"[\s*_]*[^\W\d_][^\n:=0-9]{0,40}:\s*(.{1,200})")
 _DOLLAR = re.compile(r"(?<!\\)\$\$?")
 _DELIMITED = re.compile(r"\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
@@ -216,11 +215,10 @@ def _delimited(text: str) -> str:
 
 def _is_formula(content: str, after: str) -> bool:
     """Whether a text between dollar signs is a formula, and not `3, so 3 friends pay ` or `12 - `."""
-    if not content.strip() or len(content) > SENTENCE_CHARS:
+    number = re.match(r"\s*[0-9]", content) is not None
+    if number and (after.isdigit() or content[0].isspace() != content[-1].isspace()):
         return False
-    if content.lstrip()[0] in "0123456789" and (after.isdigit() or content[0].isspace() != content[-1].isspace()):
-        return False
-    return len(re.findall("[A-Za-z]{3,}", _COMMAND.sub(" ", WRAPPER.sub(" ", content)))) < 2
+    return 0 < len(content.strip()) <= SENTENCE_CHARS
 
 
 def last_expression(sentence: str) -> str | None:

@@ -63,8 +63,7 @@ def _last_json(text: str) -> Mark | None:
     if not keys:
         return None
     value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", keys[-1][2].strip("[] "))
-    if not re.search(r"(?<!\\)(?:\\\\)*\\(?!n)[A-Za-z]{2}", value):  # it has JSON's escapes
-        value = value.replace("\\\\", "\0").replace("\\n", " ").replace("\0", "\\")
+    value = value.replace("\\n ", " ").replace("\\\\", "\\")  # escapes, if it has any
     return Mark("JSON", keys[-1].end(), "" if value == "null" else value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 from nested_reft.grading.exact import NUMBER, Number, calculation, in_digits, number
@@ -26,7 +27,7 @@ for _letter in map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))):  # Greek
 _TABLE = str.maketrans(_SYMBOLS)
 # Raised and lowered digits and letters, vulgar fractions, repeating digits with a line or dots over them, and roots,
 # which reach over the number, letter or bracket after them.
-_COMPOSED = [
+_COMPOSED: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile("[²³¹⁰ⁱ⁴-⁹⁺-ⁿ]+"), lambda match: f"^{{{_ascii(match[0])}}}"),
     (re.compile("[₀-₎ₐ-ₜ]+"), lambda match: f"_{{{_ascii(match[0])}}}"),
     (re.compile("[½⅓⅔¼¾⅐-⅞]"), lambda match: r"\frac{{{}}}{{{}}}".format(*_ascii(match[0]).split("⁄"))),
@@ -59,7 +60,7 @@ _NAMES = {
     "dots": "...", "ldots": "...", "cdots": "...", "langle": "(", "rangle": ")", "lbrace": r"\{", "rbrace": r"\}",
 }  # fmt: skip
 _ARGUMENT = r"\s*(?:\{([^{}]*)\}|(\\pi|\w))"
-_REWRITTEN = [
+_REWRITTEN: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
         (TOKENS.pattern, ""),
