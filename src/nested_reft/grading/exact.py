@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-# A decimal of at least this many significant digits may stand for the exact value that rounds to it (1/3 = 0.333333).
-ROUNDED_DIGITS = 6
+ROUNDED_DIGITS = 6  # a decimal of so many significant digits may stand for the value that it rounds: 0.333333 is 1/3
 MAX_CHARS = 100  # of a number or a calculation: it bounds the arithmetic
 
 _ONES = (
@@ -26,11 +25,9 @@ _SMALL = dict(zip(f"{_ONES}|{_TENS}".split("|"), (*range(20), *range(20, 100, 10
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "lakh": 10**5, "crore": 10**7}
 _FACTORS = {"hundred": 100, "dozen": 12} | _LARGE
 _PARTS = {
-    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
-    "tenth": 10, "hundredth": 100,
+    "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "ninth": 9, "tenth": 10, "hundredth": 100,
 }  # fmt: skip
-_PLURALS = {f"{word}s": value for word, value in _PARTS.items()} | {"halves": 2}
-
 _BELOW_100 = rf"(?:(?:{_TENS})(?:[-\s]+(?:{_ONES}))?|{_ONES})\b"
 _BELOW_1000 = rf"(?:(?:an?|{_ONES})\s+hundred\b(?:\s+(?:and\s+)?{_BELOW_100})?|{_BELOW_100})"
 _NAMES = rf"(?:\s+(?:{'|'.join(_LARGE)})\b)"
@@ -38,10 +35,7 @@ _CARDINAL = re.compile(
     rf"\b(?:(?:{_BELOW_1000}|a\b){_NAMES}+(?:,?\s+(?:and\s+)?{_BELOW_1000}{_NAMES}*)*|{_BELOW_1000}|an?(?=\s+dozen\b))",
     re.IGNORECASE,
 )
-_HAS_CARDINAL = re.compile(rf"\b(?:{'|'.join([*_SMALL, *_FACTORS])})", re.IGNORECASE)
-_PART = re.compile(
-    rf"(?:\b([0-9]+)\s+and\s+)?(?:\b([0-9]+|an?)[-\s]+)?\b({'|'.join([*_PARTS, *_PLURALS])})\b(?!-)", re.IGNORECASE
-)
+_PART = re.compile(rf"(?i)(?:\b([0-9]+)\s+and\s+)?(?:\b([0-9]+|an?)[-\s]+)?\b({'|'.join(_PARTS)})(s?)\b(?!-)")
 _SIGN_WORD = re.compile(r"\b(?:negative|minus)\s+(?=[0-9.\\])", re.IGNORECASE)
 
 _INTEGER = (
@@ -59,9 +53,8 @@ _UNSIGNED = (
     rf"((?:\s*-?\s*\b(?:{'|'.join(_FACTORS)})s?\b)*)(\s*%)?"
 )
 NUMBER = re.compile(rf"(?:([-+])\s*)?{_UNSIGNED}")
-# The same without groups, as a part of other patterns.
-NUMBER_TEXT = re.sub(r"(?<!\\)\((?![?])", "(?:", _UNSIGNED)
-_OPERATIONS: dict[type[ast.AST], Callable[..., Fraction]] = {
+NUMBER_TEXT = re.sub(r"(?<!\\)\((?![?])", "(?:", _UNSIGNED)  # without groups, as a part of other patterns
+_OPERATIONS: dict[type, Callable[..., Fraction]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.USub: operator.neg, ast.UAdd: operator.pos,
 }  # fmt: skip
@@ -140,24 +133,19 @@ def calculation(text: str) -> Number | None:
     if len(text) > MAX_CHARS:
         return None
     text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])|×|\bx\b", "*", re.sub(r"\\div(?![A-Za-z])|÷", "/", text))
-    if not re.fullmatch(r"(?!.*(?:\*\*|//|\.(?![0-9])))[-+*/().0-9 ]*[0-9)] *", text):
+    if not re.fullmatch(r"(?!.*(?:\*\*|//|\.(?![0-9])|[0-9.]{16}))[-+*/().0-9 ]*[0-9)] *", text):
         return None
-    text = re.sub(r"([0-9]*)\.([0-9]+)", lambda m: f"({int(m[1] + m[2])}/{10 ** len(m[2])})", text)  # exactly
     try:
-        return Number(_value(ast.parse(re.sub(r"(?<![0-9])0+(?=[0-9])", "", text.strip()), mode="eval").body))
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return Number(_value(ast.parse(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", text.strip()), mode="eval").body))
+    except (SyntaxError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError):
         return None
 
 
 def _value(tree: ast.AST) -> Fraction:
-    match tree:
-        case ast.BinOp():
-            return _OPERATIONS[type(tree.op)](_value(tree.left), _value(tree.right))
-        case ast.UnaryOp():
-            return _OPERATIONS[type(tree.op)](_value(tree.operand))
-        case ast.Constant(int(value)):
-            return Fraction(value)
-    raise ValueError("no calculation")
+    if isinstance(tree, ast.Constant):
+        return Fraction(str(tree.value))  # exact up to 15 digits
+    operands = [_value(child) for child in ast.iter_child_nodes(tree) if isinstance(child, ast.expr)]
+    return _OPERATIONS[type(getattr(tree, "op", None))](*operands)
 
 
 def in_digits(text: str, keep_after: re.Pattern[str] | None = None) -> str:
@@ -165,12 +153,9 @@ def in_digits(text: str, keep_after: re.Pattern[str] | None = None) -> str:
 
     A number after what `keep_after` matches stays in words.
     """
-
-    def cardinal(match: re.Match[str]) -> str:
-        return match[0] if keep_after and keep_after.search(text[: match.start()]) else _cardinal(match[0])
-
-    if _HAS_CARDINAL.search(text):
-        text = _CARDINAL.sub(cardinal, text)
+    for match in reversed(list(_CARDINAL.finditer(text))):
+        if not (keep_after and keep_after.search(text[: match.start()])):
+            text = text[: match.start()] + _cardinal(match[0]) + text[match.end() :]
     return _SIGN_WORD.sub("-", _PART.sub(_part, text))
 
 
@@ -188,9 +173,9 @@ def _cardinal(words: str) -> str:
 
 def _part(match: re.Match[str]) -> str:
     """A fraction in words; one is followed by a singular and more by a plural, or it is an ordinal."""
-    whole, count, name = match[1], match[2], match[3].lower()
-    top = int(count) if count and count.isdigit() else 1
-    bare = not whole and not count and (match[0] != match.string or name not in ("half", "quarter"))
-    if bare or name not in (_PARTS if top == 1 else _PLURALS):
+    whole, count, name, plural = match.groups("")
+    top = int(count) if count.isdigit() else 1
+    ordinal = not whole and not count and (match[0] != match.string or name.lower() not in ("half", "quarter"))
+    if ordinal or (top == 1) == bool(plural):
         return match[0]
-    return rf"{whole or ''}\frac{{{top}}}{{{(_PARTS | _PLURALS)[name]}}}"
+    return rf"{whole}\frac{{{top}}}{{{_PARTS[name.lower()]}}}"

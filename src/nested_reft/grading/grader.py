@@ -77,7 +77,7 @@ def decide(response: str, gold: str) -> Verdict:
     found = locate(response, words)
     if found is None or not expected:
         return Verdict(False, "no answer")
-    answer = found.answer or ""
+    answer = found.answer
     if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(answer):
         return Verdict(int(answer) == int(expected), found.rule, "number")
     said = {answer, _bare(found.sentence), _bare(without_remark(found.sentence[:MAX_CHARS]))}

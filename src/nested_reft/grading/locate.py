@@ -16,24 +16,25 @@ from nested_reft.grading.spelling import TOKENS, WRAPPER, as_latex, without_rema
 TAIL_CHARS = 20_000  # the answer is at the end: only so much of a longer response is read
 SENTENCE_CHARS = 2_000  # and so much of a sentence
 LAST_KEYWORDS = 4  # so many of the last occurrences of the word "answer" are looked at
+SENTENCES = ("<answer>", "JSON")  # marks that may hold sentences
 
 
 class Found(NamedTuple):
-    """What a rule found: the sentence that has the answer, and the answer in it, None if there is none."""
+    """What a rule found: the sentence that has the answer, and the answer in it, empty if there is none."""
 
     rule: str
     sentence: str
-    answer: str | None
+    answer: str
 
 
 def locate(response: str, words: bool = False) -> Found | None:
     """Where the answer is; with `words`, it may be a word. None if the response is empty."""
     text = after_thoughts(response)
-    mark = last_mark(text)
-    if mark is None:
+    if not (mark := last_mark(text)):
         return _unmarked(prepared(text), words)
-    inner = locate(mark.content) if mark.rule in ("<answer>", "JSON") else None  # which may hold sentences
-    return Found(mark.rule, mark.content, inner.answer if inner else mark.content or None)
+    _, rule, content = mark
+    inner = locate(content) if rule in SENTENCES else None
+    return Found(rule, content, inner.answer if inner else content)
 
 
 def after_thoughts(response: str) -> str:
@@ -53,7 +54,7 @@ def _unmarked(text: str, words: bool) -> Found | None:
     for line in reversed(text.splitlines()):
         if answer := last_expression(line[-SENTENCE_CHARS:]):
             return Found("last number or formula", line, answer)
-    return Found("no number", text.splitlines()[-1], None) if text else None
+    return Found("no number", text.splitlines()[-1], "") if text else None
 
 
 # --- the sentence that says what the answer is ------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def first_sentence(text: str) -> str:
     return text
 
 
-def _stated(sentence: str) -> str | None:
+def _stated(sentence: str) -> str:
     """The answer in the sentence after "answer is": all of it if it is no prose, else its last expression."""
     line = sentence if "\\[" in sentence or "{" in sentence else sentence.partition("\n")[0]
     line = without_remark(line.replace("**", "").lstrip("} "))
@@ -144,7 +145,7 @@ def _stated(sentence: str) -> str | None:
     for left, right in _PAIRS * 2:  # opened before the answer
         while answer.endswith(right) and answer.count(left) < answer.count(right):
             answer = answer[: -len(right)].rstrip("*` ")
-    return (last_expression(answer) if is_prose(answer) else None) or answer
+    return (last_expression(answer) if is_prose(answer) else "") or answer
 
 
 def starts_with_value(text: str) -> bool:
@@ -221,7 +222,7 @@ def _is_formula(content: str, after: str) -> bool:
     return 0 < len(content.strip()) <= SENTENCE_CHARS
 
 
-def last_expression(sentence: str) -> str | None:
+def last_expression(sentence: str) -> str:
     """The last formula, number or calculation of a sentence, with those that are listed with it; in bold if any is."""
     sentence = without_units(in_digits((_bold(sentence) or sentence).replace("**", ""), _CONTEXT))
     spans = list(_EXPRESSION.finditer(_SUFFIX.sub("", sentence) if "=" in sentence else sentence))
@@ -235,13 +236,13 @@ def last_expression(sentence: str) -> str | None:
     texts = [match[0][2:-2] if match[0].startswith(("\\(", "\\[")) else match[0] for match in group]
     if any("=" in match[0] and not match[0].startswith("\\") for match in group):  # steps, of which the last counts
         return _result(texts[-1])
-    return ", ".join(text.strip() for text in texts) or None
+    return ", ".join(text.strip() for text in texts)
 
 
-def _bold(sentence: str) -> str | None:
+def _bold(sentence: str) -> str:
     """The last value in bold type, which models put around their answer."""
     texts = [text for text in _BOLD.findall(sentence) if starts_with_value(text) and not text.endswith((".", ":"))]
-    return texts[-1] if texts else None
+    return texts[-1] if texts else ""
 
 
 def _result(step: str) -> str:

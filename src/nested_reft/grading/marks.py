@@ -6,7 +6,6 @@ The last one in a text counts. Standard library only, and every search is bounde
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 # Boxes this close, with nothing but a separator between them, are one list: \boxed{1} and \boxed{2}.
 _BOX_GAP_CHARS = 60
@@ -32,29 +31,24 @@ _KEY = re.compile(
 )
 
 
-class Mark(NamedTuple):
-    """A marked answer: its mark and where that is, and its text, empty if the text ends before the answer does."""
-
-    rule: str
-    start: int
-    content: str
+# Where a mark is, which it is, and the text in it, empty if the response ends before it does.
+Mark = tuple[int, str, str]
 
 
 def last_mark(text: str) -> Mark | None:
     """The last marked answer of a text; neighbouring boxes are one list."""
-    marks = [mark for mark in (_last_box(text), _last_hashes(text), _last_tag(text), _last_json(text)) if mark]
-    return max(marks, key=lambda mark: mark.start, default=None)
+    return max(filter(None, (_last_box(text), _last_hashes(text), _last_tag(text), _last_json(text))), default=None)
 
 
 def _last_hashes(text: str) -> Mark | None:
     found = _HASHES.match(text, text.rfind("####")) if "####" in text else None
-    return Mark("####", found.start(), found[1].strip()) if found else None
+    return (found.start(), "####", found[1].strip()) if found else None
 
 
 def _last_tag(text: str) -> Mark | None:
     """What the last pair of tags encloses; a box inside is no other answer, so that the mark is at the pair's end."""
     tags = list(_TAG.finditer(text)) if "nswer>" in text.lower() else []
-    return Mark("<answer>", tags[-1].end(), (tags[-1][1] or "").strip()) if tags else None
+    return (tags[-1].end(), "<answer>", (tags[-1][1] or "").strip()) if tags else None
 
 
 def _last_json(text: str) -> Mark | None:
@@ -64,7 +58,7 @@ def _last_json(text: str) -> Mark | None:
         return None
     value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", keys[-1][2].strip("[] "))
     value = value.replace("\\n ", " ").replace("\\\\", "\\")  # escapes, if it has any
-    return Mark("JSON", keys[-1].end(), "" if value == "null" else value)
+    return keys[-1].end(), "JSON", "" if value == "null" else value
 
 
 def _last_box(text: str) -> Mark | None:
@@ -82,7 +76,7 @@ def _last_box(text: str) -> Mark | None:
         sign = "-" if _SIGN_BEFORE.search(text[max(start - 10, 0) : start]) else ""
         after = _AFTER.match(text, end)
         parts = [sign + last + (" " + after[1].replace("\\text", "").replace("{", "") if after else "")]
-    return Mark("\\boxed", start, ", ".join(parts))
+    return start, "\\boxed", ", ".join(parts)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:

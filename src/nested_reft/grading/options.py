@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nested_reft.grading.locate import after_thoughts, prepared, statement
+from nested_reft.grading.locate import SENTENCES, after_thoughts, prepared, statement
 from nested_reft.grading.marks import last_mark
 from nested_reft.grading.spelling import WRAPPER
 
@@ -33,12 +33,13 @@ def chosen(response: str, several: bool) -> tuple[str, frozenset[str]]:
     text = after_thoughts(response)
     mark = last_mark(text)
     if mark:
-        adjacent = _ADJACENT.fullmatch(_plain(mark.content)) if several else None
-        if letters := frozenset(re.findall("[A-J]", adjacent[0])) if adjacent else options(mark.content):
-            return mark.rule, letters
-        if mark.rule in ("<answer>", "JSON"):
-            return mark.rule, chosen(mark.content, several)[1]
-        text = text[mark.start :]
+        start, rule, content = mark
+        adjacent = _ADJACENT.fullmatch(_plain(content)) if several else None
+        if letters := frozenset(re.findall("[A-J]", adjacent[0])) if adjacent else options(content):
+            return rule, letters
+        if rule in SENTENCES:
+            return rule, chosen(content, several)[1]
+        text = text[start:]
     text = _plain(prepared(text))
     if stated := statement(text, words=True):
         lone = _LONE.search(stated.sentence)
