@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from nested_reft.grading import formulas
 from nested_reft.grading.exact import decimal_comma, same_number
-from nested_reft.grading.spelling import WRAPPER, as_list, contrary, quantity, without_unit
+from nested_reft.grading.spelling import WRAPPER, contrary, quantity, without_unit
 
 MAX_CHARS = 2_000  # a longer answer is compared as text only: no maths answer of the benchmarks is half as long
 # After so many of the worker's seconds no further part of an answer is compared; one formula has formulas.TIME_LIMIT.
@@ -25,6 +25,7 @@ _NAME = re.compile(
 )
 # Ratios and numbers in another base are compared as text: 2:4 is not 1:2, and 52_8 is neither 52 nor 42.
 _AS_WRITTEN = re.compile(r".*:.*|-?[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
+_AND = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{\s*(?:,?\s*and|,?\s*or)\s*\}|\b(?:and|or)\b")
 _ALGEBRA = re.compile(r"[0-9+*/^_=<>|!\\-]")
 # What no formula has: an arrow, a question mark, a full stop by itself, or an operator at its end; and words and whole
 # numbers side by side, which as a formula are a product of many variables.
@@ -155,7 +156,9 @@ def _parts(text: str) -> tuple[str, list[str]]:
     match = re.fullmatch(r"(\(|\[|\\?\{)(.+?)(\)|\]|\\?\})", text)
     if match and (match[1] in "([") == (match[3] in ")]") and split_top(match[2]):
         kind, inner = (match[1] + match[3]).replace("\\", ""), match[2]
-    inner = re.sub(r"\\cup(?![A-Za-z])", ";", as_list(inner))
+    if _AND.search(inner):
+        inner = _AND.sub(",", WRAPPER.sub(r" \1 ", inner))
+    inner = re.sub(r"\\cup(?![A-Za-z])", ";", inner)
     rows = [split_top(row, ",") for row in split_top(inner, ";")]
     if len(rows) > 1 and all(len(row) > 1 and _name_all(row) for row in rows):
         return kind, [f"({', '.join(split_top(part, '=')[-1] for part in row)})" for row in rows]

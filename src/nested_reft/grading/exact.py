@@ -32,11 +32,10 @@ _BELOW_100 = rf"(?:(?:{_TENS})(?:[-\s]+(?:{_ONES}))?|{_ONES})\b"
 _BELOW_1000 = rf"(?:(?:an?|{_ONES})\s+hundred\b(?:\s+(?:and\s+)?{_BELOW_100})?|{_BELOW_100})"
 _NAMES = rf"(?:\s+(?:{'|'.join(_LARGE)})\b)"
 _CARDINAL = re.compile(
-    rf"\b(?:(?:{_BELOW_1000}|a\b){_NAMES}+(?:,?\s+(?:and\s+)?{_BELOW_1000}{_NAMES}*)*|{_BELOW_1000}|an?(?=\s+dozen\b))",
-    re.IGNORECASE,
+    rf"(?i)\b(?:(?:{_BELOW_1000}|a\b){_NAMES}+(?:,?\s+(?:and\s+)?{_BELOW_1000}{_NAMES}*)*|{_BELOW_1000}|an?(?=\s+dozen\b))"
 )
 _PART = re.compile(rf"(?i)(?:\b([0-9]+)\s+and\s+)?(?:\b([0-9]+|an?)[-\s]+)?\b({'|'.join(_PARTS)})(s?)\b(?!-)")
-_SIGN_WORD = re.compile(r"\b(?:negative|minus)\s+(?=[0-9.\\])", re.IGNORECASE)
+_SIGN_WORD = re.compile(r"(?i)\b(?:negative|minus)\s+(?=[0-9.\\])")
 
 _INTEGER = (
     r"(?:[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}|[0-9]{1,3}(?:[ '][0-9]{3})+|[0-9]{1,3}(?:\.[0-9]{3}){2,}|[0-9]+)(?![0-9])"

@@ -59,29 +59,25 @@ def _unmarked(text: str, words: bool) -> Found | None:
 
 # --- the sentence that says what the answer is ------------------------------------------------------------------------
 
-KEYWORD = re.compile(r"\b(?:answers?|ans)\b(?:\(s\))?|(?-i:(?:(?<=\n)|\A)[*_ ]*A(?=[*_ ]*:))", re.IGNORECASE)
+KEYWORD = re.compile(r"(?i)\b(?:answers?|ans)\b(?:\(s\))?|(?-i:(?:(?<=\n)|\A)[*_ ]*A(?=[*_ ]*:))")
 _NAMED = (
     r"(?:(?:so|thus|hence|therefore|then|and|now|the|an?|my|our|your|its|this|final|correct|right|exact|numerical|short"
     r"|simplified|required|complete|full)\b[\s,]*)"
 )
 # Before "answer: ...": nothing that makes it an object, as in "to check the answer: ...".
-_LABEL = re.compile(rf"(?:\A|[.!?:;,(\n{{>[])[\s#>*_\-\d.)`]*{_NAMED}{{0,4}}\Z", re.IGNORECASE)
+_LABEL = re.compile(rf"(?i)(?:\A|[.!?:;,(\n{{>[])[\s#>*_\-\d.)`]*{_NAMED}{{0,4}}\Z")
 _COLON = re.compile(
     r"[\s*_`}\"\])]*(?:[:=|]|\\approx|->|-(?=\s)|\.+(?=\s*-?[0-9])|(?=[ \t]*(?:\\[(\[]|-?[0-9])))[\s*_`}]*"
     r"|[ \t*_`}#:]*\n(?:[-=]{3,}\n)?[\s*_`>=]*"
 )
-_MODAL = r"(?:will|would|must|should|can|could)\s+"
 _VERB = re.compile(
-    r"(?:[ \t]+\(.{0,60}?\)|,[^,.\n]{1,60},|[ \t]+(?:to|for|of|in|that|which|we|I|you)\b[^:;\n!?=]{0,150}?)?[\s*_\"]*"
-    rf"\b(?:(?:{_MODAL})?(?:is|are|was|were|be|equals?|equal|becomes?|gives|yields|reads|=)"
-    rf"|(?:{_MODAL}\w+|\w+s)\s+(?:\w+\s+)?to(?:\s+be)?)(?![A-Za-z])"
-    r"(?:\s+(?:\w+ly|thus|therefore|then|just|hence|also|indeed|now|given by|about)\b)*[\s*_]*[:=]?\s*",
-    re.IGNORECASE,
+    r"(?i)(?:[ \t]+\(.{0,60}?\)|,[^,.\n]{1,60},|[ \t]+(?:to|for|of|in|that|which|we|I|you)\b[^:;\n!?=]{0,150}?)?[\s*_\"]*"
+    r"\b(?:(?:(?:wi|wou|shou|cou)ld?l?|must|can)\s+)?(?:is|are|was|were|be|equals?|becomes?|gives|yields|reads|="
+    r"|\w+\s+(?:\w+\s+)?to(?:\s+be)?)(?![A-Za-z])(?:\s+(?:\w+ly|thus|therefore|then|just|also|now|about)\b)*[\s*_]*[:=]?\s*"
 )
 _REVERSE = re.compile(
-    r"([^.!?:;\n]*(?:\.[0-9][^.!?:;\n]*)*?)[\s*_\"]*\s(?:is|are|was|were|(?:must|would|will|should) be|gives|makes)\s+"
-    rf"{_NAMED}{{1,3}}\Z",
-    re.IGNORECASE,
+    r"(?i)([^.!?:;\n]*(?:\.[0-9][^.!?:;\n]*)*?)[\s*_\"]*\s(?:is|are|was|were|(?:must|would|will|should) be|gives|makes)\s+"
+    rf"{_NAMED}{{1,3}}\Z"
 )
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Za-z]\.[A-Za-z])(?<!\bRs)(?<!\\)[.!?](?=[\s\"'*_)]|$)|(?<![:=])\n\s*\n|\n(?=[A-Z#*-])"
@@ -95,9 +91,9 @@ _CLAUSE = re.compile(r",|:|\b(?:because|since|as|by|from|using)\b")
 _PAIRS = (("{", "}"), ("\\[", "\\]"), ("\\(", "\\)"))
 # Words that a bare answer never has; and what counts as a word.
 _PROSE = re.compile(
-    r"\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b", re.IGNORECASE
+    r"(?i)\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b"
 )
-_WORD = re.compile(r"(?!(?:and|or|percent)\b)(?:[A-Za-z]{2,}|[^\W\d_\x00-\x7f]{2,})", re.IGNORECASE)
+_WORD = re.compile(r"(?i)(?!(?:and|or|percent)\b)(?:[A-Za-z]{2,}|[^\W\d_\x00-\x7f]{2,})")
 # How a value begins: with a digit, a command or formula, a variable.
 _VALUE = re.compile(
     r"[\s*_`\"'=:>~|]*(?:[-+(\[]\s*)*(?:\.?[0-9]|[-+]?\\(?!\))"
@@ -187,7 +183,7 @@ _PART_OF = re.compile(r"\s*(?:\w+\s+)?(?:out\s+)?of\s+(?:the\s+|all\s+)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*:)")
 # A number in words after these says when, where or of what, not how many; and none counts after a calculation.
 _CONTEXT = re.compile(
-    r"=|\b(?:in|the|for|with|by|per|after|from|at|on|each|every|these|both|other|this|that|no)\s+$", re.I
+    r"(?i)=|\b(?:in|the|for|with|by|per|after|from|at|on|each|every|these|both|other|this|that|no)\s+$"
 )
 
 

@@ -26,8 +26,7 @@ _HASHES = re.compile(
 _TAG = re.compile(r"<(?:final[ _-]?)?answer>(?:(.{0,2000}?)</(?:final[ _-]?)?answer>)?", re.IGNORECASE | re.DOTALL)
 _STRING = r"\"(?:[^\"\\]|\\.){0,2000}\"|'(?:[^'\\]|\\.){0,2000}'"
 _KEY = re.compile(
-    rf"([\"'])(?:[a-z]+[ _-]?)?(?:answer|result)\1\s*:\s*({_STRING}|\[[^\[\]]{{0,2000}}\]|[^,}}\n]{{0,2000}})",
-    re.IGNORECASE,
+    rf"(?i)([\"'])(?:[a-z]+[ _-]?)?(?:answer|result)\1\s*:\s*({_STRING}|\[[^\[\]]{{0,2000}}\]|[^,}}\n]{{0,2000}})"
 )
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from nested_reft.grading.exact import NUMBER, Number, calculation, in_digits, number
 
-# --- Unicode mathematics as LaTeX: 2√3 is 2\sqrt{3}, ½ is \frac{1}{2}, x² is x^{2} ------------------------------------
-
-_ascii = partial(unicodedata.normalize, "NFKC")
+# Unicode mathematics as LaTeX: 2√3 is 2\sqrt{3}, x² is x^{2}.
 _SYMBOLS = {
     "−": "-", "–": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": r"\cdot ",
     "÷": "/", "∕": "/", "⁄": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
@@ -25,12 +22,12 @@ for _letter in map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))):  # Greek
     _name = unicodedata.name(_letter, "").rpartition(" ")[2].lower().replace("lamda", "lambda")
     _SYMBOLS[_letter] = rf"\{_name.capitalize() if _letter.isupper() else _name} "
 _TABLE = str.maketrans(_SYMBOLS)
-# Raised and lowered digits and letters, vulgar fractions, repeating digits with a line or dots over them, and roots,
-# which reach over the number, letter or bracket after them.
-_COMPOSED: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile("[²³¹⁰ⁱ⁴-⁹⁺-ⁿ]+"), lambda match: f"^{{{_ascii(match[0])}}}"),
-    (re.compile("[₀-₎ₐ-ₜ]+"), lambda match: f"_{{{_ascii(match[0])}}}"),
-    (re.compile("[½⅓⅔¼¾⅐-⅞]"), lambda match: r"\frac{{{}}}{{{}}}".format(*_ascii(match[0]).split("⁄"))),
+# Raised and lowered digits, vulgar fractions, repeating digits with a line or dots over them, and roots, which reach
+# over the number, letter or bracket after them.
+_COMPOSED = [
+    (re.compile("[²³¹⁰ⁱ⁴-⁹⁺-ⁿ]+"), r"^{\g<0>}"),
+    (re.compile("[₀-₎ₐ-ₜ]+"), r"_{\g<0>}"),
+    (re.compile("[½⅓⅔¼¾⅐-⅞]"), r" \g<0>"),
     (re.compile("(?:[0-9][\u0305\u0307])+"), r"\\overline{\g<0>}"),
     (re.compile(r"([√∛])\s*(?:([0-9]+(?:\.[0-9]+)?|[A-Za-zπ])|\(([^()]*)\))"), r"\1{\2\3}"),
 ]
@@ -42,11 +39,10 @@ def as_latex(text: str) -> str:
         return text
     for pattern, replacement in _COMPOSED:
         text = pattern.sub(replacement, text)
-    text = _ascii(text.translate(_TABLE))
+    # A second time, for what normalization makes of raised signs and vulgar fractions.
+    text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     return "".join(c for c in text if c.isascii() or unicodedata.category(c) not in ("Cf", "Sc"))
 
-
-# --- one spelling -----------------------------------------------------------------------------------------------------
 
 # Numbers, tuples and lists of them, in which there is nothing to change.
 _PLAIN = re.compile(r"[-0-9,()\[\] ]*(?:\.[0-9][-0-9,()\[\] ]*)*")
@@ -59,40 +55,35 @@ _NAMES = {
     "varepsilon": r"\epsilon", "varphi": r"\phi", "vartheta": r"\theta", "lg": r"\log_{10} ", "degree": r"^\circ ",
     "dots": "...", "ldots": "...", "cdots": "...", "langle": "(", "rangle": ")", "lbrace": r"\{", "rbrace": r"\}",
 }  # fmt: skip
-_ARGUMENT = r"\s*(?:\{([^{}]*)\}|(\\pi|\w))"
-_REWRITTEN: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+_REWRITTEN = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
         (TOKENS.pattern, ""),
         (r"\b[A-Z]{1,2}\\?\$(?=\s*[0-9])|\\?\$|(?<!\\)\\[\[\]()]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle)\b", ""),
         (r"\\(?:text)?color\s*\{[^{}]*\}|\s*\\!\s*|\\?[\"“”]|\\\\\s*(?=\\end)", ""),
         (r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~", " "),
-        (r"\\([A-Za-z]+)", lambda match: _NAMES.get(match[1], match[0])),
         (r"\\(?:SI|qty|num|ang)\s*\{([^{}]*)\}(?:\s*\{[^{}]*\})?", r"\1"),
-        (rf"\\frac{_ARGUMENT}{_ARGUMENT}", r"\\frac{\1\2}{\3\4}"),
+        (r"\\frac\s*(\\pi|[0-9A-Za-z])\s*(\\pi|[0-9A-Za-z])", r"\\frac{\1}{\2}"),
         (r"\{\s*,\s*\}", ","),
         (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),
         (r"!=", r"\\ne "),
         (r"\\%|\s*\b(?:percentage|percent|pct|per cent)\b\.?|\\text\s*\{\s*percent\s*\}", "%"),
-        (r"(?<=[0-9])\s*:\s*(?=[0-9])", ":"),
         (r"(?<=[0-9])\s*(?:x|\btimes\b)\s*(?=[0-9])", r"\\times "),
         (r"\^\s*\{\s*\^?\\circ\s*\}|\^\^\\circ", r"^\\circ"),
         (r"\\\{\s*\\\}|(?:\\text\s*\{\s*)?(?:\b[Tt]he\s+)?\b[Ee]mpty set\b\s*\}?", r"\\emptyset "),
         (r"(?:\\text\s*\{\s*)?\b[Aa]ll real numbers\b\s*\}?", r"\\mathbb{R}"),
         (r"\\(?:math(?:bf|ds|bb)|Bbb)\s*(?:\{\s*([CNQRZ])\s*\}|([CNQRZ])(?![A-Za-z]))", r"\\mathbb{\1\2}"),
-        (r"\\(?:operatorname|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)|log|ln|exp)\s*\}", r"\\\1 "),
         (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
     ]
 ]
-_AND = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{\s*(?:,?\s*and|,?\s*or)\s*\}|\b(?:and|or)\b")
 _OPTION = re.compile(r"^(?:\\(?:text|math)[a-z]*\s*\{\s*)?\(?\b[A-J]\)(?:\s*\})?\s*(?=\S)")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?[0-9]\s*\}|-?[0-9](?![0-9])))?"
 # Units of two letters and more, which may follow a number directly. A single letter there is a variable.
 _UNITS = (
-    r"(?:(?:sq(?:uare)?\.?\s+|cubic\s+)?(?:km\s*/\s*h|m\s*/\s*s|[cmkdn]m|[mk]gs?|m[ls]|[kMG]?Hz|k?Pa|k?cal|[kM]?eV|dB"
-    r"|[kM]Wh?|mol|ft|yd|lbs?|oz|gal|mph|mins?|secs?|hrs?|yrs?|pts?|in|units?|inch(?:es)?|feet|foot|yards?|miles?"
-    r"|pounds?|ounces?|(?:kilo|centi|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?|degrees?|radians?|seconds?|minutes?|hours?|days?"
-    r"|weeks?|months?|years?|dollars?|cents?|euros?|yuan|rupees?|USD|EUR|GBP|INR)(?:\s+(?:squared|cubed))?\b)"
+    r"(?:(?:sq(?:uare)?\.?\s+|cubic\s+)?(?:km\s*/\s*h|m\s*/\s*s|[cmkdn]m|[mk]gs?|m[ls]|[kMG]?Hz|k?Pa|k?cal|[kM]?eV|[kM]Wh?"
+    r"|mol|ft|yd|lbs?|oz|gal|mph|mins?|secs?|hrs?|yrs?|pts?|in|units?|inch(?:es)?|feet|foot|yards?|miles?|pounds?|ounces?"
+    r"|(?:kilo|centi|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?|degrees?|radians?|(?:second|minute|hour|day|week|month"
+    r"|year|dollar|cent|euro|rupee)s?|yuan|USD|EUR|GBP|INR)(?:\s+(?:squared|cubed))?\b)"
 )
 _UNIT = re.compile(
     rf"(?<=[0-9}})])\s*/?\s*{_UNITS}\.?{_POWER}|\b(?:Rs|USD|EUR|GBP|INR)\b\.?(?=\s*[0-9])"
@@ -108,9 +99,8 @@ _WRAPPED_UNIT = re.compile(
 )
 # Words that change the value of the number beside them, and words of mathematics.
 _MEANING = re.compile(
-    r"\.\.|\b(?:[ap]\.?\s?m|noon|midnight|morning|afternoon|evening|squared|cubed|factorial|infinity|if|when|unless|not"
-    r"|base|mod|modulo|choose|over|root|sqrt|power|sin|cos|tan|log|ln|exp)\b",
-    re.IGNORECASE,
+    r"(?i)\.\.|\b(?:[ap]\.?\s?m|noon|midnight|morning|afternoon|evening|squared|cubed|factorial|infinity|if|when|unless|not"
+    r"|base|mod|modulo|choose|over|root|sqrt|power|sin|cos|tan|log|ln|exp)\b"
 )
 # Whole words, in any script, and what may stand between them.
 _WORDS = re.compile(
@@ -126,7 +116,7 @@ def clean(text: str) -> str:
     """The answer in one spelling: no dollar signs, spacing commands, remarks, option letters or final full stop."""
     if _PLAIN.fullmatch(text):
         return " ".join(text.split())
-    text = as_latex(text)
+    text = re.sub(r"\\([A-Za-z]+)", lambda match: _NAMES.get(match[1], match[0]), as_latex(text))
     for pattern, replacement in _REWRITTEN:
         text = pattern.sub(replacement, text)
     text = without_remark(_tidy(" ".join(text.split())))
@@ -194,8 +184,3 @@ def without_unit(text: str) -> str:
     if wrapped and not _MEANING.search(wrapped[0]) and in_digits(wrapped[0]) == wrapped[0]:
         text = text[: wrapped.start()]
     return text.replace(r"^\circ", "").strip()
-
-
-def as_list(text: str) -> str:
-    """A cleaned answer with commas for `and` and `or`."""
-    return _AND.sub(",", WRAPPER.sub(r" \1 ", text)) if _AND.search(text) else text
