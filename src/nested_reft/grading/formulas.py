@@ -21,9 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO
 
-# Seconds of processor time for one question. Ordinary answers take milliseconds, and the worker has warmed up when it
-# says it is ready.
-TIME_LIMIT = 1.0
+TIME_LIMIT = 1.0  # seconds of processor time for one question; ordinary answers take milliseconds
 HANG_LIMIT = 20.0  # wall-clock seconds, for a worker that hangs without computing
 START_LIMIT = 120.0  # for importing sympy on a busy machine
 

@@ -1,11 +1,8 @@
 """Grades a response against a gold answer: the verifiable reward.
 
 The answer is found in the response (`locate`, `options`), brought to one spelling (`spelling`) and compared
-(`compare`): numbers in exact rational arithmetic (`exact`), what needs algebra by math-verify in a worker process
-(`formulas`) that starts when it is needed and is killed at a time limit. The text of a model is never run as code.
-
-Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong;
-docs/grading.md has all of them, and what each rule decides on labelled answers.
+(`compare`): numbers in exact rational arithmetic (`exact`), what needs algebra by math-verify in a worker (`formulas`).
+Where benchmarks disagree, this is strict, because a false accept teaches a policy to be wrong; see docs/grading.md.
 """
 
 from __future__ import annotations
@@ -49,13 +46,8 @@ def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") ->
         gold: a bare answer, or a solution that holds one.
         answer: `marked` if only an answer in a mark counts: `\boxed{...}`, after `####`, in `<answer>`, in JSON.
 
-    Returns:
-        True if the two answers are equal as numbers, options, words, lists, tuples or intervals in exact arithmetic,
-        or else as formulas by math-verify. False if either text has no answer.
-
     Raises:
-        RuntimeError: the worker process that runs math-verify cannot be started, which is a fault of the installation
-            and must not be counted as wrong answers.
+        RuntimeError: the worker that runs math-verify cannot be started, which must not count as wrong answers.
     """
     verdict = decide(response, gold)
     return verdict.right and (answer == "any" or verdict.found_by in MARKS)

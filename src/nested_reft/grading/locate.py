@@ -57,8 +57,7 @@ def _unmarked(text: str, words: bool) -> Found | None:
     return Found("no number", text.splitlines()[-1], "") if text else None
 
 
-# --- the sentence that says what the answer is ------------------------------------------------------------------------
-
+# The sentence that says what the answer is.
 KEYWORD = re.compile(r"(?i)\b(?:answers?|ans)\b(?:\(s\))?|(?-i:(?:(?<=\n)|\A)[*_ ]*A(?=[*_ ]*:))")
 _NAMED = (
     r"(?:(?:so|thus|hence|therefore|then|and|now|the|an?|my|our|your|its|this|final|correct|right|exact|numerical|short"
@@ -71,13 +70,14 @@ _COLON = re.compile(
     r"|[ \t*_`}#:]*\n(?:[-=]{3,}\n)?[\s*_`>=]*"
 )
 _VERB = re.compile(
-    r"(?i)(?:[ \t]+\(.{0,60}?\)|,[^,.\n]{1,60},|[ \t]+(?:to|for|of|in|that|which|we|I|you)\b[^:;\n!?=]{0,150}?)?[\s*_\"]*"
-    r"\b(?:(?:(?:wi|wou|shou|cou)ld?l?|must|can)\s+)?(?:is|are|was|were|be|equals?|becomes?|gives|yields|reads|="
-    r"|\w+\s+(?:\w+\s+)?to(?:\s+be)?)(?![A-Za-z])(?:\s+(?:\w+ly|thus|therefore|then|just|also|now|about)\b)*[\s*_]*[:=]?\s*"
+    r"(?i)(?:[ \t]+\(.{0,60}?\)|,[^,.\n]{1,60},|[ \t]+(?:to|for|of|in|that|which|we|I|you)\b[^:;\n!?=]{0,150}?)?"
+    r"[\s*_\"]*\b(?:(?:will|would|must|should|can)\s+)?(?:is|are|was|were|be|equals?|becomes?|gives|yields|reads|="
+    r"|\w+\s+(?:\w+\s+)?to(?:\s+be)?)(?![A-Za-z])"
+    r"(?:\s+(?:\w+ly|thus|therefore|then|just|also|now|about)\b)*[\s*_]*[:=]?\s*"
 )
 _REVERSE = re.compile(
-    r"(?i)([^.!?:;\n]*(?:\.[0-9][^.!?:;\n]*)*?)[\s*_\"]*\s(?:is|are|was|were|(?:must|would|will|should) be|gives|makes)\s+"
-    rf"{_NAMED}{{1,3}}\Z"
+    r"(?i)([^.!?:;\n]*(?:\.[0-9][^.!?:;\n]*)*?)[\s*_\"]*\s"
+    rf"(?:is|are|was|were|(?:must|would|will|should) be|gives|makes)\s+{_NAMED}{{1,3}}\Z"
 )
 _SENTENCE_END = re.compile(
     r"(?<!\b[A-Za-z]\.[A-Za-z])(?<!\bRs)(?<!\\)[.!?](?=[\s\"'*_)]|$)|(?<![:=])\n\s*\n|\n(?=[A-Z#*-])"
@@ -154,8 +154,7 @@ def is_prose(text: str) -> bool:
     return bool(_PROSE.search(" ".join(words))) or len(words) > (2 if re.search(r"[0-9]", text) else 5)
 
 
-# --- the last number or formula ---------------------------------------------------------------------------------------
-
+# The last number or formula.
 # Where a line of several calculations is split, what one looks like, and a value after a title.
 _STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
 _CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")

@@ -15,11 +15,11 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import time
 from functools import lru_cache
-from typing import TextIO
 
 import sympy as sp  # type: ignore[import-untyped]
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
@@ -28,8 +28,7 @@ from math_verify import verify
 from sympy.core.expr import UnevaluatedExpr  # type: ignore[import-untyped]
 
 MEMORY_BYTES = 4 * 2**30  # 10^{10^{10}} must fail here, not take the machine's memory
-# Digits of numeric comparison: formulas are exact (decimals become rationals), so more than a float's are meaningful.
-DIGITS = 50
+DIGITS = 50  # of numeric comparison: formulas are exact (decimals become rationals), so all are meaningful
 MOST_DIGITS = 1000  # tried until a difference is known to be none or not
 # What an expression may consist of if its value at a point is to be taken.
 ELEMENTARY = (
@@ -106,23 +105,15 @@ def serve() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a library prints is not an answer
     logging.disable(logging.CRITICAL)
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     warm_up()
     print("ready", file=replies, flush=True)
-    while True:
-        if (child := os.fork()) == 0:
-            answer(replies)
-            os._exit(0)
+    while (child := os.fork()) != 0:
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGPROF:
             return
         print(json.dumps([None, 0.0]), file=replies, flush=True)
-
-
-def answer(replies: TextIO) -> None:
     for line in sys.stdin:
         *question, limit = json.loads(line)
         started = time.process_time()
