@@ -159,7 +159,12 @@ def is_prose(text: str) -> bool:
 _STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
 _CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
 _TITLE = re.compile(r"[\s*_]*[^\W\d_][^\n:=0-9]{0,40}:\s*(.{1,200})")
-_DOLLAR = re.compile(r"(?<!\\)\$\$?")
+# A formula between dollar signs, which are money in `$3, so 3 friends pay $9` and in `$12 - $5`.
+_IN = r"(?:[^$\\]|\\.)"
+_FORMULA = re.compile(
+    rf"(?<!\\)(\$\$?)((?=\s*[^\s0-9]){_IN}{{1,2000}}|(?:[0-9](?:{_IN}{{0,2000}}[^$\s])?|\s+[0-9]{_IN}{{0,2000}}\s)(?!\$+[0-9]))\1",
+    re.DOTALL,
+)
 _DELIMITED = re.compile(r"\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
 _NOT_AFTER = r"(?<![A-Za-z0-9_.^\\{])"
@@ -188,33 +193,14 @@ _CONTEXT = re.compile(
 
 def prepared(text: str) -> str:
     r"""The text in ASCII with `\(`, `\[` around its formulas, and no dollar signs of money, nor markers of its end."""
-    text = _delimited(as_latex(TOKENS.sub(" ", text) if "<" in text else text))
+    text = as_latex(TOKENS.sub(" ", text) if "<" in text else text)
+    text = re.sub(
+        r"(?<=-)\$|(?<!\\)\$",
+        lambda m: "" if m.start() and m.string[m.start() - 1] == "-" else " ",
+        _FORMULA.sub(r"\\(\2\\)", text),
+    )
     text = re.sub(r"(?<=[0-9A-Za-z)])\*\*(?=-?[0-9(])", "^", re.sub(r"==(\S[^=\n]{0,200}?)==", r"\1", text))
     return _DELIMITED.sub(lambda match: match[0].replace("\n", " "), text)
-
-
-def _delimited(text: str) -> str:
-    """Dollar signs in pairs around a formula become its delimiters; others are money, and dropped."""
-    done = ""
-    while opening := _DOLLAR.search(text):
-        closing = _DOLLAR.search(text, opening.end())
-        content = text[opening.end() : closing.start()] if closing else ""
-        done += text[: opening.start()]
-        if closing and closing[0] == opening[0] and _is_formula(content, text[closing.end() : closing.end() + 1]):
-            done += rf"\[{content}\]" if closing[0] == "$$" else rf"\({content}\)"
-            text = text[closing.end() :]
-        else:
-            done += "" if done.endswith("-") else " "
-            text = text[opening.end() :]
-    return done + text
-
-
-def _is_formula(content: str, after: str) -> bool:
-    """Whether a text between dollar signs is a formula, and not `3, so 3 friends pay ` or `12 - `."""
-    number = re.match(r"\s*[0-9]", content) is not None
-    if number and (after.isdigit() or content[0].isspace() != content[-1].isspace()):
-        return False
-    return 0 < len(content.strip()) <= SENTENCE_CHARS
 
 
 def last_expression(sentence: str) -> str:
