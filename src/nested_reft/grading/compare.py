@@ -123,12 +123,11 @@ def _sides_equal(found: str, expected: str, trace: Trace) -> bool | None:
     """`x = 5` against `5`, `k = 2/2 = 1`, `x = 5` against `x = 5.0`; None if there is nothing to drop."""
     a, b = split_top(found, "="), split_top(expected, "=")
     if len(a) > 1 and len(b) > 1:
-        names = {as_text(side[0]).replace("f(x)", "y") for side in (a, b) if _is_named(side)}
-        return equal(a[-1], b[-1], trace) if len(names) == 1 and _is_named(a) == _is_named(b) else None
+        return equal(a[-1], b[-1], trace) if _name(a) == _name(b) != "" else None
     if len(a) > 1:  # x + y = 7 says 7, as in math-verify
         return equal(a[-1], expected, trace)
     if len(b) > 1:  # but 7 does not say x + y = 7
-        says = _is_named(b) or not re.search(r"[A-Za-z]", expected)
+        says = _name(b) or not re.search(r"[A-Za-z]", expected)
         return equal(found, b[-1], trace) if says else trace.by("equations", False)
     return None
 
@@ -171,10 +170,10 @@ def _parts(text: str) -> tuple[str, list[str]]:
 
 def _name_all(parts: Sequence[str]) -> bool:
     """Whether every part is an assignment, and not all to one name."""
-    sides = [split_top(part, "=") for part in parts]
-    return all(map(_is_named, sides)) and len({as_text(side[0]) for side in sides}) > 1
+    names = {_name(split_top(part, "=")) for part in parts}
+    return len(names) > 1 and "" not in names
 
 
-def _is_named(sides: Sequence[str]) -> bool:
-    """Whether the sides of an equation are a name and a value."""
-    return len(sides) > 1 and _NAME.fullmatch(sides[0]) is not None
+def _name(sides: Sequence[str]) -> str:
+    """The name on the left of an equation with these sides, if it has one; y and f(x) are the same."""
+    return as_text(sides[0]).replace("f(x)", "y") if len(sides) > 1 and _NAME.fullmatch(sides[0]) else ""

@@ -34,6 +34,8 @@ _NAMES = rf"(?:\s+(?:{'|'.join(_LARGE)})\b)"
 _CARDINAL = re.compile(
     rf"(?i)\b(?:(?:{_BELOW_1000}|a\b){_NAMES}+(?:,?\s+(?:and\s+)?{_BELOW_1000}{_NAMES}*)*|{_BELOW_1000}|an?(?=\s+dozen\b))"
 )
+_NO_COUNT = "in|the|for|with|by|per|after|from|at|on|each|every|these|both|other|this|that|no"
+_COUNT = re.compile("(?i)" + "".join(rf"(?<!\b{w} )" for w in _NO_COUNT.split("|")) + _CARDINAL.pattern[4:])
 _PART = re.compile(rf"(?i)(?:\b([0-9]+)\s+and\s+)?(?:\b([0-9]+|an?)[-\s]+)?\b({'|'.join(_PARTS)})(s?)\b(?!-)")
 _SIGN_WORD = re.compile(r"(?i)\b(?:negative|minus)\s+(?=[0-9.\\])")
 
@@ -147,20 +149,18 @@ def _value(tree: ast.AST) -> Fraction:
     return _OPERATIONS[type(getattr(tree, "op", None))](*operands)
 
 
-def in_digits(text: str, keep_after: re.Pattern[str] | None = None) -> str:
+def in_digits(text: str, counts: bool = False) -> str:
     r"""The text with words for numbers in digits: `minus four` is `-4`, `two and two thirds` is `2\frac{2}{3}`.
 
-    A number after what `keep_after` matches stays in words.
+    With `counts`, words that say when, where or of what are left, as in `in two days`.
     """
-    for match in reversed(list(_CARDINAL.finditer(text))):
-        if not (keep_after and keep_after.search(text[: match.start()])):
-            text = text[: match.start()] + _cardinal(match[0]) + text[match.end() :]
+    text = (_COUNT if counts else _CARDINAL).sub(_cardinal, text)
     return _SIGN_WORD.sub("-", _PART.sub(_part, text))
 
 
-def _cardinal(words: str) -> str:
+def _cardinal(match: re.Match[str]) -> str:
     total, group = 0, 0
-    for word in re.findall(r"[a-z]+", words.lower()):
+    for word in re.findall(r"[a-z]+", match[0].lower()):
         if word in _LARGE:
             total, group = total + max(group, 1) * _LARGE[word], 0
         elif word == "hundred":

@@ -13,12 +13,12 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import IO
 
 TIME_LIMIT = 1.0  # seconds of processor time for one question; ordinary answers take milliseconds
@@ -35,7 +35,7 @@ class _Worker:
     def forget(self) -> None:
         """In a forked child, which must not write into its parent's pipes."""
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Popen[str] | None = None
 
     def ask(self, *question: str | int | float | None) -> tuple[bool | None, float]:
         with self._lock:
@@ -52,17 +52,12 @@ class _Worker:
                     break
             return None, HANG_LIMIT
 
-    def _start(self) -> subprocess.Popen[str]:
-        # Run by its path: it needs nothing of this package, and -P keeps the working directory off its path.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="ascii",
-            start_new_session=True,  # so that it ends with its child, and not by Ctrl-C
-            env=os.environ | {"PYTHONHASHSEED": "0"},  # sympy's steps depend on it, and now and then a verdict
-        )
+    def _start(self) -> Popen[str]:
+        # By its path, as it needs nothing of this package, and with -P, which keeps the working directory off its path.
+        # In a session of its own, so that it ends with its child, and not by Ctrl-C.
+        command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
+        seeded = os.environ | {"PYTHONHASHSEED": "0"}  # sympy's steps depend on it, and now and then a verdict
+        self._process = Popen(command, stdin=PIPE, stdout=PIPE, encoding="ascii", start_new_session=True, env=seeded)
         if not _line(self._process.stdout, START_LIMIT):
             self.stop()
             raise RuntimeError("the grading worker does not start (its error is above); is math-verify installed?")

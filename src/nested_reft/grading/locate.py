@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nested_reft.grading.exact import NUMBER_TEXT, calculation, in_digits, number
 from nested_reft.grading.marks import last_mark
-from nested_reft.grading.spelling import TOKENS, WRAPPER, as_latex, without_remark, without_units
+from nested_reft.grading.spelling import TOKENS, UNIT, WRAPPER, as_latex, without_remark
 
 TAIL_CHARS = 20_000  # the answer is at the end: only so much of a longer response is read
 SENTENCE_CHARS = 2_000  # and so much of a sentence
@@ -160,10 +160,9 @@ _STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
 _CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
 _TITLE = re.compile(r"[\s*_]*[^\W\d_][^\n:=0-9]{0,40}:\s*(.{1,200})")
 # A formula between dollar signs, which are money in `$3, so 3 friends pay $9` and in `$12 - $5`.
-_IN = r"(?:[^$\\]|\\.)"
+_IN = r"(?:[^$\\]|\\.){0,2000}"
 _FORMULA = re.compile(
-    rf"(?<!\\)(\$\$?)((?=\s*[^\s0-9]){_IN}{{1,2000}}|(?:[0-9](?:{_IN}{{0,2000}}[^$\s])?|\s+[0-9]{_IN}{{0,2000}}\s)(?!\$+[0-9]))\1",
-    re.DOTALL,
+    rf"(?<!\\)(\$\$?)((?=\s*[^\s0-9]){_IN}|(?:[0-9]{_IN}(?<!\s)|\s+[0-9]{_IN}\s)(?!\$+[0-9]))\1", re.DOTALL
 )
 _DELIMITED = re.compile(r"\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+")
@@ -185,27 +184,19 @@ _SUFFIX = re.compile(r"(?<=[0-9])(?:(?:st|nd|rd|th)|(?:[gmlLAWV]|[MG]b)(?!\s*[-+
 _JOINT = re.compile(r"\s*(?:,?\s*\b(?:and|or)\b|,|;)\s*")
 _PART_OF = re.compile(r"\s*(?:\w+\s+)?(?:out\s+)?of\s+(?:the\s+|all\s+)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*:)")
-# A number in words after these says when, where or of what, not how many; and none counts after a calculation.
-_CONTEXT = re.compile(
-    r"(?i)=|\b(?:in|the|for|with|by|per|after|from|at|on|each|every|these|both|other|this|that|no)\s+$"
-)
 
 
 def prepared(text: str) -> str:
     r"""The text in ASCII with `\(`, `\[` around its formulas, and no dollar signs of money, nor markers of its end."""
     text = as_latex(TOKENS.sub(" ", text) if "<" in text else text)
-    text = re.sub(
-        r"(?<=-)\$|(?<!\\)\$",
-        lambda m: "" if m.start() and m.string[m.start() - 1] == "-" else " ",
-        _FORMULA.sub(r"\\(\2\\)", text),
-    )
+    text = re.sub(r"(?<!\\)\$", " ", _FORMULA.sub(r"\\(\2\\)", text).replace("-$", "-"))
     text = re.sub(r"(?<=[0-9A-Za-z)])\*\*(?=-?[0-9(])", "^", re.sub(r"==(\S[^=\n]{0,200}?)==", r"\1", text))
     return _DELIMITED.sub(lambda match: match[0].replace("\n", " "), text)
 
 
 def last_expression(sentence: str) -> str:
     """The last formula, number or calculation of a sentence, with those that are listed with it; in bold if any is."""
-    sentence = without_units(in_digits((_bold(sentence) or sentence).replace("**", ""), _CONTEXT))
+    sentence = UNIT.sub("", in_digits((_bold(sentence) or sentence).replace("**", ""), counts=True))
     spans = list(_EXPRESSION.finditer(_SUFFIX.sub("", sentence) if "=" in sentence else sentence))
     while len(spans) > 1 and _PART_OF.fullmatch(spans[-1].string[spans[-2].end() : spans[-1].start()]):
         spans.pop()  # 5 of the 8

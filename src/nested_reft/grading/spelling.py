@@ -85,7 +85,7 @@ _UNITS = (
     r"|(?:kilo|centi|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?|degrees?|radians?|(?:second|minute|hour|day|week|month"
     r"|year|dollar|cent|euro|rupee)s?|yuan|USD|EUR|GBP|INR)(?:\s+(?:squared|cubed))?\b)"
 )
-_UNIT = re.compile(
+UNIT = re.compile(
     rf"(?<=[0-9}})])\s*/?\s*{_UNITS}\.?{_POWER}|\b(?:Rs|USD|EUR|GBP|INR)\b\.?(?=\s*[0-9])"
     r"|\s*\^\s*\\circ(?![A-Za-z])(?:\s*[CF]\b)?"
 )
@@ -163,12 +163,7 @@ def _in_words(text: str) -> str:
     """The answer without units after its numbers and LaTeX around its words, and with digits for words."""
     text = without_remark(WRAPPER.sub(r" \1 ", text).strip())
     text = _TWICE.sub(r"\1", in_digits(text.strip()))
-    return _LETTER_UNIT.sub("", without_units(_ORDINAL.sub("", text))).strip(" .")
-
-
-def without_units(text: str) -> str:
-    """A cleaned answer or a sentence without the units after its numbers."""
-    return _UNIT.sub("", text) if re.search(r"[0-9}]\s*[A-Za-z^/]|[A-Z]", text) else text
+    return _LETTER_UNIT.sub("", UNIT.sub("", _ORDINAL.sub("", text))).strip(" .")
 
 
 def contrary(a: str, b: str) -> bool:
@@ -180,7 +175,6 @@ def contrary(a: str, b: str) -> bool:
 
 def without_unit(text: str) -> str:
     r"""A cleaned formula without the unit after it, `2\pi \text{ cm}`."""
-    wrapped = _WRAPPED_UNIT.search(text)
-    if wrapped and not _MEANING.search(wrapped[0]) and in_digits(wrapped[0]) == wrapped[0]:
-        text = text[: wrapped.start()]
-    return text.replace(r"^\circ", "").strip()
+    return (
+        _WRAPPED_UNIT.sub(lambda unit: unit[0] if _MEANING.search(unit[0]) else "", text).replace(r"^\circ", "").strip()
+    )
