@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nested_reft.grading import formulas
-from nested_reft.grading.exact import decimal_comma, same_number
+from nested_reft.grading.exact import same_number
 from nested_reft.grading.spelling import WRAPPER, contrary, quantity, without_unit
 
 MAX_CHARS = 2_000  # a longer answer is compared as text only: no maths answer of the benchmarks is half as long
@@ -26,6 +26,8 @@ _NAME = re.compile(
 # Ratios and numbers in another base are compared as text: 2:4 is not 1:2, and 52_8 is neither 52 nor 42.
 _AS_WRITTEN = re.compile(r".*:.*|-?[0-9A-Z]+_(?:[0-9]|\{[0-9]+\})")
 _AND = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{\s*(?:,?\s*and|,?\s*or)\s*\}|\b(?:and|or)\b")
+# A comma that is decimal if the gold answer is one number. A gold answer of 1,22 is two numbers.
+_COMMA = re.compile(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,])")
 _ALGEBRA = re.compile(r"[0-9+*/^_=<>|!\\-]")
 # What no formula has: an arrow, a question mark, a full stop by itself, or an operator at its end; and words and whole
 # numbers side by side, which as a formula are a product of many variables.
@@ -59,7 +61,7 @@ def equal(found: str, expected: str, trace: Trace) -> bool:
         return trace.by("text", True)
     if trace.depth > _MAX_DEPTH or max(len(found), len(expected)) > MAX_CHARS:
         return trace.by("too long", False)
-    if b and (with_point := decimal_comma(found)) != found and (decimal := quantity(with_point)):
+    if b and "(" not in found and (decimal := quantity(_COMMA.sub(r"\1.\2", found))):
         return trace.by("decimal comma", same_number(decimal, b))
     trace.depth += 1
     verdict = _parts_equal(found, expected, trace)

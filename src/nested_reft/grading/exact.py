@@ -124,11 +124,6 @@ def _repeating(text: str) -> Number | None:
     return Number(-value if sign == "-" else value)
 
 
-def decimal_comma(text: str) -> str:
-    """`1,22` as 1.22, in a response whose gold answer is one number. A gold answer of 1,22 is two numbers."""
-    return text if "(" in text else re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,])", r"\1.\2", text)
-
-
 def calculation(text: str) -> Number | None:
     """The value of a text that is a calculation with the four operations, `(16 - 12) / 2`; else None."""
     if len(text) > MAX_CHARS:

@@ -1,6 +1,6 @@
 """Grades a response against a gold answer: the verifiable reward.
 
-The answer is found in the response (`locate`, `options`), brought to one spelling (`spelling`) and compared
+The answer is found in the response (`locate`), brought to one spelling (`spelling`) and compared
 (`compare`): numbers in exact rational arithmetic (`exact`), what needs algebra by math-verify in a worker (`formulas`).
 Where benchmarks disagree, this is strict, because a false accept teaches a policy to be wrong; see docs/grading.md.
 """
@@ -14,8 +14,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from nested_reft.grading.compare import MAX_CHARS, Trace, equal
-from nested_reft.grading.locate import locate, prepared
-from nested_reft.grading.options import chosen, options
+from nested_reft.grading.locate import chosen, locate, options, prepared
 from nested_reft.grading.spelling import clean, without_remark
 
 logger = logging.getLogger(__name__)

@@ -21,47 +21,36 @@ _AFTER = re.compile(
 # Four hashes, which in Markdown are also a heading; a group in braces may go on in the next line.
 _HASHES = re.compile(
     r"####(?!(?i:[\s*_]*(?:(?:the )?(?:final |correct )?answer|step|solution|case|part|method|verif)))\s*"
-    r"((?:\{[^{}]*\}|[^\n])*)"
+    r"(?P<content>(?:\{[^{}]*\}|[^\n])*)"
 )
-_TAG = re.compile(r"<(?:final[ _-]?)?answer>(?:(.{0,2000}?)</(?:final[ _-]?)?answer>)?", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"(?is)<(?:final[ _-]?)?answer>(?:(?P<content>.{0,2000}?)</(?:final[ _-]?)?answer>)?")
 _STRING = r"\"(?:[^\"\\]|\\.){0,2000}\"|'(?:[^'\\]|\\.){0,2000}'"
 _KEY = re.compile(
-    rf"(?i)([\"'])(?:[a-z]+[ _-]?)?(?:answer|result)\1\s*:\s*({_STRING}|\[[^\[\]]{{0,2000}}\]|[^,}}\n]{{0,2000}})"
+    r"(?i)([\"'])(?:[a-z]+[ _-]?)?(?:answer|result)\1\s*:\s*"
+    rf"(?P<content>{_STRING}|\[[^\[\]]{{0,2000}}\]|[^,}}\n]{{0,2000}})"
 )
-
-
 # Where a mark is, which it is, and the text in it, empty if the response ends before it does.
 Mark = tuple[int, str, str]
 
 
 def last_mark(text: str) -> Mark | None:
     """The last marked answer of a text; neighbouring boxes are one list."""
-    return max(filter(None, (_last_box(text), _last_hashes(text), _last_tag(text), _last_json(text))), default=None)
+    marks = [_last_box(text)] if "\\boxed" in text or "\\fbox" in text else []
+    for rule, needle, pattern in (("####", "####", _HASHES), ("<answer>", "nswer>", _TAG), ("JSON", "{", _KEY)):
+        if needle in text and (found := list(pattern.finditer(text))):
+            content = (found[-1]["content"] or "").strip()
+            marks.append((found[-1].start(), rule, _from_json(content) if rule == "JSON" else content))
+    return max((mark for mark in marks if mark), default=None)
 
 
-def _last_hashes(text: str) -> Mark | None:
-    found = _HASHES.match(text, text.rfind("####")) if "####" in text else None
-    return (found.start(), "####", found[1].strip()) if found else None
-
-
-def _last_tag(text: str) -> Mark | None:
-    """What the last pair of tags encloses; a box inside is no other answer, so that the mark is at the pair's end."""
-    tags = list(_TAG.finditer(text)) if "nswer>" in text.lower() else []
-    return (tags[-1].end(), "<answer>", (tags[-1][1] or "").strip()) if tags else None
-
-
-def _last_json(text: str) -> Mark | None:
-    """The value of the last key "answer"; quotes may be single, and backslashes too."""
-    keys = list(_KEY.finditer(text)) if "{" in text and ":" in text else []
-    if not keys:
-        return None
-    value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", keys[-1][2].strip("[] "))
-    value = value.replace("\\n ", " ").replace("\\\\", "\\")  # escapes, if it has any
-    return keys[-1].end(), "JSON", "" if value == "null" else value
+def _from_json(value: str) -> str:
+    """A value without quotes and brackets, and with single backslashes."""
+    value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", value.strip("[] "))
+    return "" if value == "null" else value.replace("\\n ", " ").replace("\\\\", "\\")
 
 
 def _last_box(text: str) -> Mark | None:
-    boxes = _boxes(text) if "\\boxed" in text or "\\fbox" in text else []
+    boxes = _boxes(text)
     if not boxes:
         return None
     start, end, last = boxes[-1]

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from nested_reft.grading.exact import NUMBER, Number, calculation, in_digits, number
+from nested_reft.grading.exact import NUMBER, NUMBER_TEXT, Number, calculation, in_digits, number
 
 # Unicode mathematics as LaTeX: 2√3 is 2\sqrt{3}, x² is x^{2}.
 _SYMBOLS = {
@@ -102,11 +102,12 @@ _MEANING = re.compile(
     r"(?i)\.\.|\b(?:[ap]\.?\s?m|noon|midnight|morning|afternoon|evening|squared|cubed|factorial|infinity|if|when|unless|not"
     r"|base|mod|modulo|choose|over|root|sqrt|power|sin|cos|tan|log|ln|exp)\b"
 )
-# Whole words, in any script, and what may stand between them.
-_WORDS = re.compile(
-    r"(?:[\s.,:;!?'\"]|(?<=\w)-(?=\w)|/(?=\s*[a-z]{3})|(?<=[a-z])\s*/\s*[a-z]+"
-    r"|[^\W\d_]{2,}|[^\W\d_\x00-\x7f]|(?<!\S)[aI](?!\S))*"
+# A number by itself among whole words, in any script, and what may stand between them.
+_WORDS = (
+    r"(?:[\s.,:;!?'\"]|(?<=\w)-(?=\w)|(?<![a-z])/(?=\s*[a-z]{3})|(?<=[a-z])/\s*[a-z]++"
+    r"|[^\W\d_]{2,}+|[^\W\d_\x00-\x7f]|(?<!\S)[aI](?!\S))*"
 )
+_ALONE = re.compile(rf"{_WORDS}(?<![A-Za-z\\])([-+]?\s*{NUMBER_TEXT})(?![A-Za-z!]){_WORDS}")
 # An answer and what stands in brackets after it, which may break off.
 _REMARK = re.compile(r"(.*?\S)\s*\((?:([^()]+(?:\([^()]*\)[^()]*)*)\)|([^()]+))", re.DOTALL)
 
@@ -148,15 +149,9 @@ def quantity(text: str) -> Number | None:
         return found
     if len(text) > 300 or not re.search(r"[0-9a-z]", text):
         return None
-    meaning, text = _MEANING.search(text), _in_words(text)
-    if not meaning and (found := number(text) or calculation(text)):
-        return found
-    matches = list(NUMBER.finditer(text))
-    if len(matches) != 1 or meaning:
-        return None
-    before, after = text[: matches[0].start()], text[matches[0].end() :]
-    alone = not re.match(r"[A-Za-z!]", after) and not re.search(r"[A-Za-z\\]$", before)
-    return number(matches[0][0]) if alone and _WORDS.fullmatch(before) and _WORDS.fullmatch(after) else None
+    words = "" if _MEANING.search(text) else _in_words(text)
+    alone = _ALONE.fullmatch(words)
+    return number(words) or calculation(words) or (number(alone[1]) if alone else None)
 
 
 def _in_words(text: str) -> str:
@@ -175,6 +170,5 @@ def contrary(a: str, b: str) -> bool:
 
 def without_unit(text: str) -> str:
     r"""A cleaned formula without the unit after it, `2\pi \text{ cm}`."""
-    return (
-        _WRAPPED_UNIT.sub(lambda unit: unit[0] if _MEANING.search(unit[0]) else "", text).replace(r"^\circ", "").strip()
-    )
+    text = _WRAPPED_UNIT.sub(lambda unit: unit[0] if _MEANING.search(unit[0]) else "", text)
+    return text.replace(r"^\circ", "").strip()
