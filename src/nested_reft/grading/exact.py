@@ -145,10 +145,7 @@ def _value(tree: ast.AST) -> Fraction:
 
 
 def in_digits(text: str, counts: bool = False) -> str:
-    r"""The text with words for numbers in digits: `minus four` is `-4`, `two and two thirds` is `2\frac{2}{3}`.
-
-    With `counts`, words that say when, where or of what are left, as in `in two days`.
-    """
+    """The text with numbers in digits, `minus four` as `-4`; with `counts`, but for words such as `two` in `in two days`."""
     text = (_COUNT if counts else _CARDINAL).sub(_cardinal, text)
     return _SIGN_WORD.sub("-", _PART.sub(_part, text))
 

@@ -1,9 +1,8 @@
 """Equality of two formulas by math-verify, in a worker process that is killed when it takes too long.
 
 math-verify's own limit is an alarm signal, for the main thread only and not inside C code. Here the kernel enforces a
-limit of processor time, so that a busy machine grades like an idle one. The worker starts at the first question,
-answers one line with one line, serves every thread, and is replaced if it dies or hangs. It imports sympy; this module
-does not.
+limit of processor time, so that a busy machine grades like an idle one. The worker, which imports sympy, starts at the
+first question, answers one line with one line, serves every thread, and is replaced if it dies or hangs.
 """
 
 from __future__ import annotations
@@ -87,9 +86,8 @@ atexit.register(_worker.stop)
 
 @lru_cache(maxsize=8192)  # the completions of one problem repeat a few answers
 def equivalent(found: str, expected: str, places: int | None = None) -> tuple[bool | None, float]:
-    """Whether two formulas in LaTeX are equal, None if the worker was cut off, and the processor seconds it took.
+    """Whether two formulas in LaTeX can be read and are equal, None if the worker was cut off, and the seconds it took.
 
-    They are not if either cannot be read. With `places`, one of them is a decimal of that many places, which may be the
-    other one rounded or truncated.
+    With `places`, one of them is a decimal of that many places, which may be the other one rounded or truncated.
     """
     return _worker.ask(found, expected, places, TIME_LIMIT)

@@ -102,10 +102,7 @@ _VALUE = re.compile(
 
 
 def statement(text: str, words: bool) -> Found | None:
-    """The last sentence that says what the answer is: `The answer is 5`, `Answer: 5`, `5 is the answer`.
-
-    With `words` it may name no number or formula.
-    """
+    """The last sentence that says what the answer is: `The answer is 5`, `Answer: 5`, `5 is the answer`."""
     for match in list(KEYWORD.finditer(text))[: -LAST_KEYWORDS - 1 : -1]:
         before, after = text[max(match.start() - 200, 0) : match.start()], text[match.end() :]
         if (reverse := _REVERSE.search(before)) and (answer := last_expression(reverse[1])):
@@ -243,10 +240,7 @@ def options(text: str) -> frozenset[str]:
 
 
 def chosen(response: str, several: bool) -> tuple[str, frozenset[str]]:
-    """The rule that found what a response settles on, and its letters, none if there are none.
-
-    With `several`, `BE` is two letters too.
-    """
+    """The rule that found what a response settles on, and its letters; with `several`, `BE` is two letters too."""
     text = after_thoughts(response)
     mark = last_mark(text)
     if mark:

@@ -31,9 +31,7 @@ MEMORY_BYTES = 4 * 2**30  # 10^{10^{10}} must fail here, not take the machine's 
 DIGITS = 50  # of numeric comparison: formulas are exact (decimals become rationals), so all are meaningful
 MOST_DIGITS = 1000  # tried until a difference is known to be none or not
 # What an expression may consist of if its value at a point is to be taken.
-ELEMENTARY = (
-    sp.Add, sp.Mul, sp.Pow, sp.Rational, sp.NumberSymbol, type(sp.I), sp.Symbol, UnevaluatedExpr, sp.Function,
-)  # fmt: skip
+ELEMENTARY = (sp.Add, sp.Mul, sp.Pow, sp.Rational, sp.NumberSymbol, type(sp.I), sp.Symbol, UnevaluatedExpr, sp.Function)
 # Expressions that may be equal where both are defined differ at both points: the roots of x - 5 are real at one only.
 POINTS = (sp.Rational(355, 113), sp.Rational(20021, 97))
 # Boxes and units are handled before; the library's list of units has single letters, which are variables here.
@@ -61,10 +59,8 @@ def read(text: str) -> sp.Basic | sp.MatrixBase:
     return formula
 
 
-def certainly_different(a: sp.Basic, b: sp.Basic) -> bool:
+def certainly_different(a: sp.Expr, b: sp.Expr) -> bool:
     """Whether two expressions differ at all POINTS by more than the error of their values; false if this is unknown."""
-    if not (isinstance(a, sp.Expr) and isinstance(b, sp.Expr)):
-        return False
     difference = a - b
     if not all(isinstance(part, ELEMENTARY) for part in sp.preorder_traversal(difference)):
         return False
@@ -80,17 +76,20 @@ def certainly_different(a: sp.Basic, b: sp.Basic) -> bool:
 
 
 def equal(found: str, expected: str, places: int | None) -> bool:
-    a, b = read(found), read(expected)
-    if any(isinstance(side, sp.Expr) and side.has(sp.oo, -sp.oo) and side.doit().is_infinite for side in (a, b)):
+    return same(read(found), read(expected), places)
+
+
+def same(a: sp.Basic | sp.MatrixBase, b: sp.Basic | sp.MatrixBase, places: int | None) -> bool:
+    if isinstance(a, sp.MatrixBase) and isinstance(b, sp.MatrixBase):
+        return a.shape == b.shape and all(same(x, y, places) for x, y in zip(a, b, strict=True))
+    expressions = isinstance(a, sp.Expr) and isinstance(b, sp.Expr)
+    if expressions and any(side.has(sp.oo, -sp.oo) and side.doit().is_infinite for side in (a, b)):
         return bool(a.doit() == b.doit())  # the library takes the root of infinity for any number
-    matrices = isinstance(a, sp.MatrixBase) and isinstance(b, sp.MatrixBase) and a.shape == b.shape
-    if any(map(certainly_different, *(side.flat() if matrices else [side] for side in (a, b)))):
-        same = False
-    else:
-        options = {"float_rounding": DIGITS, "numeric_precision": DIGITS, "allow_set_relation_comp": True}
-        same = bool(verify(b, a, timeout_seconds=None, **options))
-    if same or places is None or not (isinstance(a, sp.Expr) and isinstance(b, sp.Expr)):
-        return same
+    options = {"float_rounding": DIGITS, "numeric_precision": DIGITS, "allow_set_relation_comp": True}
+    if not (expressions and certainly_different(a, b)) and verify(b, a, timeout_seconds=None, **options):
+        return True
+    if not expressions or places is None:
+        return False
     difference = (a - b).evalf(DIGITS)
     return bool(difference.is_number and difference.is_real and abs(difference) * 10**places < 1)
 
