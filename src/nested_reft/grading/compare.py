@@ -38,10 +38,9 @@ NO_FORMULA = re.compile(
 
 @dataclass
 class Trace:
-    """The last rule that decided, whether the worker was cut off, and how deep and how long in it a comparison is."""
+    """The last rule that decided, how deep in an answer a comparison is, and its seconds in the worker."""
 
     rule: str = "no answer"
-    cut_off: bool = False
     depth: int = 0
     seconds: float = 0.0
 
@@ -51,7 +50,7 @@ class Trace:
 
 
 def equal(found: str, expected: str, trace: Trace) -> bool:
-    """Whether two cleaned answers are equal; false, and `trace.cut_off`, if that takes the worker too long."""
+    """Whether two cleaned answers are equal; false, with more than SECONDS, if that takes the worker too long."""
     if found == expected or not found or not expected:
         return trace.by("text", found == expected != "")
     a, b = quantity(found), quantity(expected)
@@ -75,16 +74,14 @@ def equal(found: str, expected: str, trace: Trace) -> bool:
     if not (_ALGEBRA.search(found) or _ALGEBRA.search(expected)):
         return trace.by("words", False)  # or products of letters
     if trace.seconds > SECONDS:
-        trace.cut_off = True
-    else:
-        sides = (
-            f"\\frac{{{n.value.numerator}}}{{{n.value.denominator}}}" if n else without_unit(text)
-            for n, text in ((a, found), (b, expected))
-        )
-        verdict, seconds = formulas.equivalent(*sides, number.places if number and number.rounded else None)
-        trace.seconds += seconds
-        trace.cut_off |= verdict is None
-    return trace.by("cut off" if trace.cut_off else "math-verify", verdict is True)
+        return trace.by("cut off", False)
+    sides = (
+        rf"\frac{{{n.value.numerator}}}{{{n.value.denominator}}}" if n else without_unit(text)
+        for n, text in ((a, found), (b, expected))
+    )
+    verdict, seconds = formulas.equivalent(*sides, number.places if number and number.rounded else None)
+    trace.seconds += seconds
+    return trace.by("cut off" if verdict is None else "math-verify", verdict is True)
 
 
 @lru_cache(maxsize=4096)  # the completions of one problem repeat a few answers

@@ -145,7 +145,7 @@ def _value(tree: ast.AST) -> Fraction:
 
 
 def in_digits(text: str, counts: bool = False) -> str:
-    """The text with numbers in digits, `minus four` as `-4`; with `counts`, but for words such as `two` in `in two days`."""
+    """The text with numbers in digits, `-4` for `minus four`; with `counts`, words as in `in two days` are left."""
     text = (_COUNT if counts else _CARDINAL).sub(_cardinal, text)
     return _SIGN_WORD.sub("-", _PART.sub(_part, text))
 

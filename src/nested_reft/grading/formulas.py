@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -49,7 +50,7 @@ class _Worker:
                 self.stop()
                 if reply is None:
                     break
-            return None, HANG_LIMIT
+            return None, math.inf
 
     def _start(self) -> Popen[str]:
         # By its path, as it needs nothing of this package, and with -P, which keeps the working directory off its path.

@@ -13,7 +13,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from nested_reft.grading.compare import MAX_CHARS, Trace, equal
+from nested_reft.grading.compare import MAX_CHARS, SECONDS, Trace, equal
 from nested_reft.grading.locate import chosen, locate, options, prepared
 from nested_reft.grading.spelling import clean, without_remark
 
@@ -78,7 +78,7 @@ def decide(response: str, gold: str) -> Verdict:
     right = equal(clean(answer[: MAX_CHARS + 1]), expected, trace)
     if not right and words and _says(found.sentence, expected):
         right = trace.by("words", True)
-    if not right and trace.cut_off:
+    if not right and trace.seconds > SECONDS:
         _cut_off["answers"] += 1
         logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", answer, gold)
     return Verdict(right, found.rule, trace.rule)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from nested_reft.grading.exact import NUMBER_TEXT, calculation, in_digits, number
+from nested_reft.grading.exact import NUMBER_TEXT, in_digits
 from nested_reft.grading.marks import last_mark
 from nested_reft.grading.spelling import TOKENS, UNIT, WRAPPER, as_latex, without_remark
 
@@ -204,7 +204,7 @@ def last_expression(sentence: str) -> str:
         group.insert(0, span)
     texts = [match[0][2:-2] if match[0].startswith(("\\(", "\\[")) else match[0] for match in group]
     if any("=" in match[0] and not match[0].startswith("\\") for match in group):  # steps, of which the last counts
-        return _result(texts[-1])
+        return re.sub(r"\s*dozens?\b", "", texts[-1].rpartition("=")[2])  # 24/12 = 2 dozen, which is a unit here
     return ", ".join(text.strip() for text in texts)
 
 
@@ -212,13 +212,6 @@ def _bold(sentence: str) -> str:
     """The last value in bold type, which models put around their answer."""
     texts = [text for text in _BOLD.findall(sentence) if starts_with_value(text) and not text.endswith((".", ":"))]
     return texts[-1] if texts else ""
-
-
-def _result(step: str) -> str:
-    """The right side of a calculation; a magnitude after it is a unit if the calculation says so: 24/12 = 2 dozen."""
-    left, _, right = step.rpartition("=")
-    value, plain = calculation(left.rpartition("=")[2].strip()), re.match(r"\s*[-+]?[0-9.,]+", right)
-    return plain[0] if plain and value and (found := number(plain[0].strip())) and found.value == value.value else right
 
 
 # The options of multiple-choice questions: which letters a text settles on.

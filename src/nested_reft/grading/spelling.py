@@ -44,8 +44,6 @@ def as_latex(text: str) -> str:
     return "".join(c for c in text if c.isascii() or unicodedata.category(c) not in ("Cf", "Sc"))
 
 
-# Numbers, tuples and lists of them, in which there is nothing to change.
-_PLAIN = re.compile(r"[-0-9,()\[\] ]*(?:\.[0-9][-0-9,()\[\] ]*)*")
 WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal)|operatorname|underline)\s*\{([^{}]*)\}")
 # Marks of a text's end, and HTML.
 TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|b|i|u|em|strong|p|br|div|h[1-6]|center|span|code)\b[^<>]{0,40}>")
@@ -99,7 +97,7 @@ _WRAPPED_UNIT = re.compile(
 )
 # Words that change the value of the number beside them, and words of mathematics.
 _MEANING = re.compile(
-    r"(?i)\.\.|\b(?:[ap]\.?\s?m|noon|midnight|morning|afternoon|evening|squared|cubed|factorial|infinity|if|when|unless|not"
+    r"(?i)\.\.|\b(?:[ap]\.?\s?m|squared|cubed|factorial|infinity|if|when|unless|not"
     r"|base|mod|modulo|choose|over|root|sqrt|power|sin|cos|tan|log|ln|exp)\b"
 )
 # A number by itself among whole words, in any script, and what may stand between them.
@@ -115,8 +113,6 @@ _REMARK = re.compile(r"(.*?\S)\s*\((?:([^()]+(?:\([^()]*\)[^()]*)*)\)|([^()]+))"
 @lru_cache(maxsize=4096)  # the completions of one problem repeat a few answers
 def clean(text: str) -> str:
     """The answer in one spelling: no dollar signs, spacing commands, remarks, option letters or final full stop."""
-    if _PLAIN.fullmatch(text):
-        return " ".join(text.split())
     text = re.sub(r"\\([A-Za-z]+)", lambda match: _NAMES.get(match[1], match[0]), as_latex(text))
     for pattern, replacement in _REWRITTEN:
         text = pattern.sub(replacement, text)

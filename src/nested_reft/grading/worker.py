@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -35,9 +36,7 @@ ELEMENTARY = (sp.Add, sp.Mul, sp.Pow, sp.Rational, sp.NumberSymbol, type(sp.I), 
 # Expressions that may be equal where both are defined differ at both points: the roots of x - 5 are real at one only.
 POINTS = (sp.Rational(355, 113), sp.Rational(20021, 97))
 # Boxes and units are handled before; the library's list of units has single letters, which are variables here.
-SPELLING = NormalizationConfig(
-    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-)
+SPELLING = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 SYMBOLS = ConversionConfig(lowercase_symbols=False)  # R and r are two variables
 # One question of each kind, since the first of a kind is slow: modules are imported, tables filled.
 WARM_UP = [
@@ -112,7 +111,7 @@ def serve() -> None:
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGPROF:
             return
-        print(json.dumps([None, 0.0]), file=replies, flush=True)
+        print(json.dumps([None, math.inf]), file=replies, flush=True)
     for line in sys.stdin:
         *question, limit = json.loads(line)
         started = time.process_time()
