@@ -13,8 +13,7 @@ from nested_reft.grading.exact import same_number
 from nested_reft.grading.spelling import WRAPPER, contrary, quantity, without_unit
 
 MAX_CHARS = 2_000  # a longer answer is compared as text only: no maths answer of the benchmarks is half as long
-# After so many of the worker's seconds no further part of an answer is compared; one formula has formulas.TIME_LIMIT.
-SECONDS = 1.0
+SECONDS = 1.0  # of the worker, after which no further part of an answer is compared; a part has formulas.TIME_LIMIT
 _MAX_DEPTH = 6  # deeper nesting than any answer has; it bounds the recursion on hostile text
 _MAX_PARTS = 64  # two lists are matched by trying every pair
 

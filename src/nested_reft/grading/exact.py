@@ -1,7 +1,5 @@
 r"""Numbers in exact rational arithmetic, as people write them: `1,00,000`, `2 2/3`, `5 million`, `-1.2 x 10^3`, `five`.
-
-`NUMBER` finds them in a text, `number` reads one, `in_digits` turns words into digits. Standard library only.
-"""
+`NUMBER` finds them in a text, `number` reads one, `in_digits` turns words into digits. Standard library only."""
 
 from __future__ import annotations
 
@@ -60,8 +58,9 @@ _OPERATIONS: dict[type, Callable[..., Fraction]] = {
     ast.USub: operator.neg, ast.UAdd: operator.pos,
 }  # fmt: skip
 # Decimals whose last digits repeat for ever: 0.1\overline{6}, 0.1\dot{6}, 0.1(6), 0.1666...
-_REPEATING = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s*\{?|\()\s*([0-9]+)\s*[)}]?")
-_CONTINUED = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]*?)([0-9]+?)\4\4+\.{2,}")
+_REPEATING = re.compile(
+    r"([-+]?)\s*([0-9]*)\.([0-9]*?)(?:(?:\\(?:overline|bar|dot)\s*\{?|\()([0-9]+)[)}]?|([0-9]+?)\5\5+\.{2,})"
+)
 
 
 @dataclass(frozen=True)
@@ -94,34 +93,26 @@ def number(text: str) -> Number | None:
     if text.isascii() and text.isdigit():
         return Number(Fraction(int(text)))
     if not (match := NUMBER.fullmatch(text)):
-        return _repeating(text)
+        if not (match := _REPEATING.fullmatch(text)):
+            return None
+        sign, whole, before, period, again = match.groups()
+        parts = Fraction(int(period or again), 10 ** len(period or again) - 1)
+        value = (int(whole + before or "0") + parts) / 10 ** len(before)
+        return Number(-value if sign == "-" else value)
     sign, mixed, top, bottom, over, under, whole, decimals, *exponents, factors, percent = match.groups()
     places: int | None = None
     if top or over:
         numerator, denominator = (int(part.replace(",", "")) for part in (top or over, bottom or under))
         if denominator == 0 or (mixed and not 0 <= numerator < denominator):
             return None
-        value = int(_digits(mixed)) + Fraction(numerator, denominator)
+        value = int(re.sub("[^0-9]", "", mixed or "0")) + Fraction(numerator, denominator)
     else:
         exponent = int(next((e for e in exponents if e), "0"))
         places = len(decimals or "") - exponent
-        value = Fraction(int(_digits(whole) + (decimals or ""))) / Fraction(10) ** places
+        value = Fraction(re.sub("[^0-9]", "", whole or "0") + (decimals or "")) / Fraction(10) ** places
     for factor in re.findall(r"[a-z]+", factors.lower()):
         value, places = value * _FACTORS[factor.removesuffix("s")], None
     return Number(-value if sign == "-" else value, places if places and places > 0 else None, bool(percent))
-
-
-def _digits(text: str | None) -> str:
-    return re.sub("[^0-9]", "", text or "") or "0"
-
-
-def _repeating(text: str) -> Number | None:
-    """A decimal whose last digits repeat for ever, exactly."""
-    if not (match := _REPEATING.fullmatch(text) or _CONTINUED.fullmatch(text)):
-        return None
-    sign, whole, before, period = match.groups()
-    value = (int((whole + before) or "0") + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(before)
-    return Number(-value if sign == "-" else value)
 
 
 def calculation(text: str) -> Number | None:

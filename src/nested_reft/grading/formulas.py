@@ -67,10 +67,8 @@ class _Worker:
         """Kill the worker and its child, which form one session."""
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError), process:  # which closes its pipes and waits for its end
                 os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(OSError), process:  # closes the pipes; there may be unsent text, and no reader
-                pass
 
 
 def _line(stream: IO[str] | None, seconds: float) -> str | None:

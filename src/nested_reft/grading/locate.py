@@ -1,8 +1,6 @@
-r"""Finds the answer in a response: text in, text out.
-
-The last explicit mark (`marks`) counts; else the last sentence that says what the answer is; else a response that is
-nothing but an answer; else the last number or formula. Standard library only, and every search is bounded.
-"""
+r"""Finds the answer in a response: text in, text out. The last explicit mark (`marks`) counts; else the last sentence
+that says what the answer is; else a response that is nothing but an answer; else the last number or formula. Standard
+library only, and every search is bounded."""
 
 from __future__ import annotations
 

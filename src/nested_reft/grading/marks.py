@@ -1,14 +1,11 @@
-r"""Finds the explicit marks of a final answer: `\boxed{...}`, `####`, `<answer>` tags and the `"answer"` of JSON.
-
-The last one in a text counts. Standard library only, and every search is bounded.
-"""
+r"""Finds the explicit marks of a final answer: `\boxed{...}`, `####`, `<answer>` tags and the `"answer"` of JSON. The
+last one in a text counts. Standard library only, and every search is bounded."""
 
 from __future__ import annotations
 
 import re
 
-# Boxes this close, with nothing but a separator between them, are one list: \boxed{1} and \boxed{2}.
-_BOX_GAP_CHARS = 60
+_BOX_GAP_CHARS = 60  # boxes this close, with a separator between them, are one list: \boxed{1} and \boxed{2}
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s$\\.,;{]+))?")
 _NO_SEPARATOR = re.compile(r"\n\n|\A(?!.*(?:\b(?:and|or)\b|[,;])).*(?<![\\A-Za-z])[A-Za-z]{2,}", re.DOTALL)
 _BRACE = re.compile(r"(?<!\\)(?:\\\\)*([{}])")

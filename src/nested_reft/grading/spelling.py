@@ -10,12 +10,12 @@ from nested_reft.grading.exact import NUMBER, NUMBER_TEXT, Number, calculation, 
 
 # Unicode mathematics as LaTeX: 2√3 is 2\sqrt{3}, x² is x^{2}.
 _SYMBOLS = {
-    "−": "-", "–": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": r"\cdot ",
-    "÷": "/", "∕": "/", "⁄": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∈": r"\in ", "±": r"\pm ",
-    "°": r"^\circ ", "º": r"^\circ ", "∅": r"\emptyset ", "⟨": "(", "⟩": ")", "∣": "|", "→": "->", "′": "'", "’": "'",
-    "“": '"', "”": '"', "、": ",", "。": ". ", "∠": r"\angle ", "△": r"\triangle ", "ϕ": r"\phi ", "ϵ": r"\epsilon ",
-    "√": r"\sqrt", "∛": r"\sqrt[3]", "\u0305": "", "\u0307": "",
+    "−": "-", "–": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": r"\cdot ", "÷": "/", "∕": "/",
+    "⁄": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "∣": "|",
+    "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∈": r"\in ", "±": r"\pm ", "°": r"^\circ ",
+    "º": r"^\circ ", "∅": r"\emptyset ", "⟨": "(", "⟩": ")", "→": "->", "′": "'", "’": "'", "“": '"', "”": '"',
+    "、": ",", "。": ". ", "∠": r"\angle ", "△": r"\triangle ", "ϕ": r"\phi ", "ϵ": r"\epsilon ", "√": r"\sqrt",
+    "∛": r"\sqrt[3]", "\u0305": "", "\u0307": "",
 }  # fmt: skip
 _SYMBOLS |= {letter: rf"\mathbb{{{unicodedata.normalize('NFKC', letter)}}}" for letter in "ℂℕℚℝℤ"}
 for _letter in map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))):  # Greek

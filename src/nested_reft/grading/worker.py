@@ -1,12 +1,10 @@
 """The process behind `formulas`: a script that reads lines of JSON, `[found, expected, places, limit]`, and answers
-each with `[equal, seconds]`, its seconds of processor time.
+each with `[equal, seconds]`. A forked child answers; if it reaches the limit of processor time, the kernel ends it,
+`equal` is null, and another child is forked, which has everything imported already.
 
-A forked child answers. If it reaches the limit, the kernel ends it, `equal` is null, and another child is forked, which
-has everything imported already. Equality is math-verify's, but two expressions that differ at a point by more than the
-error of their values are different, however close: math-verify takes a difference below its precision for none.
-
-Formulas go through the LaTeX grammar that math-verify uses; its reader for plain expressions, which ends in Python's
-`eval`, is not used.
+Equality is math-verify's, but two expressions that differ at a point by more than the error of their values are
+different, however close: math-verify takes a difference below its precision for none. Its reader for plain
+expressions, which ends in Python's `eval`, is not used.
 """
 
 from __future__ import annotations
