@@ -4,7 +4,6 @@ rational arithmetic; what needs algebra in the worker (`formulas`)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -166,12 +165,12 @@ def _parts(text: str) -> tuple[str, list[str]]:
     return (kind, parts) if len(parts) > 1 else ("", parts or [text])
 
 
-def _name_all(parts: Sequence[str]) -> bool:
+def _name_all(parts: list[str]) -> bool:
     """Whether every part is an assignment, and not all to one name."""
     names = {_name(split_top(part, "=")) for part in parts}
     return len(names) > 1 and "" not in names
 
 
-def _name(sides: Sequence[str]) -> str:
+def _name(sides: list[str]) -> str:
     """The name on the left of an equation with these sides, if it has one; y and f(x) are the same."""
     return as_text(sides[0]).replace("f(x)", "y") if len(sides) > 1 and _NAME.fullmatch(sides[0]) else ""

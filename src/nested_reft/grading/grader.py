@@ -71,8 +71,7 @@ def decide(response: str, gold: str) -> Verdict:
     answer = found.answer
     if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(answer):
         return Verdict(int(answer) == int(expected), found.rule, "number")
-    said = {answer, _bare(found.sentence), _bare(without_remark(found.sentence[:MAX_CHARS]))}
-    if said & {gold.strip(), literal}:
+    if {gold.strip(), literal} & {answer, _bare(found.sentence), _bare(without_remark(found.sentence[:MAX_CHARS]))}:
         return Verdict(True, found.rule, "text")
     trace = Trace()
     right = equal(clean(answer[: MAX_CHARS + 1]), expected, trace)

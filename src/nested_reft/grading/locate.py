@@ -44,7 +44,7 @@ def _unmarked(text: str, words: bool) -> Found | None:
     if stated := statement(text, words):
         return stated
     title = _TITLE.fullmatch(text)
-    bare = title[1] if title and starts_with_value(title[1]) else text
+    bare = title[1] if title and _VALUE.match(in_digits(title[1])) else text
     if not is_prose(bare):
         *steps, last = _STEP.split(bare)
         calculated = steps and ("->" in bare or _CALCULATED.search(last))
@@ -111,7 +111,7 @@ def statement(text: str, words: bool) -> Found | None:
                 return Found("answer: ...", sentence, _stated(sentence))
         elif verb := _VERB.match(after):
             sentence = first_sentence(after[verb.end() :])
-            if sentence and (words or starts_with_value(sentence) or last_expression(_CLAUSE.split(sentence)[0])):
+            if sentence and (words or _VALUE.match(in_digits(sentence)) or last_expression(_CLAUSE.split(sentence)[0])):
                 return Found("the answer is ...", sentence, _stated(sentence))
     return None
 
@@ -130,17 +130,13 @@ def _stated(sentence: str) -> str:
     """The answer in the sentence after "answer is": all of it if it is no prose, else its last expression."""
     line = sentence if "\\[" in sentence or "{" in sentence else sentence.partition("\n")[0]
     line = without_remark(line.replace("**", "").lstrip("} "))
-    if not starts_with_value(line):
+    if not _VALUE.match(in_digits(line)):
         return (_bold(sentence) or last_expression(line)) if is_prose(line) else line
     answer = _REASON.split(line)[0].strip("*` ")
     for left, right in _PAIRS * 2:  # opened before the answer
         while answer.endswith(right) and answer.count(left) < answer.count(right):
             answer = answer[: -len(right)].rstrip("*` ")
     return (last_expression(answer) if is_prose(answer) else "") or answer
-
-
-def starts_with_value(text: str) -> bool:
-    return _VALUE.match(in_digits(text)) is not None
 
 
 def is_prose(text: str) -> bool:
@@ -208,7 +204,9 @@ def last_expression(sentence: str) -> str:
 
 def _bold(sentence: str) -> str:
     """The last value in bold type, which models put around their answer."""
-    texts = [text for text in _BOLD.findall(sentence) if starts_with_value(text) and not text.endswith((".", ":"))]
+    texts = [
+        text for text in _BOLD.findall(sentence) if _VALUE.match(in_digits(text)) and not text.endswith((".", ":"))
+    ]
     return texts[-1] if texts else ""
 
 

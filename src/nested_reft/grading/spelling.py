@@ -22,8 +22,7 @@ for _letter in map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))):  # Greek
     _name = unicodedata.name(_letter, "").rpartition(" ")[2].lower().replace("lamda", "lambda")
     _SYMBOLS[_letter] = rf"\{_name.capitalize() if _letter.isupper() else _name} "
 _TABLE = str.maketrans(_SYMBOLS)
-# Raised and lowered digits, vulgar fractions, repeating digits with a line or dots over them, and roots, which reach
-# over the number, letter or bracket after them.
+# Raised and lowered digits, vulgar fractions, repeating digits, and roots, over the number, letter or bracket after them.
 _COMPOSED = [
     (re.compile("[²³¹⁰ⁱ⁴-⁹⁺-ⁿ]+"), r"^{\g<0>}"),
     (re.compile("[₀-₎ₐ-ₜ]+"), r"_{\g<0>}"),
