@@ -53,8 +53,7 @@ class _Worker:
             return None, math.inf
 
     def _start(self) -> Popen[str]:
-        # By its path, as it needs nothing of this package, and with -P, which keeps the working directory off its path.
-        # In a session of its own, so that it ends with its child, and not by Ctrl-C.
+        # With -P, which keeps the working directory off its path; in a session of its own, to end with its child.
         command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
         seeded = os.environ | {"PYTHONHASHSEED": "0"}  # sympy's steps depend on it, and now and then a verdict
         self._process = Popen(command, stdin=PIPE, stdout=PIPE, encoding="ascii", start_new_session=True, env=seeded)

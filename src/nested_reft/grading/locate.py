@@ -174,7 +174,7 @@ _EXPRESSION = re.compile(
 _SUFFIX = re.compile(r"(?<=[0-9])(?:(?:st|nd|rd|th)|(?:[gmlLAWV]|[MG]b)(?!\s*[-+*/^(=]\s*[a-z]\b))\b")
 _JOINT = re.compile(r"\s*(?:,?\s*\b(?:and|or)\b|,|;)\s*")
 _PART_OF = re.compile(r"\s*(?:\w+\s+)?(?:out\s+)?of\s+(?:the\s+|all\s+)?")
-_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*:)")
+_BOLD = re.compile(r"\*\*([^*\n]{0,200}[^*\n.:])\*\*(?!\s*:)")
 
 
 def prepared(text: str) -> str:
@@ -204,9 +204,7 @@ def last_expression(sentence: str) -> str:
 
 def _bold(sentence: str) -> str:
     """The last value in bold type, which models put around their answer."""
-    texts = [
-        text for text in _BOLD.findall(sentence) if _VALUE.match(in_digits(text)) and not text.endswith((".", ":"))
-    ]
+    texts = [text for text in _BOLD.findall(sentence) if _VALUE.match(in_digits(text))]
     return texts[-1] if texts else ""
 
 
@@ -231,8 +229,7 @@ def options(text: str) -> frozenset[str]:
 def chosen(response: str, several: bool) -> tuple[str, frozenset[str]]:
     """The rule that found what a response settles on, and its letters; with `several`, `BE` is two letters too."""
     text = after_thoughts(response)
-    mark = last_mark(text)
-    if mark:
+    if mark := last_mark(text):
         start, rule, content = mark
         adjacent = _ADJACENT.fullmatch(_plain(content)) if several else None
         if letters := frozenset(re.findall("[A-J]", adjacent[0])) if adjacent else options(content):

@@ -22,7 +22,7 @@ for _letter in map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))):  # Greek
     _name = unicodedata.name(_letter, "").rpartition(" ")[2].lower().replace("lamda", "lambda")
     _SYMBOLS[_letter] = rf"\{_name.capitalize() if _letter.isupper() else _name} "
 _TABLE = str.maketrans(_SYMBOLS)
-# Raised and lowered digits, vulgar fractions, repeating digits, and roots, over the number, letter or bracket after them.
+# Raised and lowered digits, vulgar fractions, repeating digits; and roots of the number, letter or bracket that follows.
 _COMPOSED = [
     (re.compile("[²³¹⁰ⁱ⁴-⁹⁺-ⁿ]+"), r"^{\g<0>}"),
     (re.compile("[₀-₎ₐ-ₜ]+"), r"_{\g<0>}"),
@@ -86,11 +86,10 @@ UNIT = re.compile(
     rf"(?<=[0-9}})])\s*/?\s*{_UNITS}\.?{_POWER}|\b(?:Rs|USD|EUR|GBP|INR)\b\.?(?=\s*[0-9])"
     r"|\s*\^\s*\\circ(?![A-Za-z])(?:\s*[CF]\b)?"
 )
-# A unit of one letter after a space, m or m/s^2; an ordinal's ending; and a number given twice, "12 (12)".
+# A unit of one letter after a space, m/s^2; an ordinal's ending; a number given twice, "12 (12)"; a unit of a formula.
 _LETTER_UNIT = re.compile(rf"(?<=[0-9])\s+[mghsLNJWVAK](?:\s*/\s*[a-z]+)?{_POWER}\s*\Z")
 _ORDINAL = re.compile(r"(?<=[0-9}])\s*(?:\^\s*\{?\s*)?(?:\b|(?<=[0-9]))(?:st|nd|rds?|ths?)\b\s*\}?")
 _TWICE = re.compile(r"\b([0-9]+)\s*\(\s*\1\s*\)")
-# A unit in LaTeX after a formula.
 _WRAPPED_UNIT = re.compile(
     rf"(?<=[0-9a-zA-Z}}).%])(?:\s*(?:/|\\cdot\s*)?\\(?:text[a-z]*|mbox|mathrm)\s*\{{[^{{}}]*\}}{_POWER})+\s*\Z"
 )
