@@ -33,7 +33,7 @@ Mark = tuple[int, str, str]
 def last_mark(text: str) -> Mark | None:
     """The last marked answer of a text; neighbouring boxes are one list."""
     marks = [_last_box(text)] if "\\boxed" in text or "\\fbox" in text else []
-    for rule, needle, pattern in (("####", "####", _HASHES), ("<answer>", "nswer>", _TAG), ("JSON", "{", _KEY)):
+    for rule, needle, pattern in (("####", "####", _HASHES), ("<answer>", "nswer>", _TAG), ("JSON", ":", _KEY)):
         if needle in text and (found := list(pattern.finditer(text))):
             content = (found[-1]["content"] or "").strip()
             marks.append((found[-1].start(), rule, _from_json(content) if rule == "JSON" else content))

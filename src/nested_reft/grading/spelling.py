@@ -22,7 +22,7 @@ for _letter in map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))):  # Greek
     _name = unicodedata.name(_letter, "").rpartition(" ")[2].lower().replace("lamda", "lambda")
     _SYMBOLS[_letter] = rf"\{_name.capitalize() if _letter.isupper() else _name} "
 _TABLE = str.maketrans(_SYMBOLS)
-# Raised and lowered digits, vulgar fractions, repeating digits; and roots of the number, letter or bracket that follows.
+# Raised and lowered digits, vulgar fractions, repeating digits; roots of the number, letter or bracket after them.
 _COMPOSED = [
     (re.compile("[²³¹⁰ⁱ⁴-⁹⁺-ⁿ]+"), r"^{\g<0>}"),
     (re.compile("[₀-₎ₐ-ₜ]+"), r"_{\g<0>}"),
@@ -111,9 +111,10 @@ _REMARK = re.compile(r"(.*?\S)\s*\((?:([^()]+(?:\([^()]*\)[^()]*)*)\)|([^()]+))"
 @lru_cache(maxsize=4096)  # the completions of one problem repeat a few answers
 def clean(text: str) -> str:
     """The answer in one spelling: no dollar signs, spacing commands, remarks, option letters or final full stop."""
-    text = re.sub(r"\\([A-Za-z]+)", lambda match: _NAMES.get(match[1], match[0]), as_latex(text))
-    for pattern, replacement in _REWRITTEN:
-        text = pattern.sub(replacement, text)
+    if not re.fullmatch(r"[-0-9.,()\[\] ]*", text):  # in numbers, and lists of them, there is nothing to change
+        text = re.sub(r"\\([A-Za-z]+)", lambda match: _NAMES.get(match[1], match[0]), as_latex(text))
+        for pattern, replacement in _REWRITTEN:
+            text = pattern.sub(replacement, text)
     text = without_remark(_tidy(" ".join(text.split())))
     if whole := WRAPPER.fullmatch(text):
         text = _tidy(whole[1])
