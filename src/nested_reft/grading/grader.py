@@ -59,12 +59,11 @@ def timeouts() -> int:
 
 def decide(response: str, gold: str) -> Verdict:
     """The verdict of `grade` with the rules that made it."""
-    expected, letters, literal = _gold_answer(gold)
+    expected, words, letters, literal = _gold_answer(gold)
     if letters:
         rule, choice = chosen(response, len(letters) > 1)
         if choice:
             return Verdict(choice == letters, rule, "option")
-    words = _WORDS.fullmatch(expected) is not None
     found = locate(response, words)
     if found is None or not expected:
         return Verdict(False, "no answer")
@@ -84,11 +83,14 @@ def decide(response: str, gold: str) -> Verdict:
 
 
 @lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
-def _gold_answer(gold: str) -> tuple[str, frozenset[str], str]:
-    """The gold answer, cleaned; its letters if it is one or several options; and its text as a sentence quotes it."""
+def _gold_answer(gold: str) -> tuple[str, bool, frozenset[str], str]:
+    """The gold answer, cleaned; whether it is words; its letters if it is options; its text as sentences quote it."""
+    if _DIGITS.fullmatch(gold):
+        return gold, False, frozenset(), gold
     found = locate(gold, words=True)
     answer = (found.answer or found.sentence) if found else ""
-    return clean(answer[: MAX_CHARS + 1]), options(gold) or options(answer), _bare(prepared(gold))
+    expected = clean(answer[: MAX_CHARS + 1])
+    return expected, bool(_WORDS.fullmatch(expected)), options(gold) or options(answer), _bare(prepared(gold))
 
 
 def _bare(text: str) -> str:

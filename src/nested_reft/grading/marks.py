@@ -37,7 +37,7 @@ def last_mark(text: str) -> Mark | None:
         if needle in text and (found := list(pattern.finditer(text))):
             content = (found[-1]["content"] or "").strip()
             marks.append((found[-1].start(), rule, _from_json(content) if rule == "JSON" else content))
-    return max((mark for mark in marks if mark), default=None)
+    return max(marks, default=None)
 
 
 def _from_json(value: str) -> str:
@@ -46,10 +46,8 @@ def _from_json(value: str) -> str:
     return "" if value == "null" else value.replace("\\n ", " ").replace("\\\\", "\\")
 
 
-def _last_box(text: str) -> Mark | None:
+def _last_box(text: str) -> Mark:
     boxes = _boxes(text)
-    if not boxes:
-        return None
     start, end, last = boxes[-1]
     parts = [last]
     for (_, stop, content), (begin, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
@@ -58,7 +56,8 @@ def _last_box(text: str) -> Mark | None:
             break
         parts.insert(0, content)
     if len(parts) == 1 and last and last[0] in "0123456789$\\":
-        sign = "-" if _SIGN_BEFORE.search(text[max(start - 10, 0) : start]) else ""
+        near = text[max(start - 10, 0) : start]
+        sign = "-" if "-" in near and _SIGN_BEFORE.search(near) else ""
         after = _AFTER.match(text, end)
         parts = [sign + last + (" " + after[1].replace("\\text", "").replace("{", "") if after else "")]
     return start, "\\boxed", ", ".join(parts)
