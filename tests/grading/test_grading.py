@@ -69,6 +69,7 @@ def test_lists_have_no_order_and_tuples_do(values: list[int], random: object) ->
         "{:" + " " * 19_000 + "x}", "<answer>" * 2400, "answer is " + "1 and " * 900, "answer" + " is" * 5000,
         r"\boxed{5" + r" \text{ a}" * 190 + "x}", r"\boxed{" + "√" * 1900 + "}", "5 (" + "since " * 3000,
         r"\boxed{" + "one hundred " * 160 + "}", r"\boxed{" + r"\\" * 900 + "}", "5 (" * 6000, "A and " * 3000,
+        r"\boxed{" + "ab" * 40 + " = 5}", r"\boxed{" + "a/bcd" * 40 + " = 5}", "5 " + "é/ab " * 50 + "=",
     ],
 )  # fmt: skip
 def test_long_and_broken_text_is_quick(text: str) -> None:

@@ -105,7 +105,7 @@ _WORDS = (
 )
 _ALONE = re.compile(rf"{_WORDS}(?<![A-Za-z\\])([-+]?\s*{NUMBER_TEXT})(?![A-Za-z!]){_WORDS}")
 # An answer and what stands in brackets after it, which may break off.
-_REMARK = re.compile(r"(.*?\S)\s*\((?:([^()]+(?:\([^()]*\)[^()]*)*)\)|([^()]+))", re.DOTALL)
+_REMARK = re.compile(r"(.*?[^\s\\])\s*\((?:([^()]+(?:\([^()]*\)[^()]*)*)\)|([^()]+))", re.DOTALL)
 
 
 @lru_cache(maxsize=4096)  # the completions of one problem repeat a few answers
