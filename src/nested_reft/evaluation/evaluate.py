@@ -10,7 +10,7 @@ from nested_reft.config.evaluation import EvaluateSettings, Evaluation
 from nested_reft.config.records import Completion, EvaluationRecord, Item
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
-from nested_reft.grading.grader import grade
+from nested_reft.grading.grader import grade, timeouts
 from nested_reft.rollouts.lengths import check_policy_lengths
 from nested_reft.rollouts.prompts import encode_prompts, render_prompt
 from nested_reft.rollouts.samplers import Sampler
@@ -30,7 +30,7 @@ def evaluate(
     """
     policy, evaluation = engine.policy, settings.evaluation
     at_once = max(len(problems), 1) if engine.schedules else evaluation.batch_problems
-    started = time.perf_counter()
+    started, cut_off_before = time.perf_counter(), timeouts()
     encoded = encode_prompts(
         [problem.question for problem in problems], settings.prompt, policy.tokenizer, evaluation.max_prompt_tokens
     )
@@ -75,6 +75,7 @@ def evaluate(
         items=items,
         completions=examples,
         seconds=time.perf_counter() - started,
+        answers_cut_off=timeouts() - cut_off_before,
     )
 
 
