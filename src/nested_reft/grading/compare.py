@@ -105,7 +105,7 @@ def _parts_equal(found: str, expected: str, trace: Trace) -> bool | None:
     if len(a) > _MAX_PARTS or len({kind_a, kind_b} - {"", "{}"}) == 2:
         return trace.by("lists", False)
     # x = 1, y = 2 against 1, 2: the names gave the order. But x = 1, x = 2 has none.
-    if not {kind_a, kind_b} <= {"", "{}"} or _name_all(a) != _name_all(b):
+    if not {kind_a, kind_b} <= {"", "{}", r"\{\}"} or _name_all(a) != _name_all(b):
         return all(equal(x, y, trace) for x, y in zip(a, b, strict=True))
     left = list(b)
     for part in a:  # equality is taken as transitive, so the first partner will do
@@ -144,14 +144,14 @@ def split_top(text: str, separators: str = ",;") -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _parts(text: str) -> tuple[str, list[str]]:
-    """The brackets around an answer, `{}` of a set, empty if it has none, and what they enclose: its parts.
+    """The brackets around an answer, empty if it has none, and what they enclose: its parts.
 
     `p = 5, q = 2; p = 7, q = 2` has two parts, each a tuple, and `1 \\pm x` has two. One part in brackets has none.
     """
     kind, inner = "", text
     match = re.fullmatch(r"(\(|\[|\\?\{)(.+?)(\)|\]|\\?\})", text)
     if match and (match[1] in "([") == (match[3] in ")]") and split_top(match[2]):
-        kind, inner = (match[1] + match[3]).replace("\\", ""), match[2]
+        kind, inner = match[1] + match[3], match[2]
     if _AND.search(inner):
         inner = _AND.sub(",", WRAPPER.sub(r" \1 ", inner))
     inner = re.sub(r"\\cup(?![A-Za-z])", ";", inner)

@@ -91,7 +91,7 @@ _PAIRS = (("{", "}"), ("\\[", "\\]"), ("\\(", "\\)"))
 _PROSE = re.compile(
     r"(?i)\b(?:is|are|was|were|be|has|have|had|it|we|he|she|they|the|this|that|so|thus|hence|therefore)\b"
 )
-_WORD = re.compile(r"(?i)(?!(?:and|or|percent)\b)(?:[A-Za-z]{2,}|[^\W\d_\x00-\x7f]{2,})")
+_WORD = re.compile(r"(?i)\b(?!(?:and|or|percent)\b)(?:[A-Za-z]{2,}|[^\W\d_\x00-\x7f]{2,})")
 # How a value begins: with a digit, a command or formula, a variable.
 _VALUE = re.compile(
     r"[\s*_`\"'=:>~|]*(?:[-+(\[]\s*)*(?:\.?[0-9]|[-+]?\\(?!\))"

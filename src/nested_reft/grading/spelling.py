@@ -45,7 +45,9 @@ def as_latex(text: str) -> str:
 
 WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal)|operatorname|underline)\s*\{([^{}]*)\}")
 # Marks of a text's end, and HTML.
-TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|b|i|u|em|strong|p|br|div|h[1-6]|center|span|code)\b[^<>]{0,40}>")
+TOKENS = re.compile(
+    r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|end_of_turn|b|i|u|em|strong|p|br|div|h[1-6]|center|span|code)\b[^<>]{0,40}>"
+)
 # Several names of one symbol: the second is the one that math-verify's grammar reads.
 _NAMES = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "varnothing": r"\emptyset ", "colon": ":",
@@ -144,7 +146,7 @@ def quantity(text: str) -> Number | None:
         return found
     if len(text) > 300 or not re.search(r"[0-9a-z]", text):
         return None
-    words = "" if _MEANING.search(text) else _in_words(text)
+    words = "" if _MEANING.search(text) else _LETTER_UNIT.sub("", _in_words(text))
     alone = _ALONE.fullmatch(words)
     return number(words) or calculation(words) or (number(alone[1]) if alone else None)
 
@@ -153,12 +155,12 @@ def _in_words(text: str) -> str:
     """The answer without units after its numbers and LaTeX around its words, and with digits for words."""
     text = without_remark(WRAPPER.sub(r" \1 ", text).strip())
     text = _TWICE.sub(r"\1", in_digits(text.strip()))
-    return _LETTER_UNIT.sub("", UNIT.sub("", _ORDINAL.sub("", text))).strip(" .")
+    return UNIT.sub("", _ORDINAL.sub("", text)).strip(" .")
 
 
 def contrary(a: str, b: str) -> bool:
     """Whether each cleaned answer has a word beside its number that the other has not: `5 km north`, `5 km south`."""
-    said = [re.findall(r"[^\W\d_]{2,}", NUMBER.sub(" ", _in_words(text)).casefold()) for text in (a, b)]
+    said = [re.findall(r"[^\W\d_]+", NUMBER.sub(" ", _in_words(text)).casefold()) for text in (a, b)]
     first, second = ({word.rstrip("s") for word in words} for words in said)
     return bool(first - second and second - first)
 
