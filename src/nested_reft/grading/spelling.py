@@ -45,9 +45,7 @@ def as_latex(text: str) -> str:
 
 WRAPPER = re.compile(r"\\(?:text[a-z]*|mbox|math(?:rm|bf|it|sf|cal)|operatorname|underline)\s*\{([^{}]*)\}")
 # Marks of a text's end, and HTML.
-TOKENS = re.compile(
-    r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|end_of_turn|b|i|u|em|strong|p|br|div|h[1-6]|center|span|code)\b[^<>]{0,40}>"
-)
+TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|</?(?:s|eos|end_of_turn|b|i|u|em|strong|p|br|div|span|code)\b[^<>]{0,40}>")
 # Several names of one symbol: the second is the one that math-verify's grammar reads.
 _NAMES = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "varnothing": r"\emptyset ", "colon": ":",
