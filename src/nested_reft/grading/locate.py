@@ -136,7 +136,7 @@ def _stated(sentence: str) -> str:
     for left, right in _PAIRS * 2:  # opened before the answer
         while answer.endswith(right) and answer.count(left) < answer.count(right):
             answer = answer[: -len(right)].rstrip("*` ")
-    return (last_expression(answer) if is_prose(answer) else "") or answer
+    return (last_expression(answer) if is_prose(answer) and "(if " not in answer else "") or answer
 
 
 def is_prose(text: str) -> bool:
