@@ -27,8 +27,7 @@ _AND = re.compile(r"\\(?:text[a-z]*|mbox)\s*\{\s*(?:,?\s*and|,?\s*or)\s*\}|\b(?:
 # A comma that is decimal if the gold answer is one number. A gold answer of 1,22 is two numbers.
 _COMMA = re.compile(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9,])")
 _ALGEBRA = re.compile(r"[0-9+*/^_=<>|!\\-]")
-# What no formula has: an arrow, a question mark, a full stop by itself, or an operator at its end; and words and whole
-# numbers side by side, which as a formula are a product of many variables.
+# What no formula has: an arrow, a question mark, a lone full stop, an operator at its end; words beside whole numbers.
 NO_FORMULA = re.compile(
     r".*(?:->|\?|(?:^| )\.(?: |$)).*|.*(?:[-+*/<>=]|\\times|\\cdot)|(?:(?:[0-9]+|(?!i\b)[A-Za-z]+)(?: |\Z))+"
 )
@@ -87,6 +86,7 @@ def as_text(text: str) -> str:
     """A cleaned answer as a key for comparison: wrappers opened, spaces dropped (never between digits)."""
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", WRAPPER.sub(r"\1", text))
     text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
+    text = re.sub(r"(?<=:[0-9][0-9]):00\Z", "", text)
     text = re.sub(r"(?:(?<=[0-9]):00)?([AaPp])\.?[Mm]\b\.?", lambda half: f"{half[1].lower()}m", text)
     return text.casefold() if re.fullmatch(r"[^\W\d_]{2,}", text) else text
 

@@ -30,7 +30,9 @@ def locate(response: str, words: bool = False) -> Found | None:
     text = after_thoughts(response)
     if not (mark := last_mark(text)):
         return _unmarked(prepared(text), words)
-    _, rule, content = mark
+    start, rule, content = mark
+    if "final answer" in text[start:].lower() and (final := statement(prepared(text[start + len(content) :]), False)):
+        return final  # "The final answer is ..." after a box
     inner = locate(content) if rule in SENTENCES else None
     return Found(rule, content, inner.answer if inner else content)
 
@@ -55,7 +57,6 @@ def _unmarked(text: str, words: bool) -> Found | None:
     return Found("no number", text.splitlines()[-1], "") if text else None
 
 
-# The sentence that says what the answer is.
 KEYWORD = re.compile(r"(?i)\b(?:answers?|ans)\b(?:\(s\))?|(?-i:(?:(?<=\n)|\A)[*_ ]*A(?=[*_ ]*:))")
 _NAMED = (
     r"(?:(?:so|thus|hence|therefore|then|and|now|the|an?|my|our|your|its|this|final|correct|right|exact|numerical|short"
@@ -145,7 +146,6 @@ def is_prose(text: str) -> bool:
     return bool(_PROSE.search(" ".join(words))) or len(words) > (2 if re.search(r"[0-9]", text) else 5)
 
 
-# The last number or formula.
 # Where a line of several calculations is split, what one looks like, and a value after a title.
 _STEP = re.compile(r",\s+|;\s+|\n+|->|\s+and\s+")
 _CALCULATED = re.compile(r"[0-9)]\s*(?:[-+*/x]|\\times|\\cdot|\\div)\s*[0-9.(]+[^=,;]*=")
