@@ -37,13 +37,15 @@ class Verdict(NamedTuple):
 def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") -> bool:
     r"""Whether the response's final answer equals the gold answer: the verifiable reward.
 
-    No text makes it raise, and the text of a model is never run as code. A comparison that takes more than about a
-    second is cut off, logged as a warning, and counts as wrong.
+    No text makes it raise, and the text of a model is never run as code.
 
     Args:
         response: a model's text of any length, or a bare answer.
         gold: a bare answer, or a solution that holds one.
         answer: `marked` if only an answer in a mark counts: `\boxed{...}`, after `####`, in `<answer>`, in JSON.
+
+    Returns:
+        Whether they are equal. A comparison that takes more than about a second is cut off, logged, and counts as wrong.
 
     Raises:
         RuntimeError: the worker that runs math-verify cannot be started, which must not count as wrong answers.
