@@ -144,7 +144,7 @@ def split_top(text: str, separators: str = ",;") -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _parts(text: str) -> tuple[str, list[str]]:
-    """The brackets around an answer of several parts, and the parts: two in `p = 5, q = 2; p = 7, q = 2` and `1 \\pm x`."""
+    """The brackets around an answer of several parts, and these: two in `p = 5, q = 2; p = 7, q = 2` and `1 \\pm x`."""
     kind, inner = "", text
     match = re.fullmatch(r"(\(|\[|\\?\{)(.+?)(\)|\]|\\?\})", text)
     if match and (match[1] in "([") == (match[3] in ")]") and split_top(match[2]):

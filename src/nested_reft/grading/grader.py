@@ -45,7 +45,7 @@ def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") ->
         answer: `marked` if only an answer in a mark counts: `\boxed{...}`, after `####`, in `<answer>`, in JSON.
 
     Returns:
-        Whether they are equal. A comparison that takes more than about a second is cut off, logged, and counts as wrong.
+        Whether they are equal. A comparison of more than about a second is cut off, logged, and counts as wrong.
 
     Raises:
         RuntimeError: the worker that runs math-verify cannot be started, which must not count as wrong answers.
