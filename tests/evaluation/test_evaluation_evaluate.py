@@ -147,3 +147,11 @@ def test_the_record_says_whose_it_is() -> None:
 def test_a_prompt_that_is_too_long_is_refused_and_not_cut() -> None:
     with pytest.raises(DataError, match="more than max_prompt_tokens: 6; raise it"):
         evaluate(settings(max_prompt_tokens=6), TorchSampler(tiny_policy()), "one", tiny_problems(2))
+
+
+def test_answers_that_were_cut_off_in_grading_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this benchmark, not of one that the same process evaluated before."""
+    counts = iter([7, 9])
+    monkeypatch.setattr(module, "timeouts", lambda: next(counts))
+    record = evaluate(settings(), TorchSampler(tiny_policy()), "one", tiny_problems(2))
+    assert record.answers_cut_off == 2

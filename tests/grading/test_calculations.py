@@ -69,7 +69,7 @@ def test_the_worker_finds_the_same_value(text: str, off: int) -> None:
     if number is not None:
         value = number.value + off
         written = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-        assert formulas.equivalent(text, written).equal == (off == 0)
+        assert formulas.equivalent(text, written)[0] == (off == 0)
 
 
 PIECES = st.sampled_from(
@@ -82,13 +82,13 @@ PIECES = st.sampled_from(
 @example("81 40", 40)
 def test_what_is_no_formula_is_not_for_the_worker_either(text: str, value: int) -> None:
     if quantity(text) is None and NO_FORMULA.fullmatch(text):
-        assert not formulas.equivalent(text, rf"\frac{{{value}}}{{1}}").equal
+        assert not formulas.equivalent(text, rf"\frac{{{value}}}{{1}}")[0]
 
 
 def test_answers_of_the_default_experiment_start_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right, wrong and cut off: starting the worker takes longer than grading all answers of a job."""
 
-    def refuse(*_: object) -> formulas.Verdict:
+    def refuse(*_: object) -> tuple[bool, float]:
         raise AssertionError("the worker was asked")
 
     monkeypatch.setattr(formulas, "equivalent", refuse)

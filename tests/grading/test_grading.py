@@ -18,95 +18,6 @@ from hypothesis import strategies as st
 from nested_reft.grading import formulas, grader
 from nested_reft.grading.grader import grade
 
-RIGHT = [
-    # where the answer is
-    ("She has 4 + 3 = 7 apples.\n#### 7", "7"),
-    ("#### 7\n\nQ: another one\nA: it is 9", "7"),
-    (r"So $x = 3$ and \boxed{5}.", "5"),
-    ("First \\boxed{4}. But that is wrong.\n\n\\boxed{5}", "5"),
-    (r"\boxed{7} and then #### 8", "8"),
-    (r"\boxed{\boxed{5}}", "5"),
-    ("The answer is 5, which is less than 7.", "5"),
-    ("So the answer is $\\frac{1}{2}$, because 3 is odd.", "1/2"),
-    ("**Answer:** 42", "42"),
-    ("Final Answer: The largest $n$ is 34.", "34"),
-    ("There were 3, and 9 more came, so 12 apples.", "12"),
-    ("<think>is it 3? the answer is 3</think>It is 4.", "4"),
-    # numbers
-    ("#### 25", "025"),
-    ("#### 7,425,000", "7425000"),
-    (r"\boxed{10,\!080}", "10080"),
-    ("#### $1,234.50", "1234.5"),
-    ("#### 27", "27.0"),
-    ("#### 15 apples", "15"),
-    (r"\boxed{15\text{ cm}^2}", r"15\mbox{ cm}^2"),
-    (r"\boxed{90}", r"90^\circ"),
-    (r"\boxed{\tfrac34}", "0.75"),
-    (r"\boxed{1\frac{4}{5}}", r"\frac{9}{5}"),
-    (r"\boxed{6.72 \times 10^{-5}}", ".0000672"),
-    (r"\boxed{10^{-10}}", "1e-10"),
-    (r"\boxed{0.333333}", "1/3"),
-    (r"\boxed{6.283185}", r"2\pi"),
-    (r"\boxed{10\%}", "10"),
-    (r"\boxed{10\%}", "0.1"),
-    # options
-    ("(C)", "C"),
-    (r"\boxed{\textbf{(B)}\ 15}", "15"),
-    ("The answer is for sure D, it can't be A or B", "D"),
-    # structures
-    (r"\boxed{(3, \frac{\pi}{2})}", r"\left( 3, \frac{\pi}{2} \right)"),
-    (r"\boxed{7, 5, 3}", "3, 5, 7"),
-    (r"\boxed{1} and \boxed{-2}", "-2,1"),
-    (r"\boxed{1-\sqrt{19}, 1+\sqrt{19}}", r"1 \pm \sqrt{19}"),
-    (r"\boxed{(0,1]\cup(-\infty,0)}", r"(-\infty, 0) \cup (0, 1]"),
-    (r"\boxed{\{0, -2, 2\}}", "$-2,0,2$"),
-    (r"\boxed{\begin{pmatrix}-1&0\\0&0.5\end{pmatrix}}", r"\begin{pmatrix} -1 & 0 \\ 0 & 1/2 \end{pmatrix}"),
-    # algebra and words
-    (r"\boxed{x = 5}", "5"),
-    (r"\boxed{x + y = 7}", "7"),
-    (r"\boxed{k+4}", "$n=k+4$"),
-    (r"\boxed{(2+b)(a+5)}", "(a+5)(b+2)"),
-    (r"\boxed{1+2i}", "i(2-i)"),
-    (r"\boxed{\sqrt{117}}", r"3\sqrt{13}"),
-    (r"\boxed{5 \ge x}", r"x \le 5"),
-    (r"\boxed{Evelyn}", r"\text{Evelyn}"),
-    (r"\boxed{52_{8}}", "52_8"),
-]
-WRONG = [
-    (r"\boxed{\sqrt{∞}}", "86753.09"),
-    (r"\boxed{\sqrt{\infty}}", "7"),
-    ("", "5"), ("5", ""), ("", ""), (r"\boxed{}", "5"), ("####", "5"),
-    (r"\boxed{12", "12"),  # cut off: it might have become 125
-    ("#### 150", "15"),
-    ("I think it is 4 or 5", "4"),
-    (r"\boxed{4 \text{ or } 5}", "4"),
-    (r"\boxed{1}, \boxed{2}, \boxed{3}", "3"),
-    ("The answer is 5, which is less than 7.", "7"),
-    (r"\boxed{10000}", "10001"),
-    (r"\boxed{0.33}", "1/3"), (r"\boxed{3.14}", r"\pi"),
-    (r"\boxed{16386.16}", "16386.17"),
-    (r"\boxed{0}", "2.26e-10"), (r"\boxed{10^{-12}}", "2.26e-10"),
-    (r"\boxed{50}", "0.5"), (r"\boxed{1,2}", "1.25"), (r"\boxed{1 1/2}", "11/2"),
-    (r"\boxed{2t}", "2"), (r"\boxed{2}", "2t"), (r"\boxed{2ab}", "2"),
-    (r"\boxed{R + r^2}", "r + R^2"),
-    (r"\boxed{A}", r"\frac{A}{BC}"), (r"\boxed{C}", r"C \cos (t)"),
-    (r"\boxed{(0,1)}", "[0,1]"), (r"\boxed{(2,1)}", "(1,2)"), (r"\boxed{1,2,3}", "1,2"),
-    (r"\boxed{32, 349}", "32349"), (r"\boxed{1, 200, 300}", "1200300"),
-    (r"\boxed{x=1}", "y=1"), (r"\boxed{0}", "a^2+b=0"), (r"\boxed{\cos(x)=1/2}", r"\sin(x)=1/2"),
-    (r"\boxed{52}", "52_8"), (r"\boxed{0/0}", r"\frac{x}{0}"),
-    (r"\boxed{C}", "D"), (r"\boxed{no}", "yes"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("response", "gold"), RIGHT)
-def test_right(response: str, gold: str) -> None:
-    assert grade(response, gold) is True
-
-
-@pytest.mark.parametrize(("response", "gold"), WRONG)
-def test_wrong(response: str, gold: str) -> None:
-    assert grade(response, gold) is False
-
 
 @given(st.text(max_size=200), st.text(max_size=60))
 @settings(deadline=None, max_examples=150)
@@ -158,6 +69,7 @@ def test_lists_have_no_order_and_tuples_do(values: list[int], random: object) ->
         "{:" + " " * 19_000 + "x}", "<answer>" * 2400, "answer is " + "1 and " * 900, "answer" + " is" * 5000,
         r"\boxed{5" + r" \text{ a}" * 190 + "x}", r"\boxed{" + "√" * 1900 + "}", "5 (" + "since " * 3000,
         r"\boxed{" + "one hundred " * 160 + "}", r"\boxed{" + r"\\" * 900 + "}", "5 (" * 6000, "A and " * 3000,
+        r"\boxed{" + "ab" * 40 + " = 5}", r"\boxed{" + "a/bcd" * 40 + " = 5}", "5 " + "é/ab " * 50 + "=",
     ],
 )  # fmt: skip
 def test_long_and_broken_text_is_quick(text: str) -> None:
@@ -171,7 +83,8 @@ def test_a_time_out_is_counted_and_logged_and_the_next_answer_is_graded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert grade(r"\boxed{x+x}", "2x")  # the worker's start is not the answer's time
-    monkeypatch.setattr(formulas, "TIME_LIMIT", 0.5)
+    monkeypatch.setattr(formulas, "TIME_LIMIT", 0.5)  # of processor time; the clock has no part in it
+    monkeypatch.setattr(formulas, "HANG_LIMIT", 600.0)
     before, process = grader.timeouts(), formulas._worker._process
     assert grade(r"\boxed{9^{9^{9^{9}}}}", "81") is False
     assert grader.timeouts() == before + 1

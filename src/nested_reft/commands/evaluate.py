@@ -12,7 +12,6 @@ from nested_reft.config.run import STAGES
 from nested_reft.config.strict import parse
 from nested_reft.data.records import read_problems
 from nested_reft.evaluation.evaluate import evaluate
-from nested_reft.grading.grader import timeouts
 from nested_reft.rollouts.policy import load_policy, select_device
 from nested_reft.rollouts.samplers import sampler_factory
 from nested_reft.runtime.progress import Progress
@@ -37,5 +36,5 @@ def run(options: argparse.Namespace) -> None:
         sampled = sum(sum(item.sampled) / len(item.sampled) for item in items) / len(items)
         Progress(f"evaluate {name} on {benchmark}").log(
             f"greedy {greedy:.3f}  sampled {sampled:.3f}  {len(items)} problems  {record.seconds:.1f} s  "
-            f"{timeouts()} answers not graded in time"
+            f"{record.answers_cut_off} answers cut off in grading"
         )

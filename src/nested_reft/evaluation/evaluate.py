@@ -10,7 +10,7 @@ from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasuremen
 from nested_reft.config.records.evaluation import Completion, EvaluationRecord, Item
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
-from nested_reft.grading.grader import grade
+from nested_reft.grading.grader import grade, timeouts
 from nested_reft.rollouts.lengths import fitting_prompts
 from nested_reft.rollouts.prompts import render_prompt
 from nested_reft.rollouts.samplers import Sampler
@@ -30,7 +30,7 @@ def evaluate(
     """
     policy, evaluation = engine.policy, settings.evaluation
     at_once = max(len(problems), 1) if engine.schedules else evaluation.batch_problems
-    started = time.perf_counter()
+    started, cut_off_before = time.perf_counter(), timeouts()
     encoded = fitting_prompts(policy, problems, settings.prompt, evaluation, "evaluation.max_new_tokens")
     items: list[Item] = []
     examples: list[Completion] = []
@@ -72,6 +72,7 @@ def evaluate(
         items=items,
         completions=examples,
         seconds=time.perf_counter() - started,
+        answers_cut_off=timeouts() - cut_off_before,
     )
 
 

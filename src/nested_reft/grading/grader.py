@@ -1,11 +1,8 @@
 """Grades a response against a gold answer: the verifiable reward.
 
-The answer is found in the response (`locate`, `options`), brought to one spelling (`spelling`) and compared
-(`compare`): numbers in exact rational arithmetic (`exact`), what needs algebra by math-verify in a worker process
-(`formulas`) that starts when it is needed and is killed at a time limit. The text of a model is never run as code.
-
-Where benchmarks disagree, this follows the stricter convention, because a false accept teaches a policy to be wrong;
-docs/grading.md has all of them, and what each rule decides on labelled answers.
+The answer is found in the response (`locate`), brought to one spelling (`spelling`) and compared
+(`compare`): numbers in exact rational arithmetic (`exact`), what needs algebra by math-verify in a worker (`formulas`).
+Where benchmarks disagree, this is strict, because a false accept teaches a policy to be wrong; see docs/grading.md.
 """
 
 from __future__ import annotations
@@ -16,10 +13,8 @@ from collections import Counter
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from nested_reft.grading.compare import MAX_CHARS, TooLongError, Trace, equal
-from nested_reft.grading.locate import locate
-from nested_reft.grading.options import chosen, options
-from nested_reft.grading.prose import prepared
+from nested_reft.grading.compare import MAX_CHARS, SECONDS, Trace, equal
+from nested_reft.grading.locate import chosen, locate, options, prepared
 from nested_reft.grading.spelling import clean, without_remark
 
 logger = logging.getLogger(__name__)
@@ -36,14 +31,13 @@ class Verdict(NamedTuple):
 
     right: bool
     found_by: str
-    compared_by: str
+    compared_by: str = "no answer"
 
 
 def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") -> bool:
     r"""Whether the response's final answer equals the gold answer: the verifiable reward.
 
-    No text makes it raise, and the text of a model is never run as code. A comparison that takes more than about a
-    second is cut off, logged as a warning, and counts as wrong.
+    No text makes it raise, and the text of a model is never run as code.
 
     Args:
         response: a model's text of any length, or a bare answer.
@@ -51,12 +45,10 @@ def grade(response: str, gold: str, answer: Literal["any", "marked"] = "any") ->
         answer: `marked` if only an answer in a mark counts: `\boxed{...}`, after `####`, in `<answer>`, in JSON.
 
     Returns:
-        True if the two answers are equal as numbers, options, words, lists, tuples or intervals in exact arithmetic,
-        or else as formulas by math-verify. False if either text has no answer.
+        Whether they are equal. A comparison of more than about a second is cut off, logged, and counts as wrong.
 
     Raises:
-        RuntimeError: the worker process that runs math-verify cannot be started, which is a fault of the installation
-            and must not be counted as wrong answers.
+        RuntimeError: the worker that runs math-verify cannot be started, which must not count as wrong answers.
     """
     verdict = decide(response, gold)
     return verdict.right and (answer == "any" or verdict.found_by in MARKS)
@@ -69,43 +61,38 @@ def timeouts() -> int:
 
 def decide(response: str, gold: str) -> Verdict:
     """The verdict of `grade` with the rules that made it."""
-    expected, letters, literal = _gold_answer(gold)
-    if not expected:
-        return Verdict(False, "no gold answer", "no answer")
+    expected, words, letters, literal = _gold_answer(gold)
     if letters:
         rule, choice = chosen(response, len(letters) > 1)
         if choice:
             return Verdict(choice == letters, rule, "option")
-    words = _WORDS.fullmatch(expected) is not None
     found = locate(response, words)
-    if found is None:
-        return Verdict(False, "no answer", "no answer")
-    if found.answer in (expected, gold.strip()):
+    if found is None or not expected:
+        return Verdict(False, "no answer")
+    answer = found.answer
+    if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(answer):
+        return Verdict(int(answer) == int(expected), found.rule, "number")
+    if {gold.strip(), literal} & {answer, _bare(found.sentence), _bare(without_remark(found.sentence[:MAX_CHARS]))}:
         return Verdict(True, found.rule, "text")
-    if _DIGITS.fullmatch(expected) and _DIGITS.fullmatch(found.answer or ""):
-        return Verdict(int(found.answer or "") == int(expected), found.rule, "number")
     trace = Trace()
-    try:
-        right = found.answer is not None and equal(clean(found.answer[: MAX_CHARS + 1]), expected, trace)
-    except TooLongError:
-        _cut_off["answers"] += 1
-        logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", found.answer, gold)
-        right = trace.by("cut off", False)
-    if not right and literal in (_bare(found.sentence), _bare(without_remark(found.sentence))):
-        right = trace.by("text", True)
+    right = equal(clean(answer[: MAX_CHARS + 1]), expected, trace)
     if not right and words and _says(found.sentence, expected):
         right = trace.by("words", True)
+    if not right and trace.seconds > SECONDS:
+        _cut_off["answers"] += 1
+        logger.warning("grading was cut off and counts as wrong: answer %.80r, gold %.80r", answer, gold)
     return Verdict(right, found.rule, trace.rule)
 
 
 @lru_cache(maxsize=1024)  # the completions of one problem share a gold answer
-def _gold_answer(gold: str) -> tuple[str, frozenset[str], str]:
-    """The gold answer, cleaned; its letters if it is one or several options; and its text as a sentence quotes it."""
+def _gold_answer(gold: str) -> tuple[str, bool, frozenset[str], str]:
+    """The gold answer, cleaned; whether it is words; its letters if it is options; its text as sentences quote it."""
     if _DIGITS.fullmatch(gold):
-        return gold, frozenset(), gold
+        return gold, False, frozenset(), gold
     found = locate(gold, words=True)
     answer = (found.answer or found.sentence) if found else ""
-    return clean(answer[: MAX_CHARS + 1]), options(gold) or options(answer), _bare(prepared(gold))
+    expected = clean(answer[: MAX_CHARS + 1])
+    return expected, bool(_WORDS.fullmatch(expected)), options(gold) or options(answer), _bare(prepared(gold))
 
 
 def _bare(text: str) -> str:
@@ -113,11 +100,9 @@ def _bare(text: str) -> str:
 
 
 def _says(sentence: str, expected: str) -> bool:
-    """Whether a sentence ends with the words of the gold answer, or begins with its yes or no, and denies nothing."""
+    """Whether a sentence ends with the words of the gold answer, or says its yes or no last, and denies nothing."""
     text, words = clean(sentence[:MAX_CHARS]).casefold(), expected.casefold()
     if words in ("yes", "no", "true", "false"):
-        said = re.findall(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:]|$))", text)
-        return bool(said) and said[-1] == words
+        return re.findall(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:]|$))", text)[-1:] == [words]
     before, _, after = text.rpartition(words)
-    before = re.split(r"\bbut\b|[,;:]", before)[-1]
-    return not after and not re.search(r"\w$", before) and not _NEGATION.search(before)
+    return not after and not re.search(r"\w$", before) and not _NEGATION.search(re.split(r"\bbut\b|[,;:]", before)[-1])

@@ -1,18 +1,13 @@
-r"""Finds the explicit marks of a final answer: `\boxed{...}`, `####`, `<answer>` tags and the `"answer"` of JSON.
-
-The last one in a text counts. Standard library only, and every search is bounded.
-"""
+r"""Finds the explicit marks of a final answer: `\boxed{...}`, `####`, `<answer>` tags and the `"answer"` of JSON. The
+last one in a text counts. Standard library only, and every search is bounded."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
-# Boxes this close, with nothing but a separator between them, are one list: \boxed{1} and \boxed{2}.
-_BOX_GAP_CHARS = 60
+_BOX_GAP_CHARS = 60  # boxes this close, with a separator between them, are one list: \boxed{1} and \boxed{2}
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s$\\.,;{]+))?")
-_BOX_SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
-_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_NO_SEPARATOR = re.compile(r"\n\n|\A(?!.*(?:\b(?:and|or)\b|[,;])).*(?<![\\A-Za-z])[A-Za-z]{2,}", re.DOTALL)
 _BRACE = re.compile(r"(?<!\\)(?:\\\\)*([{}])")
 # What belongs to a number in a box, but stands outside: a sign (not the dash of a list), per cent, million, 10^3, x.
 _SIGN_BEFORE = re.compile(r"(?:(?:\A|[=\s(\[$>~])-|[=$(\[]\s*-\s*)\Z")
@@ -20,85 +15,52 @@ _AFTER = re.compile(
     r"(?:\\[)\]]|[\s$}*])*(\\?%|(?:\\text\s*\{)?\s*(?:percent|hundred|thousand|million|billion|trillion|dozen)\b"
     r"|\s*\\times\s*10\s*\^\s*(?:\{-?[0-9]+\}|[0-9])|(?<=\})(?:\\sqrt|\\pi|[a-z](?![a-z]))[^$\s]*)"
 )
-_HASHES = re.compile(r"####[ \t]*\s*((?:\{[^{}]*\}|[^\n])*)")  # a group in braces may go on in the next line
-# Four hashes are also a heading of Markdown.
-_HEADING = re.compile(r"[\s*_]*(?:(?:the )?(?:final |correct )?answer|step|solution|case|part|method|verif)", re.I)
-_TAG = re.compile(r"<(?:final[ _-]?)?answer>(?:(.{0,2000}?)</(?:final[ _-]?)?answer>)?", re.IGNORECASE | re.DOTALL)
+# Four hashes, which in Markdown are also a heading; a group in braces may go on in the next line.
+_HASHES = re.compile(
+    r"####(?!(?i:[\s*_]*(?:(?:the )?(?:final |correct )?answer|step|solution|case|part|method|verif)))\s*"
+    r"(?P<content>(?:\{[^{}]*\}|[^\n])*)"
+)
+_TAG = re.compile(r"(?is)<(?:final[ _-]?)?answer>(?:(?P<content>.{0,2000}?)</(?:final[ _-]?)?answer>)?")
 _STRING = r"\"(?:[^\"\\]|\\.){0,2000}\"|'(?:[^'\\]|\\.){0,2000}'"
 _KEY = re.compile(
-    rf"(?:([\"'])(?:(?:[a-z]+[ _-]?)?answer|result)\1|(?<![A-Za-z]\{{)(?<=\{{)\s*answer)\s*:\s*(?![\\$])"
-    rf"(?P<value>{_STRING}|\[[^\[\]]{{0,2000}}\]|\{{[^{{}}:]{{0,99}}:\s*(?P<inner>{_STRING}|[^,{{}}]{{0,2000}})"
-    r"|[^,}\n]{0,2000})",
-    re.IGNORECASE,
+    r"(?i)([\"'])(?:[a-z]+[ _-]?)?(?:answer|result)\1\s*:\s*"
+    rf"(?P<content>{_STRING}|\[[^\[\]]{{0,2000}}\]|[^,}}\n]{{0,2000}})"
 )
-
-
-class Mark(NamedTuple):
-    """A marked answer: its mark and where that is, and its text, empty if the text ends before the answer does.
-
-    `prose` says that the text may be sentences, in which the answer has to be found.
-    """
-
-    rule: str
-    start: int
-    content: str
-    prose: bool = False
+# Where a mark is, which it is, and the text in it, empty if the response ends before it does.
+Mark = tuple[int, str, str]
 
 
 def last_mark(text: str) -> Mark | None:
     """The last marked answer of a text; neighbouring boxes are one list."""
-    marks = [mark for mark in (_last_box(text), _last_hashes(text), _last_tag(text), _last_json(text)) if mark]
-    return max(marks, key=lambda mark: mark.start, default=None)
+    marks = [_last_box(text)] if "\\boxed" in text or "\\fbox" in text else []
+    for rule, needle, pattern in (("####", "####", _HASHES), ("<answer>", "nswer>", _TAG), ("JSON", ":", _KEY)):
+        if needle in text and (found := list(pattern.finditer(text))):
+            content = (found[-1]["content"] or "").strip()
+            marks.append((found[-1].start(), rule, _from_json(content) if rule == "JSON" else content))
+    return max(marks, default=None)
 
 
-def _last_hashes(text: str) -> Mark | None:
-    found = _HASHES.match(text, text.rfind("####")) if "####" in text else None
-    return Mark("####", found.start(), found[1].strip()) if found and not _HEADING.match(found[1]) else None
+def _from_json(value: str) -> str:
+    """A value without quotes and brackets, and with single backslashes."""
+    value = re.sub(r"[\"'](?=,|\Z)|(?:\A|(?<=,))\s*[\"']", "", value.strip("[] "))
+    return "" if value == "null" else value.replace("\\n ", " ").replace("\\\\", "\\")
 
 
-def _last_tag(text: str) -> Mark | None:
-    """What the last pair of tags encloses; a box inside is no other answer, so that the mark is at the pair's end."""
-    tags = list(_TAG.finditer(text)) if "nswer>" in text.lower() else []
-    return Mark("<answer>", tags[-1].end(), (tags[-1][1] or "").strip(), prose=True) if tags else None
-
-
-def _last_json(text: str) -> Mark | None:
-    """The value of the last key "answer"; quotes may be missing, and backslashes single."""
-    keys = list(_KEY.finditer(text)) if "{" in text and ":" in text else []
-    if not keys:
-        return None
-    value = keys[-1]["inner"] or keys[-1]["value"]
-    if value.startswith("["):
-        value = ", ".join(part.strip().strip("\"'") for part in value[1:-1].split(","))
-    value = value.strip().strip("\"'")
-    if not re.search(r"(?<!\\)(?:\\\\)*\\(?!n)[A-Za-z]{2}", value):  # it has JSON's escapes
-        value = value.replace("\\\\", "\0").replace("\\n", " ").replace("\0", "\\")
-    return Mark("JSON", keys[-1].end(), "" if value == "null" else value, prose=True)
-
-
-def _last_box(text: str) -> Mark | None:
-    if "\\boxed" not in text and "\\fbox" not in text:
-        return None
+def _last_box(text: str) -> Mark:
     boxes = _boxes(text)
     start, end, last = boxes[-1]
     parts = [last]
     for (_, stop, content), (begin, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
         gap = text[stop:begin]
-        if not content or not last or len(gap) > _BOX_GAP_CHARS or "\n\n" in gap:
+        if not content or not last or len(gap) > _BOX_GAP_CHARS or _NO_SEPARATOR.search(gap):
             break
-        if not _BOX_SEPARATOR.search(gap) and _PROSE.search(gap):
-            break
-        if content != parts[0]:
-            parts.insert(0, content)
-    joined = ", ".join(parts)
-    if "\\" in joined and _BOX.search(joined):
-        return Mark("\\boxed", start, _boxes(joined)[-1][2])
-    if len(parts) == 1 and last[:1] in "0123456789$\\":
+        parts.insert(0, content)
+    if len(parts) == 1 and last and last[0] in "0123456789$\\":
         near = text[max(start - 10, 0) : start]
-        sign = "-" if "-" in near and last and _SIGN_BEFORE.search(near) else ""
-        after = _AFTER.match(text, end) if last else None
-        joined = sign + last + (" " + after[1].replace("\\text", "").replace("{", "") if after else "")
-    return Mark("\\boxed", start, joined)
+        sign = "-" if "-" in near and _SIGN_BEFORE.search(near) else ""
+        after = _AFTER.match(text, end)
+        parts = [sign + last + (" " + after[1].replace("\\text", "").replace("{", "") if after else "")]
+    return start, "\\boxed", ", ".join(parts)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
@@ -106,16 +68,11 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     boxes: list[tuple[int, int, str]] = []
     position = 0
     while match := _BOX.search(text, position):
-        position, depth = match.end(), 1
-        if not match[0].endswith("{"):
-            boxes.append((match.start(), position, match[1] or ""))
-            continue
-        for brace in _BRACE.finditer(text, match.end()):
-            depth += 1 if brace[1] == "{" else -1
-            if depth == 0:
-                boxes.append((match.start(), brace.end(), text[match.end() : brace.end() - 1].strip()))
-                position = brace.end()
-                break
-        else:
+        position, depth = match.end(), match[0].count("{")
+        braces = _BRACE.finditer(text, position)
+        while depth and (brace := next(braces, None)):
+            position, depth = brace.end(), depth + (1 if brace[1] == "{" else -1)
+        if depth:
             return [*boxes, (match.start(), len(text), "")]
+        boxes.append((match.start(), position, match[1] or text[match.end() : position - 1].strip()))
     return boxes

@@ -1,15 +1,10 @@
-"""The process behind `formulas`: reads lines of JSON, `[found, expected, places, limit]`, and answers each with
-`[equal, seconds]`, its seconds of processor time.
-
-A forked child answers. If it reaches the limit, the kernel ends it, `equal` is null, and another child is forked, which
-has everything imported already.
+"""The process behind `formulas`: a script that reads lines of JSON, `[found, expected, places, limit]`, and answers
+each with `[equal, seconds]`. A forked child answers; if it reaches the limit of processor time, the kernel ends it,
+`equal` is null, and another child is forked, which has everything imported already.
 
 Equality is math-verify's, but two expressions that differ at a point by more than the error of their values are
-different, however close they are: math-verify takes any difference below its precision for none, as between 1/2004!
-and 1/2006!.
-
-Run as a script. Formulas go through the LaTeX grammar that math-verify uses; its reader for plain expressions,
-which ends in Python's `eval`, is not used.
+different, however close: math-verify takes a difference below its precision for none. Its reader for plain
+expressions, which ends in Python's `eval`, is not used.
 """
 
 from __future__ import annotations
@@ -17,39 +12,29 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
+import resource
 import signal
 import sys
 import time
 from functools import lru_cache
-from typing import TextIO
 
 import sympy as sp  # type: ignore[import-untyped]
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 from sympy.core.expr import UnevaluatedExpr  # type: ignore[import-untyped]
-from sympy.functions.elementary.exponential import ExpBase  # type: ignore[import-untyped]
-from sympy.functions.elementary.trigonometric import (  # type: ignore[import-untyped]
-    InverseTrigonometricFunction,
-    TrigonometricFunction,
-)
 
 MEMORY_BYTES = 4 * 2**30  # 10^{10^{10}} must fail here, not take the machine's memory
-# Digits of numeric comparison: formulas are exact (decimals become rationals), so more than a float's are meaningful.
-DIGITS = 50
+DIGITS = 50  # of numeric comparison: formulas are exact (decimals become rationals), so all are meaningful
 MOST_DIGITS = 1000  # tried until a difference is known to be none or not
 # What an expression may consist of if its value at a point is to be taken.
-ELEMENTARY = (
-    sp.Add, sp.Mul, sp.Pow, sp.Rational, sp.NumberSymbol, type(sp.I), sp.Symbol, UnevaluatedExpr, sp.Abs, sp.factorial,
-    sp.log, ExpBase, TrigonometricFunction, InverseTrigonometricFunction,
-)  # fmt: skip
+ELEMENTARY = (sp.Add, sp.Mul, sp.Pow, sp.Rational, sp.NumberSymbol, type(sp.I), sp.Symbol, UnevaluatedExpr, sp.Function)
 # Expressions that may be equal where both are defined differ at both points: the roots of x - 5 are real at one only.
 POINTS = (sp.Rational(355, 113), sp.Rational(20021, 97))
 # Boxes and units are handled before; the library's list of units has single letters, which are variables here.
-SPELLING = NormalizationConfig(
-    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-)
+SPELLING = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
 SYMBOLS = ConversionConfig(lowercase_symbols=False)  # R and r are two variables
 # One question of each kind, since the first of a kind is slow: modules are imported, tables filled.
 WARM_UP = [
@@ -71,10 +56,8 @@ def read(text: str) -> sp.Basic | sp.MatrixBase:
     return formula
 
 
-def certainly_different(a: sp.Basic, b: sp.Basic) -> bool:
+def certainly_different(a: sp.Expr, b: sp.Expr) -> bool:
     """Whether two expressions differ at all POINTS by more than the error of their values; false if this is unknown."""
-    if not (isinstance(a, sp.Expr) and isinstance(b, sp.Expr)):
-        return False
     difference = a - b
     if not all(isinstance(part, ELEMENTARY) for part in sp.preorder_traversal(difference)):
         return False
@@ -90,17 +73,20 @@ def certainly_different(a: sp.Basic, b: sp.Basic) -> bool:
 
 
 def equal(found: str, expected: str, places: int | None) -> bool:
-    a, b = read(found), read(expected)
-    if any(isinstance(side, sp.Expr) and side.has(sp.oo, -sp.oo) and side.doit().is_infinite for side in (a, b)):
+    return same(read(found), read(expected), places)
+
+
+def same(a: sp.Basic | sp.MatrixBase, b: sp.Basic | sp.MatrixBase, places: int | None) -> bool:
+    if isinstance(a, sp.MatrixBase) and isinstance(b, sp.MatrixBase):
+        return a.shape == b.shape and all(same(x, y, places) for x, y in zip(a, b, strict=True))
+    expressions = isinstance(a, sp.Expr) and isinstance(b, sp.Expr)
+    if expressions and any(side.has(sp.oo, -sp.oo) and side.doit().is_infinite for side in (a, b)):
         return bool(a.doit() == b.doit())  # the library takes the root of infinity for any number
-    matrices = isinstance(a, sp.MatrixBase) and isinstance(b, sp.MatrixBase) and a.shape == b.shape
-    if any(map(certainly_different, *(side.flat() if matrices else [side] for side in (a, b)))):
-        same = False
-    else:
-        options = {"float_rounding": DIGITS, "numeric_precision": DIGITS, "allow_set_relation_comp": True}
-        same = bool(verify(b, a, timeout_seconds=None, **options))
-    if same or places is None or not (isinstance(a, sp.Expr) and isinstance(b, sp.Expr)):
-        return same
+    options = {"float_rounding": DIGITS, "numeric_precision": DIGITS, "allow_set_relation_comp": True}
+    if not (expressions and certainly_different(a, b)) and verify(b, a, timeout_seconds=None, **options):
+        return True
+    if not expressions or places is None:
+        return False
     difference = (a - b).evalf(DIGITS)
     return bool(difference.is_number and difference.is_real and abs(difference) * 10**places < 1)
 
@@ -115,23 +101,15 @@ def serve() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a library prints is not an answer
     logging.disable(logging.CRITICAL)
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     warm_up()
     print("ready", file=replies, flush=True)
-    while True:
-        if (child := os.fork()) == 0:
-            answer(replies)
-            os._exit(0)
+    while (child := os.fork()) != 0:
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGPROF:
             return
-        print(json.dumps([None, 0.0]), file=replies, flush=True)
-
-
-def answer(replies: TextIO) -> None:
+        print(json.dumps([None, math.inf]), file=replies, flush=True)
     for line in sys.stdin:
         *question, limit = json.loads(line)
         started = time.process_time()

@@ -42,3 +42,4 @@ class EvaluationRecord(Record):
     items: list[Item] = Field(min_length=1)
     completions: list[Completion]
     seconds: float
+    answers_cut_off: int = 0  # by the grader's time limit
