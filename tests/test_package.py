@@ -73,7 +73,8 @@ def test_the_metadata_pass(distributions: Path) -> None:
 def test_the_wheel_has_the_package_and_nothing_else(distributions: Path) -> None:
     sources = {
         path.relative_to(PACKAGE.parent).as_posix()
-        for path in PACKAGE.rglob("*")
+        for package in (PACKAGE, PACKAGE.parent / "snakemake_logger_plugin_nested_reft")
+        for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {"nested_reft/py.typed", "nested_reft/report/pages/templates/base.html"} <= sources

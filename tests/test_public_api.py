@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 def loss_of(model: PreTrainedModel, ids: torch.Tensor, gold: str, texts: list[str]) -> tuple[torch.Tensor, float]:
     view = nr.nested_view(model, nr.draw_skipped_layers(12, skip_percent=10, border=1, generator=None))
     rollout: nr.Rollout = nr.sample_completions(
-        view, ids, torch.ones_like(ids), group_size=4, max_new_tokens=8, temperature=1.0, end_ids=[0], pad_id=0)
+        view, ids, torch.ones_like(ids), group_size=4, max_new_tokens=8, temperature=1.0, end_ids=[0], pad_id=0,
+        weights=nr.RolloutWeights("bfloat16"))
     advantages = nr.group_advantages(torch.tensor([float(nr.grade(text, gold)) for text in texts]).view(-1, 4))
     logp = nr.completion_logp(model, rollout, temperature=1.0)
     weights = nr.importance_weights("tis_token", logp, rollout.logp, rollout.mask, C=2.0)

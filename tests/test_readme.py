@@ -153,7 +153,7 @@ FACTS = {
         f"`retrace` has {VARIANCES['retrace']} times the on-policy variance, `base` {VARIANCES['base']}, `unit` "
         f"{VARIANCES['unit']}",
         f"the noise is {100 * numbers(rows('smollm2', 'gradients'), 'noise_floor')[0]:.1f} % of the gradient",
-        f"is {ess('pre-trained', 'uniform')} of the tokens for the model as it comes, "
+        f"is {ess('pre-trained', 'uniform')} of the tokens for the unmodified model, "
         f"{ess('warmed-up, no layer drop', 'uniform')} after a warm-up, and "
         f"{ess('warmed-up, layer drop 0.1', 'uniform')} after",
         f"to {ess('pre-trained', 'least')}, {ess('warmed-up, no layer drop', 'least')} and "

@@ -1,4 +1,4 @@
-"""The grader: conventions, near misses, hostile text, time limits, and agreement with public graders' labels."""
+"""The grader: conventions, near misses, adversarial text, time limits, and agreement with public graders' labels."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from nested_reft.grading.spelling import WRAPPER, contrary, quantity, without_un
 
 MAX_CHARS = 2_000  # a longer answer is compared as text only: no maths answer of the benchmarks is half as long
 SECONDS = 1.0  # of the worker, after which no further part of an answer is compared; a part has formulas.TIME_LIMIT
-_MAX_DEPTH = 6  # deeper nesting than any answer has; it bounds the recursion on hostile text
+_MAX_DEPTH = 6  # deeper nesting than any answer has; it bounds the recursion on adversarial text
 _MAX_PARTS = 64  # two lists are matched by trying every pair
 
 # What may stand on the left of an answer, a name of any form: x, f(x), f(2), a_{n}, (p, q), |AB|, A:B, \angle ABC.

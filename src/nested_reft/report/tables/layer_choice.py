@@ -64,7 +64,7 @@ def layer_choice_table(strategies: pd.DataFrame, config: Config) -> tuple[pd.Dat
     table = pd.DataFrame(rows, columns=[*columns, f"difference to {choice.strategies[0]}", "KL", "ESS", EFFECTIVE])
     title = "Ways to choose the skipped layers"
     if table.empty:
-        return table, Page(title, (), "Not run: the configuration names one way to choose layers.")
+        return table, Page(title, (), "Not run: the configuration names one layer-selection strategy.")
     notes = (
         f"Correction '{choice.correction}' at skip {choice.skip} %. Accuracy: {metric}, in percent, mean over "
         "benchmarks and seeds. Brackets: 95 % interval over seeds and problems (Wilson's score interval). Differences "
