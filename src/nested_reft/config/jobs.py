@@ -118,7 +118,14 @@ def throughput_settings(config: Config, size: str, skip: int) -> ThroughputSetti
 
 def step_speed_settings(config: Config, size: str, skip: int) -> StepSpeedSettings:
     # What one step does not depend on is the same for all: changing it does not rerun the job.
-    fixed = {"steps": 1, "learning_rate": 1.0, "warmup_steps": 0, "checkpoint_every": 1, "alarms": Alarms()}
+    fixed = {
+        "steps": 1,
+        "learning_rate": 1.0,
+        "warmup_steps": 0,
+        "checkpoint_every": 1,
+        "checkpoint_minutes": None,
+        "alarms": Alarms(),
+    }
     length = config.step_speed.new_tokens or config.training.max_new_tokens
     return StepSpeedSettings(
         size=size,

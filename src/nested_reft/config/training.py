@@ -94,6 +94,8 @@ class Training(Sampling):
     not with `lora`."""
     checkpoint_every: Positive = 10
     """Steps between checkpoints; an interrupted run loses at most this many."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes between checkpoints, in place of `checkpoint_every`, for a large model; null: only steps count."""
     alarms: Alarms = Alarms()
     """When off-policyness is reported."""
 

@@ -29,6 +29,8 @@ class WarmupTraining(Strict):
     """Solutions per backward pass; lower it to save memory; null: all of a batch."""
     checkpoint_every: Positive = 50
     """Steps between checkpoints; an interrupted warm-up loses at most this many."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes between checkpoints, in place of `checkpoint_every`, for a large model; null: only steps count."""
     seed: int = 0
     """Seed of the order of the solutions and of the layers that are left out."""
 

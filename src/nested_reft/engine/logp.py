@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import repeat
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from nested_reft.core.layers import decoder_layers
@@ -11,6 +16,8 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.engine.lengths import check_call_length
 from nested_reft.engine.llama import PackedModel, attention, why_unsupported
 from nested_reft.engine.tensors import position_ids, upcast
+
+MAX_LOGITS = 2**28  # at a time: 1 GB in float32, of which the backward pass needs several copies
 
 
 def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
@@ -33,13 +40,12 @@ def completion_logp(model: PreTrainedModel, rollout: Rollout, temperature: float
         LengthError: a prompt and its completion are more than `engine.lengths.exact_limit` of the model.
     """
     check_call_length(model, lambda: _longest(rollout))
-    logits = _model_logits if why_unsupported(model) else _packed_logits
-    first, rest = logits(model, rollout)
     later = _later(rollout)
     support = (None, None) if rollout.support is None else (rollout.support[:, 0], rollout.support[:, 1:][later])
+    targets = _Targets(rollout.tokens[:, 1:][later], support[1], temperature)
+    first, rest_logp = (_by_model if why_unsupported(model) else _by_packed_model)(model, rollout, targets)
     first = first.repeat_interleave(rollout.group_size, dim=0)
     first_logp = _token_logp(first, rollout.tokens[:, 0], support[0], temperature) * rollout.mask[:, 0]
-    rest_logp = _token_logp(rest, rollout.tokens[:, 1:][later], support[1], temperature)
     grid = first_logp.new_zeros(later.shape).masked_scatter(later, rest_logp)
     return torch.cat((first_logp.unsqueeze(1), grid), dim=1)
 
@@ -68,6 +74,32 @@ def _later(rollout: Rollout) -> Tensor:
     return rollout.mask[:, 1:]
 
 
+@dataclass(frozen=True)
+class _Targets:
+    """All tokens (N,) but the first ones, and their support (N, K) if there is one."""
+
+    tokens: Tensor
+    support: Tensor | None
+    temperature: float
+
+    def logp(self, logits: Tensor) -> Tensor:
+        """log pi (N,) by logits (N, V)."""
+        return _token_logp(logits, self.tokens, self.support, self.temperature)
+
+    def logp_in_pieces(self, head: Callable[[Tensor], Tensor], hidden: Tensor, rows: int) -> Tensor:
+        """The same by hidden states (N, D), with the logits of so many rows at a time, which are computed once more in
+        the backward pass.
+        """
+
+        def of_piece(hidden: Tensor, tokens: Tensor, support: Tensor | None) -> Tensor:
+            return _token_logp(head(hidden), tokens, support, self.temperature)
+
+        parts = [torch.split(hidden, rows), torch.split(self.tokens, rows)]
+        supports = repeat(None, len(parts[0])) if self.support is None else torch.split(self.support, rows)
+        pieces = zip(*parts, supports, strict=True)
+        return torch.cat([checkpoint(of_piece, *piece, use_reentrant=False) for piece in pieces])
+
+
 def _token_logp(logits: Tensor, tokens: Tensor, support: Tensor | None, temperature: float) -> Tensor:
     """log pi (N,) of tokens (N,), one for each of logits (N, V), renormalised on the support (N, K) if there is one.
 
@@ -84,8 +116,8 @@ def _token_logp(logits: Tensor, tokens: Tensor, support: Tensor | None, temperat
     return log_probs.masked_fill(other, 0.0).sum(-1).masked_fill(other.all(-1), -torch.inf)
 
 
-def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Logits of each prompt's first token (P, V) and of all later ones (N, V), by the model's own forward.
+def _by_model(model: PreTrainedModel, rollout: Rollout, targets: _Targets) -> tuple[Tensor, Tensor]:
+    """Logits of each prompt's first token (P, V), and log pi of the targets (N,), by the model's own forward.
 
     One pass over whole sequences without a cache, which is what anything wrapped around a model's layers expects.
     """
@@ -101,11 +133,11 @@ def _model_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Ten
         use_cache=False,
         logits_to_keep=later.shape[1] + 1,
     )
-    return output.logits[::group_size, 0], output.logits[:, 1:][later]
+    return output.logits[::group_size, 0], targets.logp(output.logits[:, 1:][later])
 
 
-def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """The same as `_model_logits`, without computing the padding of prompts and completions."""
+def _by_packed_model(model: PreTrainedModel, rollout: Rollout, targets: _Targets) -> tuple[Tensor, Tensor]:
+    """The same as `_by_model`, without computing the padding of prompts and completions."""
     packed = PackedModel(model)
     prompt_mask, later, group_size = rollout.prompt_mask.bool(), _later(rollout), rollout.group_size
     (num_prompts, prompt_length), length = prompt_mask.shape, later.shape[1]
@@ -134,9 +166,12 @@ def _packed_logits(model: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Te
         return torch.cat((seen, attention(own_query, keys, values, completions_see).flatten(0, 1)[later_slots]))
 
     hidden = packed.forward(ids, packed.rotations(positions), attention_fn)
-    needed = torch.cat((hidden[lengths.cumsum(0) - 1], hidden[num_prompt_tokens:]))
-    logits = packed.logits(needed)
-    return logits[:num_prompts], logits[num_prompts:]
+    first, rest = hidden[lengths.cumsum(0) - 1], hidden[num_prompt_tokens:]
+    rows = max(1, MAX_LOGITS // model.config.vocab_size)
+    if len(rest) > rows:
+        return packed.logits(first), targets.logp_in_pieces(packed.logits, rest, rows)
+    logits = packed.logits(torch.cat((first, rest)))
+    return logits[:num_prompts], targets.logp(logits[num_prompts:])
 
 
 def _grid(heads: Tensor, slots: Tensor, mask: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from nested_reft.config.training import Lora, Training
 from nested_reft.core.layers import decoder_layers
 from nested_reft.data.provenance import check_shape
 from nested_reft.engine.grouped_decoder import MAX_WIDTH
+from nested_reft.engine.logp import MAX_LOGITS
 from nested_reft.evaluation.throughput import decode_costs
 from nested_reft.training.pretrain import build_model, build_tokenizer
 
@@ -362,6 +363,9 @@ def plan_memory(
     )
     if way == "all weights":  # the others are sampled by the model's own forward
         rollout += VALUE_BYTES[training.rollout_precision or training.dtype] * shape.weights_read()
+    logits = micro * group * new * shape.vocabulary
+    if way == "all weights":
+        logits = min(logits, MAX_LOGITS)
     return Memory(
         weights=weights,
         gradients=FLOAT32 * trained,
@@ -369,7 +373,7 @@ def plan_memory(
         copies=copies[way],
         activations=shape.layers * tokens * kept,
         checkpointed=tokens * (shape.layers * FLOAT32 * shape.width + kept),
-        logits=LOGIT_COPIES * FLOAT32 * micro * group * new * shape.vocabulary + head,
+        logits=LOGIT_COPIES * FLOAT32 * logits + head,
         embedding=(3 if shape.tied else 2) * head,
         rollout=rollout if vllm is None else vllm.memory_share * gpus.gigabytes * GB,
         rollout_stays=vllm is not None and not vllm.sleep,

@@ -43,7 +43,7 @@ from nested_reft.planning.costs import (
     vllm_fits,
 )
 from nested_reft.report.registry import FIGURES, PAGES, asked
-from nested_reft.training.checkpoint import KEPT
+from nested_reft.training.checkpoint import num_kept
 
 # Assumed unless the config or an option says otherwise. cuda: 40 % of the 989 TFLOP/s in bfloat16 and 60 % of the 3,350
 # GB/s that an H100 SXM has on its data sheet, and 30 small operations per layer of 8 microseconds each. cpu: what one
@@ -225,7 +225,7 @@ class Disk:
     @property
     def checkpoints(self) -> int:
         """Of one run while it trains: those that are kept, and the one that is being written."""
-        return (KEPT + 1) * self.checkpoint
+        return (num_kept(self.checkpoint) + 1) * self.checkpoint
 
     @property
     def total(self) -> int:

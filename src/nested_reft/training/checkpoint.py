@@ -1,4 +1,4 @@
-"""Rolling checkpoints of a training run: the last two steps that were saved, each with its checksum.
+"""Rolling checkpoints of a training run: the last steps that were saved, each with its checksum.
 
 The folder is keyed by the hash of the run's settings, so that a changed setting starts over instead of continuing
 another run, and it is not a declared output, so that Snakemake does not delete it before a rerun. Random draws need no
@@ -31,7 +31,12 @@ from nested_reft.runtime.files import StorageError, check_space, replace_file
 from nested_reft.training.sharding import full_tensor, shard_like
 from nested_reft.training.world import World, check_agreement
 
-KEPT = 2
+LARGE = 2**30  # bytes
+
+
+def num_kept(size: int) -> int:
+    """How many checkpoints of so many bytes are kept: two, as a disk may damage the last; of large ones, one."""
+    return 1 if size >= LARGE else 2
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def save_checkpoint(
     progress: TrainingState,
     world: World,
 ) -> None:
-    """Write the state after a step and keep no more than the last two; StorageError names the folder and the space.
+    """Write the state after a step and keep no more than `num_kept`; StorageError names the folder and the space.
 
     All ranks must call it; the main one writes, and an error of it is raised on all.
     """
@@ -98,7 +103,7 @@ def save_checkpoint(
             tensors[name] = full.cpu().contiguous()
     with world.raise_on_all_ranks(), _storage_errors(folder, progress.step, size):
         if world.is_main:
-            _write(folder, key, tensors, progress)
+            _write(folder, key, tensors, progress, num_kept(size))
 
 
 def load_checkpoint(
@@ -151,7 +156,7 @@ def _storage_errors(folder: Path, step: int, size: int) -> Iterator[None]:
         ) from None
 
 
-def _write(folder: Path, key: CheckpointKey, tensors: dict[str, Tensor], progress: TrainingState) -> None:
+def _write(folder: Path, key: CheckpointKey, tensors: dict[str, Tensor], progress: TrainingState, kept: int) -> None:
     path = _path(folder, progress.step)
     metadata = {"seconds": repr(progress.seconds), "metrics": json.dumps(progress.metrics)}
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -159,7 +164,7 @@ def _write(folder: Path, key: CheckpointKey, tensors: dict[str, Tensor], progres
     replace_file(path.with_suffix(".json"), lambda temporary: temporary.write_text(json.dumps(seal)))
     # Checkpoints of later steps were not usable, or this step would not have been computed again.
     earlier = [old for old in _checkpoints(folder) if old <= path]
-    for old in {*_checkpoints(folder)} - {*earlier[:KEPT]}:
+    for old in {*_checkpoints(folder)} - {*earlier[:kept]}:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
 

@@ -62,6 +62,7 @@ class ResumableLoop:
     optimizer: torch.optim.Optimizer
     steps: int
     checkpoint_every: int
+    checkpoint_minutes: float | None = None
 
     def resume(self) -> TrainingState:
         """Put the last checkpoint, if there is one, into model and optimizer; how far it is."""
@@ -74,6 +75,7 @@ class ResumableLoop:
         returns its own. Raises StoppedError; StorageError for a checkpoint that cannot be written.
         """
         job, saved, started = self.job, state.step, time.perf_counter() - state.seconds
+        saved_at = state.seconds
         for step in range(state.step + 1, self.steps + 1):
             if job.world.any(job.stop()):
                 if saved < state.step:
@@ -84,12 +86,18 @@ class ResumableLoop:
             row = make_step(step, state.metrics)
             seconds = time.perf_counter() - started
             state = TrainingState(step, seconds, [*state.metrics, row])
-            if step % self.checkpoint_every == 0 or step == self.steps:
+            if step == self.steps or self._is_due(step, seconds - saved_at):
                 self._save(state)
-                saved = step
+                saved, saved_at = step, time.perf_counter() - started
             if job.world.is_main:
                 job.report(row, seconds / step * (self.steps - step))
         return state
+
+    def _is_due(self, step: int, seconds: float) -> bool:
+        """Whether a step's checkpoint is written, so many seconds after the last one; the same for all processes."""
+        if self.checkpoint_minutes is None:
+            return step % self.checkpoint_every == 0
+        return self.job.world.any(seconds >= 60 * self.checkpoint_minutes)
 
     @property
     def _key(self) -> CheckpointKey:

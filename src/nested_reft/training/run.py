@@ -71,7 +71,14 @@ def train(
     prompts = checked_prompts(learner, problems, settings.prompt, "training.max_new_tokens")
     key = settings.key + ("" if influence is None else settings_hash(str(influence.tolist())))
     loop = ResumableLoop(
-        job, run.path, key, learner.target, learner.optimizer, training.steps, training.checkpoint_every
+        job,
+        run.path,
+        key,
+        learner.target,
+        learner.optimizer,
+        training.steps,
+        training.checkpoint_every,
+        training.checkpoint_minutes,
     )
 
     grade = partial(rollout_rewards, reward=settings.reward)

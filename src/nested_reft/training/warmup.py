@@ -51,7 +51,8 @@ def warm_up(settings: WarmupSettings, policy: Policy, examples: Sequence[Example
     if settings.gradient_checkpointing:
         enable_activation_checkpointing(model)
     optimizer = make_optimizer(model, options.learning_rate, 0.0)
-    loop = ResumableLoop(job, settings.size, settings.key, model, optimizer, options.steps, options.checkpoint_every)
+    every, minutes = options.checkpoint_every, options.checkpoint_minutes
+    loop = ResumableLoop(job, settings.size, settings.key, model, optimizer, options.steps, every, minutes)
 
     def make_step(step: int, _: Sequence[Row]) -> Row:
         rate = learning_rate(options, step)
