@@ -155,4 +155,9 @@ def test_the_trainer_of_the_page_is_short_and_uses_the_public_names_only() -> No
         assert f" {lines} lines" in (ROOT / page).read_text(encoding="utf-8")
     assert re.findall(r"^.*nested_reft.*$", code, re.MULTILINE) == ["import nested_reft as nr"]
     used = set(re.findall(r"\bnr\.(\w+)", code))
-    assert used == set(nested_reft.__all__) - {"Rollout", "RolloutWeights", "importance_weights", "off_policy_diagnostics"}
+    assert used == set(nested_reft.__all__) - {
+        "Rollout",
+        "RolloutWeights",
+        "importance_weights",
+        "off_policy_diagnostics",
+    }

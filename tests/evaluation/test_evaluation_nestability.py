@@ -73,9 +73,9 @@ def test_precisions_are_timed_in_pairs_with_the_whole_model_in_alternating_order
     found = measure_nestability(of, tiny_policy(), tiny_problems(10), reports.append, INFLUENCE)
     assert reports == [1, 2, 3, 4, 5, 6]
     assert timed[:6] == [(None, 4, 6)] * 6, "three batches of two strategies, untimed"
-    assert timed[6:8] == [(None, 6, 1), ("float32", 6, 1)], "they make the matrices of both sides"
-    pair = [(None, 6, 6), ("float32", 4, 6)]
-    assert timed[8:] == [*pair, *pair, *pair[::-1], *pair[::-1], *pair, *pair]
+    making, pair = [(None, 6, 1), ("float32", 6, 1)], [(None, 6, 6), ("float32", 4, 6)]
+    both, reverse = [*making, *pair], [*making[::-1], *pair[::-1]]
+    assert timed[6:] == [*both, *both, *reverse, *reverse, *both, *both]
     assert list(found.behaviours) == ["float32"]
     for name, rows in found.behaviours["float32"].items():
         for row, untimed in zip(rows, found.strategies[name], strict=True):
