@@ -100,6 +100,7 @@ def test_benchmarks_are_handed_out_in_order(size: int, batches: list[int]) -> No
         ("smoke", 1 * 1 * (1 + 1 * 3 + 2) * 2),
         ("paper", 2 * 3 * (1 + 3 * 3) * 3),
         ("smollm2", 1 * 1 * (1 + 5 + 1) * 3),
+        ("nestability", 1 * 1 * (1 + 2) * 1),
     ],
 )
 def test_the_project_s_configs_load(name: str, runs: int) -> None:
@@ -107,7 +108,7 @@ def test_the_project_s_configs_load(name: str, runs: int) -> None:
 
 
 def test_every_config_file_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper", "smollm2"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"config", "smoke", "paper", "smollm2", "nestability"}
 
 
 def test_changes_go_on_top_of_a_config() -> None:

@@ -13,6 +13,7 @@ from nested_reft.report.statistics.behaviours import behaviour_cells
 from nested_reft.report.statistics.nestability import model_names
 
 LEVELS = (1, 2, 4, 8)  # of the effective speed-up
+TOP = 1.05
 
 
 def behaviours(table: pd.DataFrame, config: Config) -> Figure:
@@ -32,13 +33,18 @@ def behaviours(table: pd.DataFrame, config: Config) -> Figure:
             axis.set_title(name)
             axis.set_xscale("log")
             axis.set_xlim(0.85, 1.25 * fastest)
-            axis.set_ylim(0, 1.05)
+            axis.set_ylim(0, TOP)
             speeds = np.geomspace(0.85, 1.25 * fastest, 100)
             for level in LEVELS:
                 if level < 1.25 * fastest:
                     axis.plot(speeds, level / speeds, color=style.GREY, lw=0.7, ls="-" if level == 1 else ":", zorder=0)
                     axis.annotate(
-                        f"{level}×", (level, 1.0), color=style.GREY, va="bottom", ha="center", annotation_clip=False
+                        f"{level}×",
+                        (level / TOP, TOP),
+                        color=style.GREY,
+                        va="bottom",
+                        ha="center",
+                        annotation_clip=False,
                     )
             shown = {key: found for key, found in cells.items() if key[:2] == (size, stage) and found}
             if not shown:
