@@ -19,10 +19,10 @@ from nested_reft.report.tables.layer_choice import EFFECTIVE
 from nested_reft.report.tables.nestability import SPEEDUP
 
 # What is measured with a clock: whole tables, columns of others, and rows of others by their id or metric.
-TIMED_TABLES = {"throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "speedup"}
-TIMED_COLUMNS = {*TIMINGS, "wall_seconds", EFFECTIVE, SPEEDUP}
+TIMED_TABLES = {"throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "speedup", "behaviours"}
+TIMED_COLUMNS = {*TIMINGS, "wall_seconds", "seconds", "baseline_seconds", "speedup", EFFECTIVE, SPEEDUP}
 PARTLY_TIMED = {"layer_choice", "nestability"}  # these have such columns, so of their formats only the CSV is compared
-TIMED_ROWS = {"C1", "C2", "rollout_tokens_per_s"}
+TIMED_ROWS = {"C1", "C2", "C7", "rollout_tokens_per_s"}
 
 
 # What tells the version of the code, or is made from the names of its settings.
