@@ -22,7 +22,12 @@ pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WINDOWS = {"wide": (1400, 900), "narrow": (480, 800)}
 CATEGORIES = {entry.category for entry in FIGURES.values()} | {CLAIMS, TABLES, RUNS}
-NOT_ASKED = {"strategies", "layer_choice", "nestability"}  # what the tiny experiment does not measure is no page
+NOT_ASKED = {
+    "strategies",
+    "layer_choice",
+    "nestability",
+    "behaviours",
+}  # what the tiny experiment does not measure is no page
 READABLE = 640  # pixels for a figure whose letters are made for 7 inches
 
 

@@ -23,7 +23,7 @@ COLUMNS = {
     "training": ["run", "step", "reward", "tokens_per_s", "skipped_layers", "loss", "ess"],
     "gradients": ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"],
 }
-DRAWN = [name for name in FIGURES if name not in ("strategies", "nestability")]  # the tiny experiment has neither
+DRAWN = [name for name in FIGURES if name not in ("strategies", "nestability", "behaviours")]  # not asked for
 REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(DRAWN), "page": len(PAGES)}
 # Where no setting has changed, the page of the settings stays.
 REPORTED_AGAIN = REPORTED | {"page": len(PAGES) - 1}
@@ -127,6 +127,7 @@ EDITED = {
     "engine/decoder.py": RESAMPLED,
     "engine/grouped_decoder.py": RESAMPLED,
     "engine/llama.py": RESAMPLED,
+    "engine/matrices.py": RESAMPLED,
     "grading/grader.py": RETRAINED | {"evaluate": 4} | REPORTED_AGAIN,
     "config/evaluation.py": {"evaluate": 4} | REPORTED,
     # The schema of a result concerns who writes it and who reads it.
