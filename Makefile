@@ -126,7 +126,7 @@ BENCH_LOG := results/benchmarks.jsonl
 bench: env  ##develop all benchmarks, on a quiet machine: docs/benchmarks.md; BENCH_ARGS="--quick" for a trial
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint requirements.lock --editable '.[bench]'
 	@rm -f $(BENCH_LOG)
-	@for name in nested_view grading startup rollout grpo_step limit; do \
+	@for name in nested_view grading startup matrices rollout grpo_step limit; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) --log $(BENCH_LOG) || exit 1; done
 	$(BIN)/python benchmarks/tidy.py $(BENCH_LOG) > results/benchmarks.csv
 

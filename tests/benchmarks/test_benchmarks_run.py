@@ -40,6 +40,15 @@ def test_rollout_in_several_precisions() -> None:
     assert positive(result["ratio"])
 
 
+def test_matrices() -> None:
+    result = result_of(call("matrices", "--quick", "--pairs", "2"), "matrices")
+    supported = {name for name in PRECISIONS if not why_no_precision(name, torch.device("cpu"))}
+    assert set(result["ratio_spread"]) == set(result["gflops"]) == {"96x96", "128x512"}
+    assert set(result["ratio_spread"]["96x96"]["8"]) == supported
+    assert set(result["gflops"]["96x96"]["8"]) == supported | {"plain"}
+    assert positive([result["ratio_spread"], result["gflops"]])
+
+
 def test_rollout_refuses_a_case_that_the_device_does_not_have() -> None:
     done = call("rollout", "--quick", "--cases", "qwen2.5-math-7b-batch64")
     assert done.returncode == 1

@@ -27,6 +27,7 @@ from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.data.lock import no_lock
 from nested_reft.report.registry import (
+    CLAIM_TABLES,
     CLAIMS,
     FIGURE_KINDS,
     FIGURES,

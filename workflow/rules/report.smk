@@ -67,10 +67,7 @@ rule presentation_tables:
 rule claims:
     input:
         sources("claims"),
-        expand(
-            f"{RESULTS}/tables/{{table}}.csv",
-            table=["runs", "throughput", "step_speed", "gradients"],
-        ),
+        expand(f"{RESULTS}/tables/{{table}}.csv", table=CLAIM_TABLES),
     output:
         expand(
             f"{RESULTS}/tables/claims.{{kind}}",

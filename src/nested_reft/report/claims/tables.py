@@ -12,6 +12,7 @@ from nested_reft.config.experiment import Config
 from nested_reft.report.claims.judge import Claim, claim_rows
 from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.pages.page import Page, write_latex, write_markdown, write_table_html
+from nested_reft.report.registry import CLAIM_TABLES
 from nested_reft.report.tidy import read_table, write_table
 
 # For a program; the pages have these numbers in `measured`.
@@ -26,10 +27,7 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     `target_folder` and `options` go into the commands: the folder of the results as Snakemake names it (None for
     results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
-    runs, step_speed, throughput, gradients, behaviours = (
-        read_table(root, name) for name in ("runs", "step_speed", "throughput", "gradients", "behaviour_batches")
-    )
-    claims = claim_rows(runs, step_speed, throughput, gradients, behaviours, config)
+    claims = claim_rows(*(read_table(root, name) for name in CLAIM_TABLES), config)
     folder = target_folder or f"results/{config.experiment}"
     rows = []
     for claim in claims:
