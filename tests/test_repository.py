@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 import nested_reft
 from nested_reft.report.registry import PAGES as REPORT_PAGES
-from nested_reft.report.registry import PRESENTATION_TABLES, TIDY_TABLES
+from nested_reft.report.registry import PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 ROOT = Path(__file__).parents[1]
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
@@ -110,7 +110,9 @@ def tracked() -> set[str]:
     folders = ("src", "tests", "docs", "config", "workflow", "tools", "benchmarks", "examples", ".ci", ".github")
     found = top + [path for folder in folders for path in [ROOT / folder, *(ROOT / folder).rglob("*")]]
     parts = [path.relative_to(ROOT).parts for path in found]
-    tables = {f"{folder}{name}.csv" for name in TIDY_TABLES for folder in ("", "tables/")}
+    made = [f"{name}.csv" for name in TIDY_TABLES]
+    made += [f"{name}.{kind}" for name in PRESENTATION_TABLES for kind in TABLE_KINDS]
+    tables = {f"{folder}{name}" for name in made for folder in ("", "tables/")}
     return tables | {"/".join(names[start:]) for names in parts for start in range(len(names))}
 
 
