@@ -28,7 +28,7 @@ SHAPE = {
     "num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": True,
 }  # fmt: skip
 TRAINING = {
-    "problems_per_step": 4, "completions_per_problem": 4, "max_new_tokens": 24, "problems_per_micro_batch": 1,
+    "problems_per_step": 2, "completions_per_problem": 4, "max_new_tokens": 24, "problems_per_micro_batch": 1,
     "steps": 2, "learning_rate": 1e-4,
 }  # fmt: skip
 
