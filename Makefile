@@ -92,7 +92,7 @@ env-report: env  ##check what the tests of the report in a browser need, besides
 test: env  ##check the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-# On an old processor these take as long as all other slow tests.
+# The longest of the slow tests, which CI leaves out if its time is short.
 MODEL_TESTS := tests/workflow/test_workflow_paper.py tests/workflow/test_workflow_smollm2.py
 
 test-slow: env  ##check whole DAGs

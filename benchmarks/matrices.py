@@ -15,11 +15,10 @@ the processor's cache either. A precision for which the processor has no instruc
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 import torch
-from common import Spread, parse_options, print_result
+from common import Spread, Work, parse_options, print_result, timed_pairs
 
 from nested_reft.engine.matrices import MIN_PACKED, Int8Matrix, Matrix, OneDnnMatrix, why_no_precision
 
@@ -38,31 +37,27 @@ def measure(shape: tuple[int, int], rows: int, precisions: list[str], pairs: int
     weight, x = torch.randn(shape) / shape[0] ** 0.5, torch.randn(rows, shape[0])
     count = max(2, min(64, COPIES // (4 * weight.numel())))
     plain = [Matrix(weight.clone()) for _ in range(count)]
-    found = {}
+    operations, found = 2 * rows * weight.numel() * count / 1e9, {}
     for name in precisions:
         cast = weight.to(torch.bfloat16) if name == "bfloat16" else weight
         packed = [MADE[name](cast) for _ in range(count)]
-        seconds: list[tuple[float, float]] = []
-        for pair in range(-1, pairs):
-            order = (packed, plain) if pair % 2 else (plain, packed)
-            of_side = {id(side): _seconds(side, x) for side in order}
-            if pair >= 0:  # the first warms up
-                seconds.append((of_side[id(packed)], of_side[id(plain)]))
-        operations = 2 * rows * weight.numel() / 1e9
+        done = timed_pairs(_products(packed, x), _products(plain, x), pairs, weight.device)
         found[name] = {
-            "ratio": Spread.of([theirs / ours for ours, theirs in seconds]),
-            "gflops": operations / Spread.of([ours for ours, _ in seconds]).median,
+            "ratio": Spread.of([theirs / ours for ours, theirs in (pair.processor for pair in done)]),
+            "gflops": operations / Spread.of([pair.processor[0] for pair in done]).median,
         }
-        found.setdefault("plain", {"gflops": operations / Spread.of([theirs for _, theirs in seconds]).median})
+        found.setdefault("plain", {"gflops": operations / Spread.of([pair.processor[1] for pair in done]).median})
     return found
 
 
-def _seconds(matrices: list[Matrix], x: torch.Tensor) -> float:
-    """Processor seconds of one product with each matrix, on average: of the threads together."""
-    started = time.process_time()
-    for matrix in matrices:
-        matrix(x)
-    return (time.process_time() - started) / len(matrices)
+def _products(matrices: list[Matrix], x: torch.Tensor) -> Work:
+    """What a side does in a pair: one product with each matrix."""
+
+    def work(_: int) -> None:
+        for matrix in matrices:
+            matrix(x)
+
+    return work
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
