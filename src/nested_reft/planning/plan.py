@@ -89,7 +89,7 @@ class Jobs:
 
 def other_jobs(config: Config) -> int:
     """How many jobs make data, tables, figures and pages; none is given hours."""
-    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(asked(FIGURES, config)) + len(PAGES)
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(asked(FIGURES, config)) + len(asked(PAGES, config))
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
