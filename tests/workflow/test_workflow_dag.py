@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from snakemake.utils import update_config
 from workflow_harness import ROOT, Pipeline, hub_config, hub_source, read_config
 
 from nested_reft.report.registry import FIGURES, PAGES
@@ -38,7 +39,7 @@ def test_the_default_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     # of rollouts at 4 skips, 0 among them, of steps and gradients at 3
     planned = pipeline.dry_run("-p")
     assert planned.jobs == REPORT_JOBS | {
-        "figure": len(FIGURES) - 2,  # nestability and behaviours are not asked for
+        "figure": len(FIGURES) - 3,  # nestability, by size too, and behaviours are not asked for
         "data": 6, "model": 2, "check": 1, "train": 96, "evaluate": 98, "throughput": 8, "step_speed": 6,
         "on_policy_gradients": 2, "gradients": 6,
     }  # fmt: skip
@@ -52,7 +53,7 @@ def test_the_papers_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     planned = pipeline.dry_run(config="config/paper.yaml")
     evaluations = {f"evaluate_{name}": 182 for name in ("aime_2024", "amc_2023", "math_500", "minerva_math")}
     assert planned.jobs == REPORT_JOBS | evaluations | {
-        "figure": len(FIGURES) - 3,  # nor are other strategies
+        "figure": len(FIGURES) - 4,  # nor are other strategies
         "data": 8, "model": 2, "check": 1, "train": 180, "evaluate_olympiadbench": 182, "throughput": 8,
         "step_speed": 6, "on_policy_gradients": 2, "gradients": 6,
     }  # fmt: skip
@@ -61,8 +62,9 @@ def test_the_papers_experiment_has_its_jobs(pipeline: Pipeline) -> None:
 def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     planned = pipeline.dry_run("-p", config="config/smoke.yaml")
     assert planned.jobs == REPORT_JOBS | {
+        "figure": len(FIGURES) - 1,  # one size
         "data": 3, "model": 1, "check": 1, "train": 12, "evaluate": 13, "throughput": 2, "step_speed": 1,
-        "on_policy_gradients": 1, "gradients": 1, "influence": 1, "nestability": 2,
+        "on_policy_gradients": 1, "gradients": 1, "influence": 1, "nestability": 4,
     }  # fmt: skip
     assert "Train: tiny, stories, retrace, skip17, seed 2" in planned.messages
     assert "Train: tiny, stories, retrace, skip17-influence, seed 2" in planned.messages
@@ -75,6 +77,23 @@ def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     assert reasons.count("Reason: Missing output files") == sum(planned.jobs.values())
     assert "--options='--configfile config/smoke.yaml' 2>" in planned.output
     assert "laptop" not in planned.output  # the default experiment's file is not merged into this one
+
+
+def test_an_experiment_of_measurements_trains_nothing(pipeline: Pipeline) -> None:
+    # 3 sizes, skip 0, and 3 skips x (3 strategies + 2 other borders); two data sets, one of which is a benchmark
+    measured = {"data": 2, "model": 3, "check": 1, "influence": 3, "nestability": 3 * (1 + 3 * (3 + 2))}
+    report = REPORT_JOBS | {"figure": 3, "page": 1}  # the method, nestability, by size; the settings
+    planned = pipeline.dry_run("-p", config="config/nestability.yaml")
+    assert planned.jobs == measured | report
+    assert "Nestability: 0.5b, pretrained, skip 10 %, uniform, border 4" in planned.messages
+    assert "--problems results/nestability/data/train/svamp.jsonl" in planned.output
+    settings = read_config("nestability.yaml")
+    update_config(settings, read_config("changes/nestability-gsm8k.yaml"))  # what Snakemake does with a second file
+    other = pipeline.dry_run("-p", config=pipeline.write_config(settings))
+    assert other.jobs == measured | report | {"data": 3}
+    asked = [call for call in other.output.split("nested-reft ") if call.startswith("nestability ")]
+    assert len(asked) == measured["nestability"]
+    assert all("--problems results/nestability_gsm8k/data/train/gsm8k.jsonl" in call for call in asked)
 
 
 def test_why_jobs_run_is_said_in_a_few_lines(pipeline: Pipeline) -> None:

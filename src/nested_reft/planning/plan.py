@@ -161,7 +161,7 @@ class Planner:
                 batch = self._batch(nested.problems_per_batch, nested.completions_per_problem, settings)
                 once = costs.rollout(batch, self._skipped(skip)) + costs.forward(batch)
                 pairs = (once + costs.rollout(batch)).times(len(nested.precisions))
-                return (once + pairs).times(nested.batches * (len(nested.strategies) if skip else 1))
+                return (once + pairs).times(nested.batches)
         raise TypeError(f"no job has {type(settings).__name__}")
 
     @property

@@ -198,6 +198,14 @@ FIGURES: dict[str, Entry] = {
         "their tokens (1 is on-policy). Intervals on the log and logit scale.",
         _measures_nestability,
     ),
+    "nestability_by_size": Entry(
+        "figures.nestability:nestability_by_size",
+        LAYERS,
+        ("nestability_batches",),
+        "How many layers models of different sizes can bear to lose: effective sample size of the nested rollouts' "
+        "tokens (1 is on-policy) against the share of layers that they leave out, before reinforcement.",
+        lambda config: _measures_nestability(config) and len(config.sizes) > 1,
+    ),
     "behaviours": Entry(
         "figures.behaviours:behaviours",
         LAYERS,
