@@ -198,7 +198,7 @@ def gradient_sets(
 def nestability_record(
     config: Config, size: str, stage: str, skip: int, strategy: str, border: int, factor: float
 ) -> dict[str, Any]:
-    """Batch n of strategy s, counted from 1, has `factor` times the KL 0.01 * skip / s / border * n, and the ESS exp(-KL).
+    """Batch n of strategy s, from 1, has `factor` times the KL 0.01 * skip / s / border * n, and the ESS exp(-KL).
 
     In precision p, from 1, all are the same, and p times as fast as the whole model, but for 1 % more each batch, and
     for the layers that are left out.

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from snakemake.utils import update_config
 from workflow_harness import ROOT, Pipeline, hub_config, hub_source, read_config
 
 from nested_reft.report.registry import FIGURES, PAGES
@@ -77,23 +76,6 @@ def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     assert reasons.count("Reason: Missing output files") == sum(planned.jobs.values())
     assert "--options='--configfile config/smoke.yaml' 2>" in planned.output
     assert "laptop" not in planned.output  # the default experiment's file is not merged into this one
-
-
-def test_an_experiment_of_measurements_trains_nothing(pipeline: Pipeline) -> None:
-    # 3 sizes, skip 0, and 3 skips x (3 strategies + 2 other borders); two data sets, one of which is a benchmark
-    measured = {"data": 2, "model": 3, "check": 1, "influence": 3, "nestability": 3 * (1 + 3 * (3 + 2))}
-    report = REPORT_JOBS | {"figure": 3, "page": 1}  # the method, nestability, by size; the settings
-    planned = pipeline.dry_run("-p", config="config/nestability.yaml")
-    assert planned.jobs == measured | report
-    assert "Nestability: 0.5b, pretrained, skip 10 %, uniform, border 4" in planned.messages
-    assert "--problems results/nestability/data/train/svamp.jsonl" in planned.output
-    settings = read_config("nestability.yaml")
-    update_config(settings, read_config("changes/nestability-gsm8k.yaml"))  # what Snakemake does with a second file
-    other = pipeline.dry_run("-p", config=pipeline.write_config(settings))
-    assert other.jobs == measured | report | {"data": 3}
-    asked = [call for call in other.output.split("nested-reft ") if call.startswith("nestability ")]
-    assert len(asked) == measured["nestability"]
-    assert all("--problems results/nestability_gsm8k/data/train/gsm8k.jsonl" in call for call in asked)
 
 
 def test_why_jobs_run_is_said_in_a_few_lines(pipeline: Pipeline) -> None:

@@ -31,7 +31,6 @@ from nested_reft.config.training import Training
 from nested_reft.config.warmup import Warmup
 from nested_reft.core.layer_selection import num_skipped
 
-
 # What an experiment can consist of.
 Part = Literal["training", "throughput", "step_speed", "gradients", "nestability"]
 
@@ -42,8 +41,8 @@ class Config(Strict):
     experiment: Name
     """Names the folder of the results, `results/{experiment}/`."""
     parts: tuple[Part, ...] = Field(get_args(Part), min_length=1)
-    """What is run; all else says "not run". Without `training` nothing is trained or evaluated. `nestability` also needs
-    its section. No value twice."""
+    """What is run; all else says "not run". Without `training` nothing is trained or evaluated; `nestability` needs its
+    section too. No value twice."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where models run; `cuda` without a GPU is an error, never a silent run on the CPU. `auto` is `cuda` if there is a
     GPU where the workflow is started, and otherwise `cpu`: started on another kind of machine, it runs everything

@@ -89,7 +89,8 @@ class Jobs:
 
 def other_jobs(config: Config) -> int:
     """How many jobs make data, tables, figures and pages; none is given hours."""
-    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(asked(FIGURES, config)) + len(asked(PAGES, config))
+    shown = len(asked(FIGURES, config)) + len(asked(PAGES, config))
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + shown
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:

@@ -30,8 +30,9 @@ GRADIENTS = [
     *("bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high"),
     *("control", "control_low", "control_high", "n", "completions"),
 ]
-NESTABILITY = ["size", "stage", "strategy", "border", "skip", "batch", *NestabilityRow.model_fields]
-BEHAVIOURS = ["size", "stage", "precision", "strategy", "border", "skip", "batch", *BehaviourRow.model_fields, "speedup"]
+CELL = ["size", "stage", "strategy", "border", "skip"]
+NESTABILITY = [*CELL, "batch", *NestabilityRow.model_fields]
+BEHAVIOURS = [*CELL, "precision", "batch", *BehaviourRow.model_fields, "speedup"]
 
 R = TypeVar("R", bound=Record)
 Row = dict[str, object]
@@ -141,9 +142,7 @@ def _gradient(record: GradientRecord, correction: str) -> Row:
 
 def _nestability(folder: Path, config: Config) -> list[Row]:
     """One row per size, model, skip, choice of layers and batch, in the config's order."""
-    return [
-        {**key, **row} for key, record in _nestability_records(folder, config) for row in _batches(record.batches)
-    ]
+    return [{**key, **row} for key, record in _nestability_records(folder, config) for row in _batches(record.batches)]
 
 
 def _behaviours(folder: Path, config: Config) -> list[Row]:
@@ -158,7 +157,7 @@ def _behaviours(folder: Path, config: Config) -> list[Row]:
 
 def _nestability_records(folder: Path, config: Config) -> Iterator[tuple[Row, NestabilityRecord]]:
     for stage, size, (skip, strategy, border) in product(measured_models(config), config.sizes, layer_choices(config)):
-        key: Row = {"size": size, "stage": stage, "strategy": strategy, "border": border, "skip": skip}
+        key: Row = dict(zip(CELL, (size, stage, strategy, border, skip), strict=True))
         path = folder / stage / size / f"skip{skip}-{strategy}-border{border}.json"
         yield from _record(path, NestabilityRecord, key)
 

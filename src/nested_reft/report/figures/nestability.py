@@ -16,6 +16,7 @@ from nested_reft.report.statistics.comparisons import rollout_speedups
 from nested_reft.report.statistics.nestability import choice_names, model_names, nestability_cells
 
 BESIDE = 0.08  # how far to the left of a mean its batches are
+ASIDE = 0.4  # the same in the figure by size, in percent of the layers
 COLUMNS = 3  # of panels by choice of layers
 QUANTITIES = {"kl_k1": "KL(b ‖ π), k1,\nnats per token", "ess": "effective\nsample size"}
 
@@ -65,7 +66,8 @@ def nestability(table: pd.DataFrame, throughput: pd.DataFrame, config: Config) -
     note = (
         f"Faint points: batches ({options.batches} of {options.problems_per_batch} problems × "
         f"{options.completions_per_problem} completions); markers: their mean; bars: its 95 % t interval over batches. "
-        "Each batch has its own draw, if layers are drawn. Below each skip: the rollout's speed-up, timed alone."
+        "Each batch has its own draw, if layers are drawn."
+        + (" Below each skip: the rollout's speed-up, timed alone." if any(below.values()) else "")
     )
     style.finish(figure, "layers skipped in the rollout (%)", note)
     return figure
@@ -97,9 +99,9 @@ def nestability_by_size(table: pd.DataFrame, config: Config) -> Figure:
             shares = [100 * cell.num_skipped / layers for cell in found]
             axis.plot([0, *shares], [1, *(cell.intervals["ess"].estimate for cell in found)], **_line(look))
             for share, interval in zip(shares, (cell.intervals["ess"] for cell in found), strict=True):
-                axis.scatter(np.full(interval.n, share), interval.units, s=7, color=look.color, alpha=0.3, lw=0)
+                axis.scatter(np.full(interval.n, share - ASIDE), interval.units, s=7, color=look.color, alpha=0.3, lw=0)
                 if interval.exists:
-                    axis.vlines(share, interval.low, interval.high, color=look.color, lw=2.2)
+                    axis.vlines(share, interval.low, interval.high, color=look.color, lw=1.8)
         if not any(cells[size, stage, choice, skip] for size in looks for skip in skips):
             style.not_run(axis)
     for row in axes:
@@ -110,7 +112,7 @@ def nestability_by_size(table: pd.DataFrame, config: Config) -> Figure:
         f"{options.completions_per_problem} completions), each with its own draw of layers; markers: their mean; bars: "
         "its 95 % t interval over batches. With no layer left out it is 1."
     )
-    style.finish(figure, "layers left out of the rollout (%)", note)
+    style.finish(figure, "share of the layers that the rollout leaves out (%)", note)
     return figure
 
 

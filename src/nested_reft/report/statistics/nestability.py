@@ -36,7 +36,7 @@ def nestability_cells(table: pd.DataFrame, config: Config) -> dict[Key, Nestabil
 
 
 def choice_names(config: Config) -> dict[tuple[str, int], str]:
-    """What each choice of layers is called, by strategy and border: as the strategy, if it has the border of training."""
+    """What each choice of layers is called, by strategy and border: as the strategy, at the border of training."""
     own = config.training.border
     return {
         (strategy, border): strategy if border == own else f"{strategy}, border {border}"
