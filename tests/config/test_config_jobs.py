@@ -17,7 +17,9 @@ from nested_reft.config.jobs import (
     gradient_settings,
     influence_settings,
     model_settings,
+    nestability_settings,
     on_policy_settings,
+    settings_by_kind,
     step_speed_settings,
     throughput_settings,
     train_settings,
@@ -36,6 +38,7 @@ def train_text(config: Config) -> str:
     return train_settings(config, run).canonical_json()
 
 
+NESTABILITY = {"batches": 2, "problems_per_batch": 2, "completions_per_problem": 2}
 # Of `evaluation`, what does not change a result: how it is judged, and how many benchmarks share a process.
 JUDGEMENT = {"headline": "greedy", "parity_margin": 0.01, "benchmarks_per_job": 3}
 # What a job is passed, from the config; changes that do not concern it; and some that do.
@@ -78,6 +81,15 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
         [("training/top_p", 0.9), ("gradients/batches", 5)],
         [("layer_choice", {"influence_problems": 3}), ("training/max_new_tokens", 5)],
     ),
+    "nestability": (
+        lambda config: nestability_settings(config, "tiny", "pretrained", 17, "uniform", 1).canonical_json(),
+        [
+            ("nestability", NESTABILITY | {"strategies": ["least"], "borders": [2], "dataset": "more"}),
+            ("training/border", 0),
+            ("parts", ["nestability"]),
+        ],
+        [("nestability", NESTABILITY | {"batches": 3}), ("training/top_p", 0.9), ("training/max_new_tokens", 5)],
+    ),
     "evaluation": (
         lambda config: evaluate_settings(config, "tiny", None, ("one",)).canonical_json(),
         [(f"evaluation/{key}", value) for key, value in JUDGEMENT.items()],
@@ -94,9 +106,11 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
 @pytest.mark.parametrize("kind", DEPENDENCE)
 def test_a_job_s_settings_depend_on_what_the_job_depends_on_alone(kind: str) -> None:
     text, same, other = DEPENDENCE[kind]
-    expected = text(parse_config(VALID))
-    assert [change for change in same if text(parse_config(changed(*change))) != expected] == []
-    assert len({text(parse_config(changed(*change))) for change in other} | {expected}) == len(other) + 1
+    base = {"nestability": NESTABILITY} if kind == "nestability" else {}
+    expected = text(parse_config(VALID | base))
+    texts = {change[0]: text(parse_config(base | changed(*change))) for change in same}
+    assert [path for path, found in texts.items() if found != expected] == []
+    assert len({text(parse_config(base | changed(*change))) for change in other} | {expected}) == len(other) + 1
 
 
 def test_data_of_both_roles_come_from_their_own_table() -> None:
@@ -225,6 +239,25 @@ def test_strategies_are_compared_where_their_correction_is_run() -> None:
         ConfigError, match=r"layer_choice\.skip: 'retrace' is not run at 17 %; add it to corrections.retra"
     ):
         parse_config(settings)
+
+
+# --- parts
+
+
+def test_an_experiment_has_the_jobs_of_its_parts_alone() -> None:
+    def kinds(*parts: str, **more: Any) -> set[str]:
+        return set(settings_by_kind(parse_config(VALID | {"parts": list(parts)} | more), "tiny"))
+
+    assert kinds("training") == {"model", "train", "evaluate"}
+    assert kinds("throughput", "step_speed") == {"model", "throughput", "step_speed"}
+    assert kinds("gradients") == {"model", "gradients"}
+    assert kinds("nestability", nestability=NESTABILITY) == {"model", "influence", "nestability"}
+    assert kinds("training", nestability=NESTABILITY) == {"model", "train", "evaluate"}
+    chosen = {"layer_choice": {"strategies": ["least"]}}
+    assert kinds("throughput", **chosen) == {"model", "throughput"}, "no job reads the influence"
+    assert kinds("gradients", **chosen) == {"model", "gradients", "influence"}
+    everything = set(settings_by_kind(parse_config(VALID), "tiny"))
+    assert everything == {"model", "train", "evaluate", "throughput", "step_speed", "gradients"}
 
 
 # --- the warm-up

@@ -350,7 +350,7 @@ def test_every_figure_says_of_how_many_units_it_is(tmp_path_factory: pytest.Temp
     root = tmp_path_factory.mktemp(name)
     collect_results(root, config, Effects(noise=0.02))
     units = {"throughput": "9 pairs", "time": "9 pairs", "gradients": "16 batches", "nestability": "4 of 2 problems"}
-    units["behaviours"] = "4 batches"
+    units |= {"behaviours": "4 batches", "nestability_by_size": "4 of 2 problems"}
     assert re.search(units.get(name, "3 seeds|seed 1"), note(drawn(root, config, name)))
 
 

@@ -89,7 +89,8 @@ class Jobs:
 
 def other_jobs(config: Config) -> int:
     """How many jobs make data, tables, figures and pages; none is given hours."""
-    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(asked(FIGURES, config)) + len(PAGES)
+    shown = len(asked(FIGURES, config)) + len(asked(PAGES, config))
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + shown
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
@@ -161,7 +162,7 @@ class Planner:
                 batch = self._batch(nested.problems_per_batch, nested.completions_per_problem, settings)
                 once = costs.rollout(batch, self._skipped(skip)) + costs.forward(batch)
                 pairs = (once + costs.rollout(batch)).times(len(nested.precisions))
-                return (once + pairs).times(nested.batches * (len(nested.strategies) if skip else 1))
+                return (once + pairs).times(nested.batches)
         raise TypeError(f"no job has {type(settings).__name__}")
 
     @property
