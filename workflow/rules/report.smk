@@ -8,6 +8,7 @@ rule collect:
         all_throughput(),
         all_step_speed(),
         all_gradients(),
+        all_completion_gradients(),
         all_nestability(),
         f"{RESULTS}/exact.json",
     output:
@@ -69,7 +70,10 @@ rule claims:
         sources("claims"),
         expand(
             f"{RESULTS}/tables/{{table}}.csv",
-            table=["runs", "throughput", "step_speed", "gradients"],
+            table=[
+                *("runs", "throughput", "step_speed", "gradients", "completion_gradients"),
+                "behaviour_batches",
+            ],
         ),
     output:
         expand(
