@@ -274,7 +274,9 @@ def test_what_saves_memory_changes_nothing() -> None:
     plain, saved = record_of(settings()), record_of(settings(checkpointing=True))
     for one, other in zip(plain["problems"], saved["problems"], strict=True):
         assert one["on_policy"] == pytest.approx(other["on_policy"], rel=1e-4, abs=1e-9)
-        assert one["corrections"]["base"]["own"] == pytest.approx(other["corrections"]["base"]["own"], rel=1e-4, abs=1e-9)
+        assert one["corrections"]["base"]["own"] == pytest.approx(
+            other["corrections"]["base"]["own"], rel=1e-4, abs=1e-9
+        )
 
 
 def test_an_expectation_that_is_no_number_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ among them have known probabilities, and so a known chance of being among them, 
 Thompson 1952): the weighted sum over those that were seen is, in expectation, the sum over all completions. What was
 not seen is thus not left out; that it was not seen makes noise, which is the less, the more probability was seen.
 
-The quantity is the expectation of the leave-one-out estimate of `evaluation.gradients`. Its advantage of completion l is,
-in expectation over the rest of the group, sum_k b_k (R_l - R_k). Since rewards are 0 or 1, its sign is known from R_l
-alone, so this holds for the corrections that read the sign, too. The sum over pairs has weights of its own, the chance
-that both are seen, so that the estimate has no bias from a baseline that is estimated from the same completions.
+The quantity is the expectation of the leave-one-out estimate of `evaluation.gradients`. Its advantage of completion l
+is, in expectation over the rest of the group, sum_k b_k (R_l - R_k). Since rewards are 0 or 1, its sign is known from
+R_l alone, so this holds for the corrections that read the sign, too. The sum over pairs has weights of its own, the
+chance that both are seen, so that the estimate has no bias from a baseline estimated from the same completions.
 
 All is done twice, with pools of its own: a product of two independent estimates is, in expectation, the product of the
 expectations, so that noise adds nothing to a squared norm.
@@ -215,7 +215,7 @@ def _replicate(
     for objective, gradient in zip((ON_POLICY, *objectives), found.gradients, strict=True):
         check_finite(
             gradient,
-            f"gradients of {settings.size}, problem {batch.problems[0].id}: the expectation of '{objective.correction}'",
+            f"gradients of {settings.size}, problem {batch.problems[0].id}: the estimate of '{objective.correction}'",
             "remove it from gradients.corrections if its weights are not bounded, or set training.dtype to float32",
         )
     return found
