@@ -68,8 +68,9 @@ def test_tiny_chances_keep_their_digits() -> None:
 
 
 def test_the_advantages_by_hand() -> None:
-    """Seen for certain, R - E R: with chances 1/2, 1/4, 1/4 and the first right, 1/2 and -1/2 twice. With the chances of
-    being seen doubled for pairs, half of it."""
+    """Seen for certain, R - E R: with chances 1/2, 1/4, 1/4 and the first right, 1/2 and -1/2 twice. A pair that is
+    seen half as often as one of it counts twice.
+    """
     chances, rewards = torch.tensor([0.5, 0.25, 0.25]).double(), torch.tensor([1.0, 0.0, 0.0]).double()
     everything = torch.ones(3, 3).double()
     assert expected_advantages(chances, rewards, everything).tolist() == [0.5, -0.5, -0.5]
@@ -205,7 +206,7 @@ def test_completions_of_equal_rewards_have_no_gradient() -> None:
 
 def test_a_huge_weight_of_a_tiny_probability_is_an_ordinary_number() -> None:
     """b = e^-120 is 0 in single precision, and its inverse infinite; their product is the probability under pi."""
-    policy, behavior, rewards = policy_of(2)
+    policy, _, rewards = policy_of(2)
     far = torch.where(policy.mask, -60.0, 0.0).double()
     far[0, 0] = 0.0  # b always writes the completion of one token
     unbiased = [objective for objective in OBJECTIVES if objective.correction == "is_sequence"]
@@ -217,7 +218,9 @@ def test_a_huge_weight_of_a_tiny_probability_is_an_ordinary_number() -> None:
 # --- the measurement
 
 
-def settings(skip: int = 34, *, dtype: str = "float32", checkpointing: bool = False, **options: Any):  # noqa: ANN201
+def settings(
+    skip: int = 34, *, dtype: str = "float32", checkpointing: bool = False, **options: Any
+) -> CompletionGradientSettings:
     completions = {
         "problems": 3, "pool": 4, "coordinates": 10**9, "seed": 0,
         "corrections": {"base": {}, "unit": {}, "retrace": {"lambda": 0.9}, "is_sequence": {}},
@@ -274,9 +277,8 @@ def test_what_saves_memory_changes_nothing() -> None:
     plain, saved = record_of(settings()), record_of(settings(checkpointing=True))
     for one, other in zip(plain["problems"], saved["problems"], strict=True):
         assert one["on_policy"] == pytest.approx(other["on_policy"], rel=1e-4, abs=1e-9)
-        assert one["corrections"]["base"]["own"] == pytest.approx(
-            other["corrections"]["base"]["own"], rel=1e-4, abs=1e-9
-        )
+        own, with_less = (problem["corrections"]["base"]["own"] for problem in (one, other))
+        assert own == pytest.approx(with_less, rel=1e-4, abs=1e-9)
 
 
 def test_an_expectation_that_is_no_number_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +288,6 @@ def test_an_expectation_that_is_no_number_is_named_with_the_remedy(monkeypatch: 
         return 3e38 * (torch.arange(len(rollout.tokens)) % 2).float().unsqueeze(0)
 
     monkeypatch.setattr(module, "rollout_rewards", rewards)
-    named = "^gradients of tiny, problem .*: the expectation of .* is not a finite number; remove it from"
+    named = "^gradients of tiny, problem .*: the estimate of .* is not a finite number; remove it from"
     with pytest.raises(MeasurementError, match=named):
         measure_completion_gradients(settings(), tiny_policy(), tiny_problems(3), lambda _: None)

@@ -26,8 +26,11 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     `target_folder` and `options` go into the commands: the folder of the results as Snakemake names it (None for
     results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
-    names = ("runs", "step_speed", "throughput", "gradients", "completion_gradients", "behaviour_batches")
-    claims = claim_rows(*(read_table(root, name) for name in names), config)
+    runs, step_speed, throughput, gradients, completions, behaviours = (
+        read_table(root, name)
+        for name in ("runs", "step_speed", "throughput", "gradients", "completion_gradients", "behaviour_batches")
+    )
+    claims = claim_rows(runs, step_speed, throughput, gradients, completions, behaviours, config)
     folder = target_folder or f"results/{config.experiment}"
     rows = []
     for claim in claims:
@@ -44,8 +47,8 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     texts = table.drop(columns=NUMBERS).fillna("").astype(str)
     # On paper there is nothing to follow or to copy.
     write_latex(root, "claims", claims_page(texts.drop(columns=["figure", "command"])))
-    named = texts.assign(figure=[Path(figure).stem for figure in texts["figure"]])
-    write_table_html(root / "tables/claims.html", claims_page(named.drop(columns="command")))
+    names = texts.assign(figure=[Path(figure).stem for figure in texts["figure"]])
+    write_table_html(root / "tables/claims.html", claims_page(names.drop(columns="command")))
     # A reference run keeps no figure of what was not run, so nothing may link to it.
     texts["figure"] = [
         "" if verdict == "not run" else f"[{Path(figure).stem}](../{figure})"
