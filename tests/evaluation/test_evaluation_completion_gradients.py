@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_evaluation import PROMPT, grade_by_checksum, tiny_policy, tiny_problems
+from tiny_training import DTYPES
 from torch import Tensor
 
 from nested_reft.config.gradients import CompletionGradientSettings
@@ -247,10 +248,11 @@ def record_of(configured: CompletionGradientSettings) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("_cheap_rewards")
-def test_a_record_is_made_again_to_the_last_digit_and_depends_on_the_seed() -> None:
-    record = record_of(settings())
-    assert record == record_of(settings())
-    assert record["problems"] != record_of(settings(seed=1))["problems"]
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_record_is_made_again_to_the_last_digit_and_depends_on_the_seed(dtype: str) -> None:
+    record = record_of(settings(dtype=dtype))
+    assert record == record_of(settings(dtype=dtype))
+    assert record["problems"] != record_of(settings(dtype=dtype, seed=1))["problems"]
     assert (record["size"], record["skip"], record["pool"]) == ("tiny", 34, 4)
     assert record["coordinates"] == record["num_parameters"]
     assert len({problem["problem"] for problem in record["problems"]}) == 3

@@ -71,7 +71,13 @@ rule claims:
         expand(
             f"{RESULTS}/tables/{{table}}.csv",
             table=[
-                *("runs", "throughput", "step_speed", "gradients", "completion_gradients"),
+                *(
+                    "runs",
+                    "throughput",
+                    "step_speed",
+                    "gradients",
+                    "completion_gradients",
+                ),
                 "behaviour_batches",
             ],
         ),

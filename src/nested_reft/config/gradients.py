@@ -89,12 +89,16 @@ class CompletionMeasurement(Completions):
     corrections: Corrections
     coordinates: int
     seed: int
-    problems_per_batch: int = 1
 
     @property
     def batches(self) -> int:
         """One for each problem."""
         return self.problems
+
+    @property
+    def problems_per_batch(self) -> int:
+        """A batch is a problem with its draw of layers."""
+        return 1
 
 
 class CompletionGradientSettings(ModelJob):
