@@ -11,7 +11,9 @@ import pytest
 from valid_config import COMPARED, PROBLEMS, REMOVE, VALID, changed
 
 from nested_reft.config.experiment import Config, load_config, nested_cells, parse_config, stages, with_device
+from nested_reft.config.gradients import Completions
 from nested_reft.config.jobs import (
+    completion_gradient_settings,
     data_settings,
     evaluate_settings,
     gradient_settings,
@@ -36,6 +38,11 @@ from nested_reft.core.loss import NORMALISATIONS
 def train_text(config: Config) -> str:
     run = next(run for run in run_table(config) if run.path == "tiny/stories/retrace/skip17/seed1")
     return train_settings(config, run).canonical_json()
+
+
+def completion_text(config: Config) -> str:
+    gradients = config.gradients.model_copy(update={"by_completion": Completions(problems=3, pool=2)})
+    return completion_gradient_settings(config.model_copy(update={"gradients": gradients}), "tiny", 17).canonical_json()
 
 
 NESTABILITY = {"batches": 2, "problems_per_batch": 2, "completions_per_problem": 2}
@@ -65,6 +72,11 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
         lambda config: on_policy_settings(config, "tiny").canonical_json(),
         [("skips", [0, 34]), ("gradients/corrections", {"base": {}}), ("training/update_clip_low", 0.1)],
         [("gradients/batches", 5), ("gradients/seed", 1), ("training/top_p", 0.9), ("training/max_new_tokens", 5)],
+    ),
+    "completion gradients": (
+        completion_text,
+        [("gradients/batches", 5), ("gradients/bias_margin", 0.3), ("training/problems_per_step", 5)],
+        [("gradients/seed", 1), ("gradients/corrections", {"base": {}}), ("training/temperature", 0.5)],
     ),
     "step speed": (
         lambda config: step_speed_settings(config, "tiny", 17).canonical_json(),

@@ -139,7 +139,7 @@ def judged(claim: str, values: Values, noise: float = 0.01) -> Claim:
     runs = accuracies(around if claim == "C5" else [], around if claim == "C6" else [[0.2] * 3] * 2)
     if claim not in ("C5", "C6"):
         runs = runs.iloc[:0]
-    claims = claim_rows(runs, steps, throughput, gradients, pd.DataFrame(), CONFIG)
+    claims = claim_rows(runs, steps, throughput, gradients, pd.DataFrame(), pd.DataFrame(), CONFIG)
     (found,) = (one for one in claims if one.id.partition("-")[0] == claim and one.id not in ("C5-unit", "C5-retrace"))
     return found
 

@@ -17,7 +17,8 @@ REPORT_JOBS = {
 }  # fmt: skip
 TRAINED = {"data", "model", "check", "train"}
 MEASURED = TRAINED | {
-    "evaluate", "throughput", "step_speed", "on_policy_gradients", "gradients", "influence", "nestability",
+    "evaluate", "throughput", "step_speed", "on_policy_gradients", "gradients", "completion_gradients", "influence",
+    "nestability",
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def test_the_default_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     # of rollouts at 4 skips, 0 among them, of steps and gradients at 3
     planned = pipeline.dry_run("-p")
     assert planned.jobs == REPORT_JOBS | {
-        "figure": len(FIGURES) - 3,  # nestability, by size too, and behaviours are not asked for
+        "figure": len(FIGURES) - 4,  # nestability, by size too, behaviours and completions are not asked for
         "data": 6, "model": 2, "check": 1, "train": 96, "evaluate": 98, "throughput": 8, "step_speed": 6,
         "on_policy_gradients": 2, "gradients": 6,
     }  # fmt: skip
@@ -63,7 +64,8 @@ def test_every_job_says_what_it_is_and_why(pipeline: Pipeline) -> None:
     assert planned.jobs == REPORT_JOBS | {
         "figure": len(FIGURES) - 1,  # one size
         "data": 3, "model": 1, "check": 1, "train": 12, "evaluate": 13, "throughput": 2, "step_speed": 1,
-        "on_policy_gradients": 1, "gradients": 1, "influence": 1, "nestability": 4,
+        "on_policy_gradients": 1, "gradients": 1, "completion_gradients": 1, "influence": 1,
+        "nestability": 4,
     }  # fmt: skip
     assert "Train: tiny, stories, retrace, skip17, seed 2" in planned.messages
     assert "Train: tiny, stories, retrace, skip17-influence, seed 2" in planned.messages

@@ -44,6 +44,14 @@ MEASUREMENTS = {
         message="Gradients, bias and variance: {wildcards.size}, skip {wildcards.skip} %",
     ),
 }
+if CONFIG.gradients.by_completion:
+    # The same problem by problem, from distinct completions with their probabilities.
+    MEASUREMENTS["completion_gradients"] = dict(
+        output="completion_gradients/{size}/skip{skip}.json",
+        settings=jobs.completion_gradient_settings,
+        inputs=dict(influence=MEASUREMENTS["gradients"]["inputs"]["influence"]),
+        message="Gradients by distinct completions: {wildcards.size}, skip {wildcards.skip} %",
+    )
 if CONFIG.nestability:
     # How far nested rollouts of a model are from it, before any reinforcement, and what they are worth.
     MEASUREMENTS["nestability"] = dict(

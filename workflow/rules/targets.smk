@@ -49,6 +49,15 @@ def all_gradients():
     ]
 
 
+def all_completion_gradients():
+    return [
+        f"{RESULTS}/completion_gradients/{size}/skip{skip}.json"
+        for size in CONFIG.sizes
+        for skip in SKIPS
+        if skip and "gradients" in CONFIG.parts and CONFIG.gradients.by_completion
+    ]
+
+
 def all_nestability():
     return [
         f"{RESULTS}/nestability/{stage}/{size}/skip{skip}-{strategy}-border{border}.json"

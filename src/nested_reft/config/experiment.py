@@ -161,6 +161,16 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _completions_have_probabilities(self) -> Config:
+        for key in ("top_k", "top_p"):
+            if self.gradients.by_completion and getattr(self.training, key) is not None:
+                raise ValueError(
+                    f"gradients.by_completion: needs the probabilities of all completions, which training.{key} cuts; "
+                    f"remove one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _layer_drop_can_be_left_out(self) -> Config:
         if self.nestability and self.nestability.without_layer_drop and not (self.warmup and self.warmup.layer_drop):
             raise ValueError(

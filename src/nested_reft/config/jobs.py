@@ -20,7 +20,14 @@ from nested_reft.config.experiment import (
     stages,
     vllm_of,
 )
-from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
+from nested_reft.config.gradients import (
+    CompletionGradientSettings,
+    CompletionMeasurement,
+    GradientBatches,
+    GradientMeasurement,
+    GradientSettings,
+    OnPolicySettings,
+)
 from nested_reft.config.method import read_ablation
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 from nested_reft.config.resources import JobKind
@@ -165,6 +172,28 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
     )
 
 
+def completion_gradient_settings(config: Config, size: str, skip: int) -> CompletionGradientSettings:
+    training, gradients = config.training, config.gradients
+    assert gradients.by_completion is not None, "there is a rule only with it"
+    return CompletionGradientSettings(
+        **_model_job(config, size),
+        skip=skip,
+        completions=CompletionMeasurement(
+            **dict(gradients.by_completion),
+            corrections=gradients.corrections,
+            coordinates=gradients.coordinates,
+            seed=gradients.seed,
+        ),
+        strategy=config.layer_choice.strategies[0],
+        border=training.border,
+        update_clip_low=training.update_clip_low,
+        update_clip_high=training.update_clip_high,
+        temperature=training.temperature,
+        gradient_checkpointing=training.gradient_checkpointing,
+        reward=config.reward,
+    )
+
+
 def nestability_settings(
     config: Config, size: str, stage: str, skip: int, strategy: str, border: int
 ) -> NestabilitySettings:
@@ -209,6 +238,11 @@ def settings_by_kind(config: Config, size: str) -> dict[JobKind, list[Strict]]:
         ]
         if "gradients" in parts
         else [],
+        "completion_gradients": [
+            completion_gradient_settings(config, size, skip)
+            for skip in nested
+            if "gradients" in parts and config.gradients.by_completion
+        ],
         "influence": [influence_settings(config, size, stage) for stage in influence_stages(config)],
         "nestability": [
             nestability_settings(config, size, stage, *choice) for stage in models for choice in layer_choices(config)

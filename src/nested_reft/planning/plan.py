@@ -13,7 +13,7 @@ import pandas as pd
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, gpus_of, job_resources, problem_sets, vllm_of
-from nested_reft.config.gradients import GradientSettings, OnPolicySettings
+from nested_reft.config.gradients import CompletionGradientSettings, GradientSettings, OnPolicySettings
 from nested_reft.config.jobs import settings_by_kind, warmups
 from nested_reft.config.nestability import NestabilitySettings
 from nested_reft.config.resources import JobKind
@@ -155,6 +155,13 @@ class Planner:
                 return self._gradients(settings, self._skipped(skip), len(measured.corrections))
             case OnPolicySettings():
                 return self._gradients(settings, 0, 1).times(2)
+            case CompletionGradientSettings(completions=measured, skip=skip):
+                # All completions of a pair of pools, as if they were distinct: fewer are computed.
+                pool, seen = (self._batch(1, factor * measured.pool, settings) for factor in (1, 2))
+                pair = costs.rollout(pool) + costs.rollout(pool, self._skipped(skip)) + costs.forward(seen).times(2)
+                backward = costs.forward(seen).times((2 + int(settings.gradient_checkpointing)) * self.assumed.mixed)
+                # On-policy and each correction in both pairs, and in the first once more for the second moment.
+                return (pair.times(2) + backward.times(3 * (1 + len(measured.corrections)))).times(measured.problems)
             case InfluenceSettings(problems=problems):
                 prompt = min(self.assumed.prompt_tokens, settings.max_prompt_tokens)
                 return costs.read(problems, prompt).times(self.shape.layers + 1)

@@ -18,10 +18,11 @@ METRICS = ("greedy", "sampled")
 # CSV, one fact per row.
 TIDY_TABLES = (
     *("runs", "gains", "training", "throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "gradients"),
-    *("strategies", "nestability_batches", "behaviour_batches", "exact", "samples", "layers", "manifests"),
+    *("completion_gradients", "strategies", "nestability_batches", "behaviour_batches", "exact", "samples", "layers"),
+    "manifests",
 )
 # Those that the claims are judged by, in the order of `claim_rows`.
-CLAIM_TABLES = ("runs", "step_speed", "throughput", "gradients", "behaviour_batches")
+CLAIM_TABLES = ("runs", "step_speed", "throughput", "gradients", "completion_gradients", "behaviour_batches")
 # For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
 FIGURE_KINDS = ("png", "svg", "pdf")
@@ -76,6 +77,10 @@ def _times_behaviours(config: Config) -> bool:
     return config.nestability is not None and bool(measured_models(config) and config.nestability.precisions)
 
 
+def _sums_over_completions(config: Config) -> bool:
+    return "gradients" in config.parts and config.gradients.by_completion is not None
+
+
 # Categories of the report, which shows them in alphabetical order.
 METHOD, CLAIMS, SPEED, ACCURACY, TRAINING = "0 Method", "1 Claims", "2 Speed", "3 Accuracy", "4 Training"
 OFF_POLICY, GRADIENTS, LAYERS = "5 Off-policyness", "6 Gradients", "7 Layer choice"
@@ -94,6 +99,12 @@ PRESENTATION_TABLES: dict[str, Entry] = {
     ),
     "equivalence": Entry("tables.accuracy:equivalence_table", TABLES, ("runs",), asked=_trains),
     "gradient_bias": Entry("tables.gradients:gradient_bias_table", TABLES, ("gradients",), asked=_has("gradients")),
+    "completion_gradients": Entry(
+        "tables.completion_gradients:completion_gradients_table",
+        TABLES,
+        ("completion_gradients",),
+        asked=_sums_over_completions,
+    ),
     "layer_choice": Entry(
         "tables.layer_choice:layer_choice_table", TABLES, ("strategies",), asked=_compares_strategies
     ),
@@ -181,6 +192,15 @@ FIGURES: dict[str, Entry] = {
         "over the on-policy ones. The corrected estimates share the random numbers of the on-policy one, which makes "
         "them less noisy than two on-policy ones are.",
         _has("gradients"),
+    ),
+    "completion_gradients": Entry(
+        "figures.completion_gradients:completion_gradients",
+        GRADIENTS,
+        ("completion_gradients",),
+        "Bias of the corrected gradient of each problem, split into scale and direction: how long it is along the "
+        "on-policy gradient, and how far it is turned away from it. A bias of scale alone is on the axis; a learning "
+        "rate makes up for it.",
+        _sums_over_completions,
     ),
     "strategies": Entry(
         "figures.strategies:strategies",

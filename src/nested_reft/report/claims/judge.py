@@ -22,6 +22,7 @@ from nested_reft.report.claims.rules import Verdict, rises, verdict
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN, relative_bias, with_interval
 from nested_reft.report.statistics.behaviours import worths
 from nested_reft.report.statistics.comparisons import (
+    completion_gradients,
     gains,
     gradient_biases,
     gradient_variances,
@@ -89,11 +90,19 @@ def claim_rows(
     step_speed: pd.DataFrame,
     throughput: pd.DataFrame,
     gradients: pd.DataFrame,
+    completions: pd.DataFrame,
     behaviours: pd.DataFrame,
     config: Config,
 ) -> list[Claim]:
-    """All claims, from the tidy tables of `collect`."""
-    of, metric = statements(config), config.evaluation.headline
+    """All claims, from the tidy tables of `collect`. C3 and C4 are judged by distinct completions where those were
+    measured, and their words say so; otherwise by batches.
+    """
+    by_completion = config.gradients.by_completion is not None and not completions.empty
+    of, metric = statements(config, by_completion=by_completion), config.evaluation.headline
+    biases: Measured = gradient_biases(gradients, config)
+    variances: Measured = gradient_variances(gradients, config)
+    if by_completion:
+        biases, variances = (completion_gradients(completions, config, name) for name in ("bias", "variance_ratio"))
     rollout = {cell: speedup for cell, speedup in rollout_speedups(throughput, config).items() if cell[1]}
     c1 = _claim("C1", of["C1"], rollout)
     rising = rises(rollout, config)
@@ -101,8 +110,8 @@ def claim_rows(
         text = "; does not rise with every skip" if rising == "fails" else "; not shown to rise with every skip"
         c1 = replace(c1, verdict="partly" if rising == "fails" else "inconclusive", measured=c1.measured + text)
     by_correction: dict[str, tuple[Measured, Iterable[str]]] = {
-        "C3": (gradient_biases(gradients, config), config.gradients.corrections),
-        "C4": (gradient_variances(gradients, config), config.gradients.corrections),
+        "C3": (biases, config.gradients.corrections),
+        "C4": (variances, config.gradients.corrections),
         "C5": (parity(runs, config, metric), HEADLINE_CORRECTIONS),
     }
     return [
@@ -150,6 +159,8 @@ def _claim(claim_id: str, statement: Statement, measured: Measured, correction: 
 def _written(found: Interval | None, statement: Statement) -> str:
     if isinstance(found, Bias):
         return relative_bias(found, statement.limits.high, statement.show)
+    if found and found.exists and math.isnan(found.estimate):  # the root of a negative square
+        return f"≤ {statement.show(found.high)}"
     return with_interval(found, statement.show)
 
 

@@ -36,11 +36,17 @@ class Statement:
     paper: str = PAPER
 
 
-def statements(config: Config) -> dict[str, Statement]:
-    """All claims by their id, in order; C3, C4 and C5 are judged for each correction."""
+def statements(config: Config, *, by_completion: bool = False) -> dict[str, Statement]:
+    """All claims by their id, in order; C3, C4 and C5 are judged for each correction.
+
+    by_completion: whether C3 and C4 are judged problem by problem, from distinct completions.
+    """
     margin, limit = config.gradients.bias_margin, config.gradients.variance_limit
     parity, accuracy = config.evaluation.parity_margin, f"{config.evaluation.headline} accuracy, mean over benchmarks"
     faster = Limits(math.nextafter(MINIMUM_SPEEDUP, math.inf))  # the minimum itself is no speed-up
+    each, one = (" of each problem", " of a single completion") if by_completion else ("", "")
+    gradients = "completion_gradients" if by_completion else "gradients"
+    estimator = ", by distinct completions" if by_completion else ""
     claims = {
         "C1": Statement(
             f"Nested rollouts are faster: more than {MINIMUM_SPEEDUP:g}× the full model's tokens/s, rising with the "
@@ -52,12 +58,14 @@ def statements(config: Config) -> dict[str, Statement]:
             faster, _ratio, "time",
         ),
         "C3": Statement(
-            f"The gradient estimate is unbiased: within {100 * margin:g} % of the on-policy gradient",
-            Limits(high=margin), share, "gradients", NOT_RESOLVED,
+            f"The gradient estimate is unbiased: within {100 * margin:g} % of the on-policy gradient{each}"
+            + estimator,
+            Limits(high=margin), share, gradients, NOT_RESOLVED,
         ),
         "C4": Statement(
-            f"The variance of the gradient estimate is controlled: at most {limit:g}× the on-policy one's",
-            Limits(high=limit), _ratio, "gradients", NOT_RESOLVED,
+            f"The variance of the gradient estimate{one} is controlled: at most {limit:g}× the on-policy one's"
+            + estimator,
+            Limits(high=limit), _ratio, gradients, NOT_RESOLVED,
         ),
         "C5": Statement(
             f"Nested-ReFT is on par with baseline ReFT: within ±{100 * parity:g} points of its {accuracy}",

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 
 from nested_reft.config.experiment import Config, layer_choices, measured_models, nested_skips
+from nested_reft.config.records.completion_gradients import CompletionGradientRecord
 from nested_reft.config.records.exact import ExactRecord, ExactRow
 from nested_reft.config.records.gradients import GradientRecord
 from nested_reft.config.records.nestability import BehaviourRow, NestabilityRecord, NestabilityRow
 from nested_reft.config.records.record import Record, check_owner, read_record
 from nested_reft.config.records.step_speed import Phases, StepSpeedRecord
 from nested_reft.config.records.throughput import ThroughputRecord
+from nested_reft.report.statistics.completion_gradients import Sums, direction, problem_bias, scale, unseen_bound
+from nested_reft.report.statistics.completion_gradients import variance_ratio as single_variance_ratio
 from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, variance_ratio
 from nested_reft.report.statistics.intervals import Array, median_ratio
 
@@ -29,6 +32,11 @@ GRADIENTS = [
     *("size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"),
     *("bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high"),
     *("control", "control_low", "control_high", "n", "completions"),
+]
+COMPLETION_GRADIENTS = [
+    *("size", "skip", "correction"),
+    *(name + end for name in ("bias", "scale", "cosine", "variance_ratio") for end in ("", "_low", "_high")),
+    *("unseen_bound", "covered_target", "covered_behavior", "distinct", "pool", "n"),
 ]
 CELL = ["size", "stage", "strategy", "border", "skip"]
 NESTABILITY = [*CELL, "batch", *NestabilityRow.model_fields]
@@ -56,6 +64,9 @@ def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
         "step_speed": pd.DataFrame(step_speed, columns=STEP_SPEED),
         "step_speed_pairs": pd.DataFrame(step_speed_pairs, columns=STEP_SPEED_PAIRS),
         "gradients": pd.DataFrame(_gradients(root / "gradients", config, skips), columns=GRADIENTS),
+        "completion_gradients": pd.DataFrame(
+            _completion_gradients(root / "completion_gradients", config, skips), columns=COMPLETION_GRADIENTS
+        ),
         "nestability_batches": pd.DataFrame(_nestability(root / "nestability", config), columns=NESTABILITY),
         "behaviour_batches": pd.DataFrame(_behaviours(root / "nestability", config), columns=BEHAVIOURS),
         "exact": pd.DataFrame(exact, columns=list(ExactRow.model_fields)),
@@ -138,6 +149,45 @@ def _gradient(record: GradientRecord, correction: str) -> Row:
     ):
         row |= {name: found.estimate, f"{bounds}_low": found.low, f"{bounds}_high": found.high}
     return {**row, "n": record.batches, "completions": record.completions}
+
+
+def _completion_gradients(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
+    """One row per size, skip and correction, in the config's order; the last columns but n and pool are means over
+    problems.
+    """
+    return [
+        {**key, "correction": correction, **_completion_gradient(record, correction)}
+        for key, record in _records(folder, config, skips, CompletionGradientRecord)
+        for correction in config.gradients.corrections
+        if correction in record.problems[0].corrections
+    ]
+
+
+def _completion_gradient(record: CompletionGradientRecord, correction: str) -> Row:
+    problems = record.problems
+
+    def of(name: str) -> Array:
+        return np.array([getattr(problem, name) for problem in problems])
+
+    own = [problem.corrections[correction] for problem in problems]
+    sums = Sums(
+        on_policy=of("on_policy"),
+        own=np.array([expectation.own for expectation in own]),
+        cross=np.array([expectation.on_policy for expectation in own]),
+        on_policy_moment=of("second_moment"),
+        own_moment=np.array([expectation.second_moment for expectation in own]),
+        covered=of("covered_behavior"),
+    )
+    row: Row = {"unseen_bound": unseen_bound(sums), "pool": record.pool, "n": len(problems)}
+    row |= {name: float(of(name).mean()) for name in ("covered_target", "covered_behavior", "distinct")}
+    for name, found in (
+        ("bias", problem_bias(sums)),
+        ("scale", scale(sums)),
+        ("cosine", direction(sums)),
+        ("variance_ratio", single_variance_ratio(sums)),
+    ):
+        row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return row
 
 
 def _nestability(folder: Path, config: Config) -> list[Row]:

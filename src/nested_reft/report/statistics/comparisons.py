@@ -17,6 +17,7 @@ from nested_reft.config.experiment import Config, nested_cells, nested_skips, st
 from nested_reft.config.method import Strategy
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.config.run_table import strategy_table
+from nested_reft.report.statistics.completion_gradients import METHOD as OVER_PROBLEMS
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.gradients import Bias
 from nested_reft.report.statistics.intervals import (
@@ -118,6 +119,17 @@ def gradient_variances(gradients: pd.DataFrame, config: Config) -> Cells:
 def gradient_cosines(gradients: pd.DataFrame, config: Config) -> Cells:
     """Cosine between a corrected gradient estimate and the on-policy one, without the noise, by the same cells."""
     return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
+
+
+def completion_gradients(completions: pd.DataFrame, config: Config, quantity: str) -> Cells:
+    """Problem by problem, from distinct completions: `bias`, `scale`, `cosine` or `variance_ratio` of a corrected
+    gradient estimate, per (size, correction, skip) (`completion_gradients.csv`).
+    """
+
+    def found(row: _Row) -> Interval:
+        return Interval(row[quantity], row[f"{quantity}_low"], row[f"{quantity}_high"], row["n"], OVER_PROBLEMS)
+
+    return _gradients(completions, config, found)
 
 
 def compared_strategies(config: Config) -> tuple[Strategy, ...]:
