@@ -27,7 +27,8 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     `target_folder` and `options` go into the commands: the folder of the results as Snakemake names it (None for
     results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
-    claims = claim_rows(*(read_table(root, name) for name in CLAIM_TABLES), config=config)
+    runs, step_speed, throughput, gradients, completions, behaviours = (read_table(root, name) for name in CLAIM_TABLES)
+    claims = claim_rows(runs, step_speed, throughput, gradients, completions, behaviours, config)
     folder = target_folder or f"results/{config.experiment}"
     rows = []
     for claim in claims:
