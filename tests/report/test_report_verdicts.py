@@ -288,6 +288,42 @@ def test_parity_is_assessable_only_where_the_baseline_learned_and_the_start_is_n
     )
 
 
+def test_it_is_said_where_a_start_model_that_samples_sharply_is_as_accurate() -> None:
+    """With gains of 19 to 21 points over 0.3: at T = 0.5 of 0.49 it is level in one size, and 10 points below in the
+    other. Of two temperatures the better counts.
+    """
+    evaluation = CONFIG.evaluation.model_copy(update={"start_temperatures": (0.7, 0.5)})
+    config = CONFIG.model_copy(update={"evaluation": evaluation})
+    runs = accuracies([], [GAINS, GAINS])
+    start = runs[runs["correction"] == "pretrained"]
+
+    def note(of_runs: pd.DataFrame, of: Config = config) -> list[str]:
+        empty = rows(CELLS, [], ("speedup", "speedup_low", "speedup_high"))
+        nothing = rows(CELLS, [], ("a", "b", "c"), correction="", noise_floor=0.0)
+        claims = claim_rows(of_runs, empty, empty, nothing, pd.DataFrame(), of)
+        (found,) = (one.measured for one in claims if one.id == "C6")
+        return [part for part in found.split("; ") if "T =" in part]
+
+    def with_start(*of_sizes: float) -> pd.DataFrame:
+        sharp = [
+            start.assign(
+                metric=f"sampled at T = {name}", value=start["size"].map(dict(zip(CONFIG.sizes, of, strict=True)))
+            )
+            for name, of in (("0.7", (0.35, 0.35)), ("0.5", of_sizes))
+        ]
+        return pd.concat([runs, *sharp])
+
+    assert note(runs) == []  # not run
+    assert note(with_start(0.4, 0.4)) == []
+    for at_0_5, count in (((0.49, 0.4), 1), ((0.55, 0.49), 2)):
+        assert note(with_start(*at_0_5)) == [
+            "sampled at T = 0.7 or 0.5, the model that the baseline starts from is not shown to be less accurate than "
+            f"it in {count} of 2 cells"
+        ]
+    greedy = config.model_copy(update={"evaluation": evaluation.model_copy(update={"headline": "greedy"})})
+    assert note(pd.concat([with_start(0.55, 0.49), runs.assign(metric="greedy")]), greedy) == []
+
+
 def beyond(*halves: float) -> list[CellVerdict | None]:
     """The verdicts, together, of cells that are so many half-widths above a limit of 1; of two units each."""
     statement = replace(STATEMENTS["C4"], limits=Limits(high=1), scale=UNBOUNDED)

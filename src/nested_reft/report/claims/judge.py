@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar, get_args
 
 import pandas as pd
 
+from nested_reft.config.evaluation import sampled_at
 from nested_reft.config.experiment import Config
 from nested_reft.report.claims.registry import MINIMUM_GAIN, NO_SPREAD, Statement, of_correction, share, statements
 from nested_reft.report.claims.rules import Verdict, rises, verdict
@@ -129,7 +130,8 @@ def claim_rows(
         text = "; does not rise with every skip" if rising == "fails" else "; not shown to rise with every skip"
         c1 = replace(c1, verdict="partly" if rising == "fails" else "inconclusive", measured=c1.measured + text)
     estimates = dict(zip(("C3", "C4"), gradient_cells(gradients, config), strict=True))
-    on_par, beside = parity_cells(runs, config), _margin_beside_gains(runs, config)
+    on_par, sharper = parity_cells(runs, config), _sharper_start(runs, config)
+    beside = "; ".join(filter(None, [_margin_beside_gains(runs, config), sharper]))
     return [
         c1,
         _claim("C2", of["C2"], judge_all(step_speedups(step_speed, config), of["C2"])),
@@ -139,7 +141,7 @@ def claim_rows(
             for correction in config.gradients.corrections
         ),
         *(_claim("C5", of["C5"], _of(name, on_par), name, beside) for name in HEADLINE_CORRECTIONS),
-        _claim("C6", of["C6"], _learned(runs, config)),
+        _claim("C6", of["C6"], _learned(runs, config), note=sharper),
         *([_claim("C7", of["C7"], judge_all(worths(behaviours, config), of["C7"]))] if "C7" in of else []),
     ]
 
@@ -198,6 +200,27 @@ def _margin_beside_gains(runs: pd.DataFrame, config: Config) -> str:
         return ""
     ends = dict.fromkeys(f"{end(shares):.0f}" for end in (min, max))
     return f"±{100 * margin:g} points are {' to '.join(ends)} % of the baseline's gain"
+
+
+def _sharper_start(runs: pd.DataFrame, config: Config) -> str:
+    """In how many cells of C6 the model before reinforcement is as accurate as the baseline, only sampled at a lower
+    temperature: the best of `start_temperatures`. Empty if in none, and if it was not measured.
+    """
+    evaluation = config.evaluation
+    if evaluation.headline != "sampled":
+        return ""  # at temperature 0 all are as sharp as can be
+    temperatures = evaluation.start_temperatures
+    found = [gains(runs, config, "sampled", sampled_at(temperature)) for temperature in temperatures]
+    at_each = [[gain for of in found if (gain := of[where])] for where in (found[0] if found else ())]
+    least = [min(of_cell, key=lambda gain: gain.estimate) for of_cell in at_each if of_cell]
+    reached = sum(against_zero(gain) != "above 0" for gain in least)
+    if not reached:
+        return ""
+    lower = " or ".join(f"{temperature:g}" for temperature in temperatures)
+    return (
+        f"sampled at T = {lower}, the model that the baseline starts from is not shown to be less accurate than it in "
+        f"{reached} of {len(least)} cells"
+    )
 
 
 def _of(correction: str, cells: Mapping[Any, T]) -> dict[Any, T]:

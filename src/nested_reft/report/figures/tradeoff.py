@@ -45,7 +45,8 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, step_speed: pd.DataFr
     seeds = style.number_of((found.n for found in differences.values() if found), "seed")
     note = (
         f"{metric.capitalize()} accuracy, mean over {style.number_of([len(config.benchmarks)], 'benchmark')}, "
-        f"paired by seed ({seeds}); vertical bars: 95 % t interval over seeds. Not judged here: "
+        f"paired by seed ({seeds}); vertical bars: 95 % t interval over seeds, thick and pale "
+        "only where they stand behind others. Not judged here: "
         "parity is judged benchmark by benchmark, in its own figure. Speed-ups timed alone "
         f"({pairs} of each), the same for all corrections; horizontal bars: 95 % bootstrap interval."
     )

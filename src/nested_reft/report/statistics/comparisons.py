@@ -95,13 +95,17 @@ def mean_differences(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
     return {key: _paired(means, key, (*key[:2], BASELINE_CORRECTION, 0), paired_difference) for key in keys}
 
 
-def gains(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
-    """Accuracy, baseline ReFT minus the model that it started from, per (size, data set, benchmark) (`runs.csv`)."""
+def gains(runs: pd.DataFrame, config: Config, metric: str, of_start: str | None = None) -> Cells:
+    """Accuracy, baseline ReFT minus the model that it started from, per (size, data set, benchmark) (`runs.csv`).
+
+    `of_start`: the metric of the latter, if another (`sampled_at` a lower temperature).
+    """
     values = _by_seed(runs[runs["metric"] == metric], _ON_BENCHMARK)
+    starts = _by_seed(runs[runs["metric"] == (of_start or metric)], _ON_BENCHMARK)
     found: Cells = {}
     for size, dataset, benchmark in _learners(config):
         tuned = np.array(list(values.get((size, dataset, benchmark, BASELINE_CORRECTION, 0), {}).values()))
-        start = list(values.get((size, "", benchmark, stages(config)[-1], 0), {}).values())
+        start = list(starts.get((size, "", benchmark, stages(config)[-1], 0), {}).values())
         measured = len(tuned) and start
         found[size, dataset, benchmark] = paired_difference(tuned, np.full(len(tuned), start[0])) if measured else None
     return found

@@ -192,7 +192,7 @@ def contradiction(found: Interval, limits: Limits, scale: Scale) -> float:
 
     The interval is taken as Student's t of n - 1 degrees of freedom on `scale`; of unequal halves the longer counts.
     """
-    limit = limits.high if found.low > limits.high else limits.low
+    limit = limits.high if found.estimate > limits.high else limits.low
     estimate, low, high, far = (float(scale.to(value)) for value in (found.estimate, found.low, found.high, limit))
     halves = abs(estimate - far) / max(estimate - low, high - estimate)
     return float(stats.t.sf(halves * _quantile(found.n - 1), found.n - 1))

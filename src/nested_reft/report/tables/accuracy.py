@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import trim_mean
 
+from nested_reft.config.evaluation import sampled_at
 from nested_reft.config.experiment import Config, stages, tuned_cells
 from nested_reft.config.run import STAGES
 from nested_reft.report.claims.judge import parity_cells
@@ -29,12 +30,18 @@ def accuracy_table(metric: str, runs: pd.DataFrame, config: Config) -> tuple[pd.
     models = [*((stage, 0) for stage in stages(config)), *tuned_cells(config)]
     of_metric = runs[runs["metric"] == metric]
     groups = dict(iter(of_metric.groupby(["dataset", "size", "correction", "skip"], sort=False)))
+    temperatures = config.evaluation.start_temperatures if metric == "sampled" else ()
     rows = []
     for dataset, size, (correction, skip) in product(config.datasets, config.sizes, models):
         # A model before reinforcement belongs to no data set and is shown with each.
         cell = groups.get(("" if correction in STAGES else dataset, size, correction, skip), of_metric[:0])
         key = {"dataset": dataset, "size": size, "model": model_name(correction, skip)}
         rows.append({**key, **_accuracy_cells(cell, config, metric)})
+        for temperature in temperatures if correction == stages(config)[-1] else ():
+            name = sampled_at(temperature)
+            cell = runs[(runs["metric"] == name) & (runs["size"] == size) & (runs["correction"] == correction)]
+            key["model"] = f"{STAGES[correction]}, {name}"
+            rows.append({**key, **_accuracy_cells(cell, config, name)})
     table = pd.DataFrame(rows)
     role = "headline" if metric == config.evaluation.headline else "second"
     tables = tuple(
@@ -49,6 +56,11 @@ def accuracy_table(metric: str, runs: pd.DataFrame, config: Config) -> tuple[pd.
         "are compared on identical problems, which the table of parity does, not by these intervals. IQM: "
         "interquartile mean over seeds and benchmarks (Agarwal et al. 2021)."
     )
+    if temperatures:
+        notes += (
+            f" The {STAGES[stages(config)[-1]]} model is sampled at lower temperatures T too: what it reaches so needs "
+            "no learning."
+        )
     return table, Page(f"Accuracy, {metric} ({role} metric)", tables, notes, marked=tuple(config.benchmarks))
 
 
