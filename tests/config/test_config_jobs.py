@@ -284,6 +284,12 @@ def test_the_warmup_and_what_comes_after_it() -> None:
     assert "stories" not in settings.canonical_json()
     assert settings.max_new_tokens == 4
     assert '"stage":"warmed_up"' in evaluate_settings(config, "tiny", None, ("one",), "warmed_up").canonical_json()
+    # Only the model that reinforcement starts from is sampled at other temperatures.
+    config = parse_config(changed("evaluation/start_temperatures", [0.5]) | {"warmup": warmup})
+    run = run_table(config)[0]
+    asked = [(None, "warmed_up"), (None, "pretrained"), (run, "pretrained")]
+    found = [evaluate_settings(config, "tiny", of, ("one",), stage).temperatures for of, stage in asked]
+    assert found == [(0.5,), (), ()]
     assert data_settings(config, "warmup", "stories").role == "warmup"
 
 

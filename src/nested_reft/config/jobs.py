@@ -94,12 +94,14 @@ def evaluate_settings(
     config: Config, size: str, run: Run | None, benchmarks: tuple[str, ...], stage: Stage = PRETRAINED
 ) -> EvaluateSettings:
     vllm = vllm_of(config)
+    starts = run is None and stage == stages(config)[-1]
     return EvaluateSettings(
         size=size,
         run=run,
         stage=stage,
         benchmarks=benchmarks,
         evaluation=_part(EvaluationMeasurement, config.evaluation),
+        temperatures=config.evaluation.start_temperatures if starts else (),
         prompt=config.prompt,
         reward=config.reward,
         dtype=config.training.dtype,

@@ -140,9 +140,9 @@ class Planner:
                 mixed = 1.0 if self.several_gpus or training.kl_coefficient > 0 else self.assumed.mixed
                 once = costs.rollout(batch, self._skipped(run.skip)) + costs.update(batch, training, mixed)
                 return once.times(training.steps)
-            case EvaluateSettings(benchmarks=names):
-                counts = [self.benchmarks[name] for name in names]
-                return None if None in counts else sum((self._benchmark(count or 0) for count in counts), Work())
+            case EvaluateSettings(benchmarks=names, temperatures=temperatures):
+                counts, times = [self.benchmarks[name] for name in names], 1 + len(temperatures)
+                return None if None in counts else sum((self._benchmark(count or 0, times) for count in counts), Work())
             case ThroughputSettings(throughput=options, skip=skip):
                 batch = self._batch(options.problems, options.completions_per_problem, settings, 1.0)
                 pair = costs.rollout(batch) + costs.rollout(batch, self._skipped(skip))
@@ -184,9 +184,10 @@ class Planner:
         most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
         return Batch(prompts, prompt, group, max(1, (share or self.assumed.length) * most), most)
 
-    def _benchmark(self, problems: int) -> Work:
+    def _benchmark(self, problems: int, times: int) -> Work:
+        """Greedy answers once, sampled ones so many times."""
         evaluation, answered = self.config.evaluation, Work()
-        for group in (1, evaluation.samples_per_problem):
+        for group in (1, *[evaluation.samples_per_problem] * times):
             batch = self._batch(min(problems, evaluation.batch_problems), group, evaluation)
             answered += self._costs.rollout(batch).times(ceil(problems / evaluation.batch_problems))
         return answered

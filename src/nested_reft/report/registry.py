@@ -149,7 +149,8 @@ FIGURES: dict[str, Entry] = {
         ("runs", "throughput", "step_speed"),
         "What speed costs: accuracy on held-out problems (headline metric, mean over benchmarks) minus baseline "
         "ReFT's, against the speed-up of rollouts (left) and of whole training steps (right). Further right is "
-        "faster; within the shaded band is as accurate as the baseline.",
+        "faster; in the shaded band the mean is within the margin of parity, which is judged benchmark by "
+        "benchmark.",
         _trains,
     ),
     "reward": Entry(
@@ -180,7 +181,7 @@ FIGURES: dict[str, Entry] = {
         "figures.accuracy:parity_plot",
         ACCURACY,
         ("runs",),
-        "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric. Equivalent: the whole "
+        "Nested-ReFT minus baseline ReFT, accuracy on each benchmark in the headline metric. Equivalent: the whole "
         "interval lies within the shaded margin (two one-sided tests at 2.5 % each). The problems do not vary.",
         _trains,
     ),

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.report.claims.judge import completion_gradient_cells
 from nested_reft.report.figures import style
 from nested_reft.report.statistics.comparisons import completion_gradients as cells_of
-from nested_reft.report.statistics.intervals import Limits
+from nested_reft.report.statistics.intervals import CellVerdict
 
 
 def completion_gradients(table: pd.DataFrame, config: Config) -> Figure:
@@ -18,7 +19,8 @@ def completion_gradients(table: pd.DataFrame, config: Config) -> Figure:
     skips, names, margin = nested_skips(config), list(config.gradients.corrections), config.gradients.bias_margin
     if table.empty or not skips:
         return style.nothing_run()
-    biases, scales, cosines = (cells_of(table, config, name) for name in ("bias", "scale", "cosine"))
+    biases, _ = completion_gradient_cells(table, config)
+    scales, cosines = (cells_of(table, config, name) for name in ("scale", "cosine"))
     figure, axes = style.panels(len(config.sizes), len(skips), (2.3, 2.1), sharex=True, sharey=True)
     for row, size in zip(axes, config.sizes, strict=True):
         row[0].set_ylabel(f"{size}\n1 − cosine" if len(config.sizes) > 1 else "1 − cosine")
@@ -30,19 +32,21 @@ def completion_gradients(table: pd.DataFrame, config: Config) -> Figure:
             for name in names:
                 key, look = (size, name, skip), style.look_of(name)
                 bias, along, turned = biases[key], scales[key], cosines[key]
-                if not (bias and along and turned) or math.isnan(along.estimate) or math.isnan(turned.estimate):
+                if not (along and turned) or math.isnan(along.estimate) or math.isnan(turned.estimate):
                     continue
                 x, y = along.estimate, 1 - turned.estimate
                 if along.exists:
                     axis.hlines(y, along.low, along.high, color=look.color, lw=1.1)
                 if turned.exists:
                     axis.vlines(x, 1 - turned.high, 1 - turned.low, color=look.color, lw=1.1)
-                style.verdict_mark(axis, x, y, look, Limits(high=margin).judge(bias))
+                style.verdict_mark(axis, x, y, look, bias.verdict)
                 drawn = True
             if not drawn:
                 style.not_run(axis)
     entries = [(name, style.marker_only(style.look_of(name))) for name in names]
-    style.legend(figure, [*entries, *style.verdict_entries(f"bias within {100 * margin:g} %", "bias above")])
+    within = f"bias within {100 * margin:g} %"
+    words: dict[CellVerdict, str] = {"passes": within, "undecided": "undecided", "fails": "above"}
+    style.legend(figure, [*entries, *style.verdict_entries(words)])
     problems = style.number_of(table["n"], "problem")
     note = (
         f"{problems}, each with its own draw of layers; bars: 95 % jackknife interval over problems. At (1, 0) the "
