@@ -279,8 +279,7 @@ def test_parity_is_assessable_only_where_the_baseline_learned_and_the_start_is_n
         accuracies([[-0.01, 0.0, 0.01]] * 6, [GAINS, [0.0, 0.01, 0.02]]),
         *(rows(CELLS, [], ("speedup", "speedup_low", "speedup_high")) for _ in range(2)),
         rows(CELLS, [], ("a", "b", "c"), correction="", noise_floor=0.0),
-        pd.DataFrame(),
-        CONFIG,
+        *(pd.DataFrame(), pd.DataFrame(), CONFIG),
     )
     assert next((one.verdict, one.counts) for one in mixed if one.id == "C5-base") == (
         "inconclusive",
@@ -300,7 +299,7 @@ def test_it_is_said_where_a_start_model_that_samples_sharply_is_as_accurate() ->
     def note(of_runs: pd.DataFrame, of: Config = config) -> list[str]:
         empty = rows(CELLS, [], ("speedup", "speedup_low", "speedup_high"))
         nothing = rows(CELLS, [], ("a", "b", "c"), correction="", noise_floor=0.0)
-        claims = claim_rows(of_runs, empty, empty, nothing, pd.DataFrame(), of)
+        claims = claim_rows(of_runs, empty, empty, nothing, pd.DataFrame(), pd.DataFrame(), of)
         (found,) = (one.measured for one in claims if one.id == "C6")
         return [part for part in found.split("; ") if "T =" in part]
 
