@@ -209,6 +209,28 @@ def test_the_table_and_the_figure_show_scale_and_direction(tmp_path: Path) -> No
     assert points[1] == pytest.approx((1.0, 0.0), abs=1e-3)
 
 
+def test_what_has_no_gradient_is_not_resolved(tmp_path: Path) -> None:
+    config = config_of()
+    report(tmp_path, config, skips=())
+    nothing = record(10, 0.5)
+    for problem in nothing["problems"]:
+        problem |= {"on_policy": 0.0, "second_moment": 0.0}
+        zero = {"own": 0.0, "on_policy": 0.0, "second_moment": 0.0}
+        problem["corrections"] = dict.fromkeys(problem["corrections"], zero)
+    write(tmp_path / "completion_gradients/small/skip10.json", json.dumps(nothing))
+    collect(tmp_path, config)
+    tidy = read_table(tmp_path, "completion_gradients")
+    first = completion_gradients_table(tidy, config)[0].to_dict("records")[0]
+    quantities = ("relative bias (%)", "scale", "cosine", "variance ratio", "unseen at most (%)")
+    assert {first[name] for name in quantities} == {"not resolved"}
+    left, right = completion_gradients(tidy, config).axes
+    assert [text.get_text() for axis in (left, right) for text in axis.texts] == ["not resolved", "not run"]
+    write_claims(tmp_path, config)
+    claims = read_table(tmp_path, "claims").set_index("id")
+    assert claims.loc["C3-unit", "verdict"] == "inconclusive"
+    assert "not resolved" in claims.loc["C3-unit", "measured"]
+
+
 def test_it_is_asked_for_only_if_it_is_measured(tmp_path: Path) -> None:
     plain = make_config(sizes=1)
     _, page = completion_gradients_table(read_empty(tmp_path, plain), plain)

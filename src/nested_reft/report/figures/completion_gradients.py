@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.claims.judge import completion_gradient_cells
 from nested_reft.report.figures import style
+from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN
 from nested_reft.report.statistics.comparisons import completion_gradients as cells_of
 from nested_reft.report.statistics.intervals import CellVerdict
 
@@ -28,10 +29,11 @@ def completion_gradients(table: pd.DataFrame, config: Config) -> Figure:
             axis.set_title(f"skip {skip} %")
             axis.axvline(1, color=style.INK, lw=0.8)
             axis.axhline(0, color=style.INK, lw=0.8)
-            drawn = False
+            measured = drawn = False
             for name in names:
                 key, look = (size, name, skip), style.look_of(name)
                 bias, along, turned = biases[key], scales[key], cosines[key]
+                measured |= bias.found is not None
                 if not (along and turned) or math.isnan(along.estimate) or math.isnan(turned.estimate):
                     continue
                 x, y = along.estimate, 1 - turned.estimate
@@ -42,7 +44,7 @@ def completion_gradients(table: pd.DataFrame, config: Config) -> Figure:
                 style.verdict_mark(axis, x, y, look, bias.verdict)
                 drawn = True
             if not drawn:
-                style.not_run(axis)
+                style.not_run(axis, text=NOT_RESOLVED if measured else NOT_RUN)
     entries = [(name, style.marker_only(style.look_of(name))) for name in names]
     within = f"bias within {100 * margin:g} %"
     words: dict[CellVerdict, str] = {"passes": within, "undecided": "undecided", "fails": "above"}

@@ -207,11 +207,11 @@ def margin_band(axis: Axes, margin: float) -> None:
     axis.axvline(0, color=INK, lw=0.8)
 
 
-def not_run(axis: Axes, y: float | None = None) -> None:
-    """Say that there is nothing to draw: in an empty panel, or on the line of height `y`."""
+def not_run(axis: Axes, y: float | None = None, text: str = NOT_RUN) -> None:
+    """Say that there is nothing to draw, and why: in an empty panel, or on the line of height `y`."""
     transform = axis.transAxes if y is None else axis.get_yaxis_transform()
     height, size = (0.5, 8) if y is None else (y, 7)
-    axis.text(0.5, height, NOT_RUN, transform=transform, ha="center", va="center", fontsize=size, color=GREY)
+    axis.text(0.5, height, text, transform=transform, ha="center", va="center", fontsize=size, color=GREY)
 
 
 def nothing_run() -> Figure:

@@ -7,7 +7,7 @@ from itertools import product
 import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_skips
-from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RUN, percent, ratio
+from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RESOLVED, NOT_RUN, percent, ratio
 from nested_reft.report.pages.page import Page
 from nested_reft.report.statistics.comparisons import completion_gradients
 from nested_reft.report.statistics.intervals import Interval
@@ -35,9 +35,9 @@ def completion_gradients_table(completions: pd.DataFrame, config: Config) -> tup
                 "scale": ratio(cells["scale"][key]),
                 "cosine": ratio(cells["cosine"][key]),
                 "variance ratio": ratio(cells["variance_ratio"][key]),
-                "seen, π (%)": f"{100 * fact['covered_target']:.0f}",
-                "seen, b (%)": f"{100 * fact['covered_behavior']:.0f}",
-                "unseen at most (%)": f"{100 * fact['unseen_bound']:.0f}",
+                "seen, π (%)": _whole(fact["covered_target"]),
+                "seen, b (%)": _whole(fact["covered_behavior"]),
+                "unseen at most (%)": _whole(fact["unseen_bound"]),
                 "distinct": f"{fact['distinct']:.1f}",
                 "problems": f"{fact['n']:g}",
             }
@@ -70,3 +70,7 @@ def _bias(found: Interval | None) -> str:
     if found and found.exists and pd.isna(found.estimate):
         return f"≤ {100 * found.high:.1f}"
     return percent(found)
+
+
+def _whole(value: float) -> str:
+    return f"{100 * value:.0f}" if pd.notna(value) else NOT_RESOLVED
