@@ -52,7 +52,7 @@ def measure_nestability(
     batches = list(problem_batches(settings, options, policy, problems, "nestability"))
     seeds = ("nestability-layers", options.seed)
     layers = [choose_layers(settings.strategy, settings, policy, batch, seeds, influence) for batch in batches]
-    rows = []
+    rows: list[NestabilityRow] = []
     timed: dict[str, list[BehaviourRow]] = {precision: [] for precision in others}
     for batch, skipped in zip(batches, layers, strict=True):
         rollout, _ = _sample(settings, sampler, batch, skipped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,7 +117,7 @@ def nestability_by_size(table: pd.DataFrame, config: Config) -> Figure:
     return figure
 
 
-def _line(look: style.Look) -> dict[str, object]:
+def _line(look: style.Look) -> dict[str, Any]:
     """A line with a marker at each measured point, and none where nothing is left out."""
     return {"color": look.color, "ls": look.linestyle, "marker": look.marker, "markevery": slice(1, None), "lw": 1.2}
 
