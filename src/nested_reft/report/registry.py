@@ -99,7 +99,7 @@ PRESENTATION_TABLES: dict[str, Entry] = {
     ),
     "equivalence": Entry("tables.accuracy:equivalence_table", TABLES, ("runs",), asked=_trains),
     "gradient_bias": Entry("tables.gradients:gradient_bias_table", TABLES, ("gradients",), asked=_has("gradients")),
-    "completion_gradients": Entry(
+    "completion_bias": Entry(
         "tables.completion_gradients:completion_gradients_table",
         TABLES,
         ("completion_gradients",),
