@@ -22,7 +22,7 @@ from subprocess import PIPE, Popen
 from typing import IO
 
 TIME_LIMIT = 1.0  # seconds of processor time for one question; ordinary answers take milliseconds
-HANG_LIMIT = 20.0  # wall-clock seconds, for a worker that hangs without computing
+HANG_LIMIT = 60.0  # wall-clock seconds, for a worker that hangs without computing
 START_LIMIT = 120.0  # for importing sympy on a busy machine
 
 
