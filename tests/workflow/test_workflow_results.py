@@ -27,7 +27,7 @@ NOT_ASKED = ("strategies", "nestability", "nestability_by_size", "behaviours")
 DRAWN = [name for name in FIGURES if name not in NOT_ASKED]
 REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(DRAWN), "page": len(PAGES)}
 # Where no setting has changed, the page of the settings stays.
-REPORTED_AGAIN = REPORTED | {"page": len(PAGES) - 1}
+REPORTED_AGAIN = REPORTED | {"page": len(PAGES) - 1, "figure": sum(bool(FIGURES[name].tables) for name in DRAWN)}
 
 # --- the first call ---------------------------------------------------------------------------------------------
 
