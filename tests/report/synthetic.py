@@ -68,6 +68,7 @@ def make_config(
     nestability: bool = False,
     precisions: tuple[str, ...] = (),
     borders: tuple[int, ...] = (),
+    by_completion: bool = False,
 ) -> Config:
     """A valid config with that many of each; `skips_of` names corrections that are run at some skips only."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
@@ -89,6 +90,8 @@ def make_config(
         "throughput": {"problems": 2, "completions_per_problem": 2, "new_tokens": 8},
         "gradients": {"corrections": {name: {} for name in gradients}, "batches": batches, **batch},
     }
+    if by_completion:
+        settings["gradients"]["by_completion"] = {"problems": 2, "pool": 2}
     if warmup:
         datasets_of = {"datasets": {"solved": problems}, "layer_drop": 0.1 if nestability else 0.0}
         settings["warmup"] = {**datasets_of, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4}

@@ -203,6 +203,7 @@ def test_the_table_and_the_figure_show_scale_and_direction(tmp_path: Path) -> No
     assert "16 completions" in page.notes
     figure = completion_gradients(tidy, config)
     left, right = figure.axes
+    assert any("8 problems" in text.get_text() for text in figure.texts)
     assert [text.get_text() for text in right.texts] == ["not run"]
     points = [tuple(float(v[0]) for v in line.get_data()) for line in left.lines if line.get_linestyle() == "None"]
     assert points[0] == pytest.approx((0.5, 0.0), abs=1e-3)

@@ -67,10 +67,10 @@ def test_what_compares_nested_runs_says_that_there_are_none(baseline: Path, name
 
 
 def test_what_a_configuration_does_not_ask_for_is_no_page_of_the_report() -> None:
-    everything = make_config(strategies=("uniform", "static"), nestability=True, precisions=("float32",))
+    everything = make_config(strategies=("uniform", "static"), nestability=True, precisions=("float32",), by_completion=True)
     for entries, optional in (
-        (FIGURES, {"strategies", "nestability", "nestability_by_size", "behaviours"}),
-        (PRESENTATION_TABLES, {"layer_choice", "nestability", "behaviours"}),
+        (FIGURES, {"strategies", "nestability", "nestability_by_size", "behaviours", "completion_gradients"}),
+        (PRESENTATION_TABLES, {"layer_choice", "nestability", "behaviours", "completion_bias"}),
     ):
         assert asked(entries, everything) == list(entries)
         assert asked(entries, BASELINE_ONLY) == [name for name in entries if name not in optional]
@@ -109,6 +109,6 @@ def test_tables_have_the_cells_that_are_run(partial: Path) -> None:
     before = ["pre-trained", "warmed-up", "baseline ReFT"]
     assert list(table["model"]) == [*before, *(f"{name}, skip {skip} %" for name, skip in CELLS)]
     claims = pd.read_csv(partial / "tables/claims.csv").set_index("id")
-    assert " of 1 " in claims.loc["C5-base", "measured"]
-    assert " of 2 " in claims.loc["C5-retrace", "measured"]
+    assert " of 2 " in claims.loc["C5-base", "measured"]
+    assert " of 4 " in claims.loc["C5-retrace", "measured"]
     assert not claims["measured"].str.contains("not run").any()

