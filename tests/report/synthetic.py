@@ -91,7 +91,7 @@ def make_config(
         "gradients": {"corrections": {name: {} for name in gradients}, "batches": batches, **batch},
     }
     if by_completion:
-        settings["gradients"]["by_completion"] = {"problems": 2, "pool": 2}
+        settings["gradients"]["by_completion"] = {"problems": 3, "pool": 2}
     if warmup:
         datasets_of = {"datasets": {"solved": problems}, "layer_drop": 0.1 if nestability else 0.0}
         settings["warmup"] = {**datasets_of, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4}

@@ -53,7 +53,7 @@ def test_the_papers_experiment_has_its_jobs(pipeline: Pipeline) -> None:
     planned = pipeline.dry_run(config="config/paper.yaml")
     evaluations = {f"evaluate_{name}": 182 for name in ("aime_2024", "amc_2023", "math_500", "minerva_math")}
     assert planned.jobs == REPORT_JOBS | evaluations | {
-        "figure": len(FIGURES) - 4,  # nor are other strategies
+        "figure": len(FIGURES) - 5,  # nor are other strategies
         "data": 8, "model": 2, "check": 1, "train": 180, "evaluate_olympiadbench": 182, "throughput": 8,
         "step_speed": 6, "on_policy_gradients": 2, "gradients": 6,
     }  # fmt: skip
@@ -86,7 +86,7 @@ def test_why_jobs_run_is_said_in_a_few_lines(pipeline: Pipeline) -> None:
     reasons = output.partition("Reasons:")[2]
     assert {*REPORT_JOBS, "data", "model", "train"} <= set(re.findall(r"\w+", reasons))
     assert "output files have to be generated" in reasons
-    assert len(output.splitlines()) < 75
+    assert len(output.splitlines()) < 80
 
 
 @pytest.mark.parametrize(
