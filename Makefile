@@ -17,7 +17,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 nestability paper reference report compare test test-slow test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 nestability paper reference report compare test test-slow test-models test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
 
 help:  ##start this list
 	@for group in start check develop; do echo "$$group"; sed -nE "s/^([a-z0-9-]+):.*##$$group /  \1	/p" $(MAKEFILE_LIST) | expand -t 16; done
@@ -101,8 +101,14 @@ env-report: env  ##check what the tests of the report in a browser need, besides
 test: env  ##check the fast tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
+# On an old processor these take as long as all other slow tests.
+MODEL_TESTS := tests/workflow/test_workflow_paper.py tests/workflow/test_workflow_smollm2.py
+
 test-slow: env  ##check whole DAGs
-	$(BIN)/python -m pytest -m slow --ignore tests/faults --ignore tests/slurm
+	$(BIN)/python -m pytest -m slow --ignore tests/faults --ignore tests/slurm $(MODEL_TESTS:%=--ignore %)
+
+test-models: env  ##check the experiments of the paper and of SmolLM2 in small
+	$(BIN)/python -m pytest -m slow $(MODEL_TESTS)
 
 test-faults: env  ##check kills, damage, full disks, adversarial answers, bad input: all of docs/reliability.md
 	$(BIN)/python -m pytest -n auto tests/faults
