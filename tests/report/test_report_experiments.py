@@ -67,7 +67,8 @@ def test_what_compares_nested_runs_says_that_there_are_none(baseline: Path, name
 
 
 def test_what_a_configuration_does_not_ask_for_is_no_page_of_the_report() -> None:
-    everything = make_config(strategies=("uniform", "static"), nestability=True, precisions=("float32",), by_completion=True)
+    measured = {"nestability": True, "precisions": ("float32",), "by_completion": True}
+    everything = make_config(strategies=("uniform", "static"), **measured)
     for entries, optional in (
         (FIGURES, {"strategies", "nestability", "nestability_by_size", "behaviours", "completion_gradients"}),
         (PRESENTATION_TABLES, {"layer_choice", "nestability", "behaviours", "completion_bias"}),
