@@ -17,7 +17,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
-.PHONY: help env env-report results smoke smollm2 paper reference report compare test test-slow test-models test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
+.PHONY: help env env-report results smoke smollm2 nestability paper reference report compare test test-slow test-models test-faults test-trl test-vllm test-slurm bench gpu audit lint docs notebook format lock config-docs clean
 
 help:  ##start this list
 	@for group in start check develop; do echo "$$group"; sed -nE "s/^([a-z0-9-]+):.*##$$group /  \1	/p" $(MAKEFILE_LIST) | expand -t 16; done
@@ -44,6 +44,9 @@ smoke: env  ##start the smallest complete experiment, config/smoke.yaml
 smollm2: env  ##start a real language model on real benchmarks, config/smollm2.yaml: hub or mirror
 	$(SNAKEMAKE) --configfile config/smollm2.yaml
 
+nestability: env  ##start can three real models bear losing layers? config/nestability.yaml: hub or mirror; trains nothing
+	$(SNAKEMAKE) --configfile config/nestability.yaml
+
 # It samples with vLLM, which wants transformers below 5.20: an environment of its own, whose versions are not locked.
 PAPER_VENV := .venv-paper
 
@@ -55,31 +58,37 @@ $(PAPER_VENV)/.installed: pyproject.toml
 	$(PAPER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm==0.32.0 --editable '.[pipeline,vllm]'
 	@touch $@
 
-# Which experiment `report`, `reference` and `compare` are of: laptop or smollm2.
+# Which experiment `report`, `reference` and `compare` are of: laptop, smollm2 or nestability.
 EXPERIMENT := laptop
 REFERENCE := docs/reference/$(EXPERIMENT)
 MAKE_laptop := results
 MAKE_smollm2 := smollm2
+MAKE_nestability := nestability
 MANIFEST_laptop := small/stories
 MANIFEST_smollm2 := 135m/svamp
 
 # The configuration of an experiment, as Snakemake's option names it.
 CONFIG_smollm2 := --configfile config/smollm2.yaml
+CONFIG_nestability := --configfile config/nestability.yaml
 REPORT := results/$(EXPERIMENT)/report.html
 
 report: env  ##start one page of all claims, figures and tables of a finished experiment, which needs no network
 	@$(SNAKEMAKE) --quiet all $(CONFIG_$(EXPERIMENT)) --report $(REPORT)
 	@echo "Report:  $(REPORT)"
 
-# The tables for people and LaTeX, and the small ones of the tidy tables.
+# The tables for people and LaTeX, and the small ones of the tidy tables; of measurements alone, those that say something.
 REFERENCE_CSV := claims cells verdicts runs gains throughput step_speed gradients strategies nestability_batches
+CSV_nestability := nestability_batches
+KEPT_nestability := nestability*
+KEPT := $(or $(KEPT_$(EXPERIMENT)),*)
 
 reference: $(MAKE_$(EXPERIMENT))  ##develop keep figures and tables of this run in docs/reference; EXPERIMENT=smollm2 for that one
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)/figures $(REFERENCE)/tables
-	cp results/$(EXPERIMENT)/figures/*.png results/$(EXPERIMENT)/figures/*.svg $(REFERENCE)/figures/
-	cp results/$(EXPERIMENT)/tables/*.md results/$(EXPERIMENT)/tables/*.tex $(REFERENCE)/tables/
-	cp $(REFERENCE_CSV:%=results/$(EXPERIMENT)/tables/%.csv) $(REFERENCE)/tables/
-	cp results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json $(REFERENCE)/
+	cp results/$(EXPERIMENT)/figures/$(KEPT).png results/$(EXPERIMENT)/figures/$(KEPT).svg $(REFERENCE)/figures/
+	cp results/$(EXPERIMENT)/tables/$(KEPT).md results/$(EXPERIMENT)/tables/$(KEPT).tex $(REFERENCE)/tables/
+	cp $(patsubst %,results/$(EXPERIMENT)/tables/%.csv,$(or $(CSV_$(EXPERIMENT)),$(REFERENCE_CSV))) $(REFERENCE)/tables/
+	@# Which weights: the manifest says it of a run. Without runs, where the models came from, with the hashes of their files.
+	cp $(if $(MANIFEST_$(EXPERIMENT)),results/$(EXPERIMENT)/runs/$(MANIFEST_$(EXPERIMENT))/base/skip0/seed1/manifest.json,results/$(EXPERIMENT)/models/*.json) $(REFERENCE)/
 	@# Without rows it was not measured: a picture of "not run" is not kept.
 	test $$(wc -l < $(REFERENCE)/tables/nestability_batches.csv) -gt 1 || rm $(REFERENCE)/*/nestability*
 

@@ -30,6 +30,10 @@ MEASUREMENTS = {
     "step-speed": ("speed of whole training steps with nested rollouts, in pairs", "StepSpeedSettings"),
     "on-policy-gradients": ("the gradient estimates that others are compared with", "OnPolicySettings"),
     "gradients": ("bias and variance of gradient estimates", "GradientSettings"),
+    "completion-gradients": (
+        "the same problem by problem, from distinct completions",
+        "CompletionGradientSettings",
+    ),
     "influence": ("what leaving out each layer does to the next token", "InfluenceSettings"),
     "nestability": ("how far nested rollouts are from the model", "NestabilitySettings"),
 }
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (help_text, settings) in MEASUREMENTS.items():
         add(name, help_text, settings, ("policy", "problems", "output"))
     commands.choices["gradients"].add_argument("--on-policy", required=True, type=Path, metavar="PATH")
-    for name in ("train", "gradients", "nestability"):
+    for name in ("train", "gradients", "completion-gradients", "nestability"):
         commands.choices[name].add_argument(
             "--influence", type=Path, metavar="PATH", help="what `influence` wrote, for strategies that read it"
         )

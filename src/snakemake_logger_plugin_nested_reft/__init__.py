@@ -29,6 +29,7 @@ PHASES = {
         "step_speed": 14.2,
         "on_policy_gradients": 37.0,
         "gradients": 37.0,
+        "completion_gradients": 5.0,
         "nestability": 5.0,
     },
     "report": {"collect": 3.8, "presentation_tables": 1.5, "claims": 1.5, "figure": 1.5, "page": 1.5},

@@ -11,13 +11,17 @@ import pytest
 from valid_config import COMPARED, PROBLEMS, REMOVE, VALID, changed
 
 from nested_reft.config.experiment import Config, load_config, nested_cells, parse_config, stages, with_device
+from nested_reft.config.gradients import Completions
 from nested_reft.config.jobs import (
+    completion_gradient_settings,
     data_settings,
     evaluate_settings,
     gradient_settings,
     influence_settings,
     model_settings,
+    nestability_settings,
     on_policy_settings,
+    settings_by_kind,
     step_speed_settings,
     throughput_settings,
     train_settings,
@@ -36,6 +40,12 @@ def train_text(config: Config) -> str:
     return train_settings(config, run).canonical_json()
 
 
+def completion_text(config: Config) -> str:
+    gradients = config.gradients.model_copy(update={"by_completion": Completions(problems=3, pool=2)})
+    return completion_gradient_settings(config.model_copy(update={"gradients": gradients}), "tiny", 17).canonical_json()
+
+
+NESTABILITY = {"batches": 2, "problems_per_batch": 2, "completions_per_problem": 2}
 # Of `evaluation`, what does not change a result: how it is judged, and how many benchmarks share a process.
 JUDGEMENT = {"headline": "greedy", "parity_margin": 0.01, "benchmarks_per_job": 3}
 # What a job is passed, from the config; changes that do not concern it; and some that do.
@@ -63,6 +73,11 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
         [("skips", [0, 34]), ("gradients/corrections", {"base": {}}), ("training/update_clip_low", 0.1)],
         [("gradients/batches", 5), ("gradients/seed", 1), ("training/top_p", 0.9), ("training/max_new_tokens", 5)],
     ),
+    "completion gradients": (
+        completion_text,
+        [("gradients/batches", 5), ("gradients/bias_margin", 0.3), ("training/problems_per_step", 5)],
+        [("gradients/seed", 1), ("gradients/corrections", {"base": {}}), ("training/temperature", 0.5)],
+    ),
     "step speed": (
         lambda config: step_speed_settings(config, "tiny", 17).canonical_json(),
         [("training/steps", 9), ("training/learning_rate", 0.2), ("training/warmup_steps", 1), ("seeds", [1])],
@@ -77,6 +92,15 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
         lambda config: influence_settings(config, "tiny", "pretrained").canonical_json(),
         [("training/top_p", 0.9), ("gradients/batches", 5)],
         [("layer_choice", {"influence_problems": 3}), ("training/max_new_tokens", 5)],
+    ),
+    "nestability": (
+        lambda config: nestability_settings(config, "tiny", "pretrained", 17, "uniform", 1).canonical_json(),
+        [
+            ("nestability", NESTABILITY | {"strategies": ["least"], "borders": [2], "dataset": "more"}),
+            ("training/border", 0),
+            ("parts", ["nestability"]),
+        ],
+        [("nestability", NESTABILITY | {"batches": 3}), ("training/top_p", 0.9), ("training/max_new_tokens", 5)],
     ),
     "evaluation": (
         lambda config: evaluate_settings(config, "tiny", None, ("one",)).canonical_json(),
@@ -94,9 +118,11 @@ DEPENDENCE: dict[str, tuple[Callable[[Config], str], list[tuple[str, Any]], list
 @pytest.mark.parametrize("kind", DEPENDENCE)
 def test_a_job_s_settings_depend_on_what_the_job_depends_on_alone(kind: str) -> None:
     text, same, other = DEPENDENCE[kind]
-    expected = text(parse_config(VALID))
-    assert [change for change in same if text(parse_config(changed(*change))) != expected] == []
-    assert len({text(parse_config(changed(*change))) for change in other} | {expected}) == len(other) + 1
+    base = {"nestability": NESTABILITY} if kind == "nestability" else {}
+    expected = text(parse_config(VALID | base))
+    texts = {change[0]: text(parse_config(base | changed(*change))) for change in same}
+    assert [path for path, found in texts.items() if found != expected] == []
+    assert len({text(parse_config(base | changed(*change))) for change in other} | {expected}) == len(other) + 1
 
 
 def test_data_of_both_roles_come_from_their_own_table() -> None:
@@ -227,6 +253,25 @@ def test_strategies_are_compared_where_their_correction_is_run() -> None:
         parse_config(settings)
 
 
+# --- parts
+
+
+def test_an_experiment_has_the_jobs_of_its_parts_alone() -> None:
+    def kinds(*parts: str, **more: Any) -> set[str]:
+        return set(settings_by_kind(parse_config(VALID | {"parts": list(parts)} | more), "tiny"))
+
+    assert kinds("training") == {"model", "train", "evaluate"}
+    assert kinds("throughput", "step_speed") == {"model", "throughput", "step_speed"}
+    assert kinds("gradients") == {"model", "gradients"}
+    assert kinds("nestability", nestability=NESTABILITY) == {"model", "influence", "nestability"}
+    assert kinds("training", nestability=NESTABILITY) == {"model", "train", "evaluate"}
+    chosen = {"layer_choice": {"strategies": ["least"]}}
+    assert kinds("throughput", **chosen) == {"model", "throughput"}, "no job reads the influence"
+    assert kinds("gradients", **chosen) == {"model", "gradients", "influence"}
+    everything = set(settings_by_kind(parse_config(VALID), "tiny"))
+    assert everything == {"model", "train", "evaluate", "throughput", "step_speed", "gradients"}
+
+
 # --- the warm-up
 
 
@@ -239,6 +284,12 @@ def test_the_warmup_and_what_comes_after_it() -> None:
     assert "stories" not in settings.canonical_json()
     assert settings.max_new_tokens == 4
     assert '"stage":"warmed_up"' in evaluate_settings(config, "tiny", None, ("one",), "warmed_up").canonical_json()
+    # Only the model that reinforcement starts from is sampled at other temperatures.
+    config = parse_config(changed("evaluation/start_temperatures", [0.5]) | {"warmup": warmup})
+    run = run_table(config)[0]
+    asked = [(None, "warmed_up"), (None, "pretrained"), (run, "pretrained")]
+    found = [evaluate_settings(config, "tiny", of, ("one",), stage).temperatures for of, stage in asked]
+    assert found == [(0.5,), (), ()]
     assert data_settings(config, "warmup", "stories").role == "warmup"
 
 

@@ -7,6 +7,7 @@ from snakemake.utils import update_config
 from valid_config import COMPARED, CONFIGS, VALID, changed
 
 from nested_reft.config.experiment import benchmark_batches, load_config, parse_config
+from nested_reft.config.jobs import settings_by_kind
 from nested_reft.config.reading import read_settings
 from nested_reft.config.run_table import all_runs, run_table, strategy_table
 from nested_reft.config.strict import ConfigError
@@ -100,7 +101,7 @@ def test_benchmarks_are_handed_out_in_order(size: int, batches: list[int]) -> No
         ("smoke", 1 * 1 * (1 + 1 * 3 + 2) * 2),
         ("paper", 2 * 3 * (1 + 3 * 3) * 3),
         ("smollm2", 1 * 1 * (1 + 5 + 1) * 3),
-        ("nestability", 1 * 1 * (1 + 2) * 1),
+        ("nestability", 0),
     ],
 )
 def test_the_project_s_configs_load(name: str, runs: int) -> None:
@@ -113,7 +114,7 @@ def test_every_config_file_is_tested() -> None:
 
 def test_changes_go_on_top_of_a_config() -> None:
     changes = {path.stem: read_settings(path) for path in (CONFIGS / "changes").glob("*.yaml")}
-    assert list(changes) == ["smollm2-baseline"]
+    assert set(changes) == {"smollm2-baseline", "nestability-gsm8k", "behaviours"}
     settings = read_settings(CONFIGS / "smollm2.yaml")
     update_config(settings, changes["smollm2-baseline"])  # what Snakemake does with a second --configfile
     config, whole = parse_config(settings), load_config(CONFIGS / "smollm2.yaml")
@@ -121,6 +122,26 @@ def test_changes_go_on_top_of_a_config() -> None:
     changed = {"steps": 2 * whole.training.steps}
     assert config.training == whole.training.model_copy(update=changed)
     assert (config.evaluation, config.warmup) == (whole.evaluation, whole.warmup)
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "choices"),
+    # skip 0, then each skip with three strategies and two more borders
+    [(None, "svamp", 1 + 3 * (3 + 2)), ("nestability-gsm8k", "gsm8k", 1 + 3 * (3 + 2)), ("behaviours", "svamp", 1 + 3)],
+)
+def test_the_study_by_size_measures_and_trains_nothing(change: str | None, data: str, choices: int) -> None:
+    settings = read_settings(CONFIGS / "nestability.yaml")
+    if change:
+        update_config(settings, read_settings(CONFIGS / f"changes/{change}.yaml"))
+    config = parse_config(settings)
+    assert config.experiment == ("nestability" if not change else change.replace("-", "_"))
+    assert config.nestability is not None
+    assert (config.nestability.dataset or next(iter(config.datasets))) == data
+    counts = {size: num_skipped(config.sizes[size].layers, 5) for size in config.sizes}
+    assert counts == {"135m": 2, "0.5b": 1, "1.5b": 1}
+    for size in config.sizes:
+        jobs = {kind: len(of) for kind, of in settings_by_kind(config, size).items()}
+        assert jobs == {"model": 1, "nestability": choices} | ({} if change == "behaviours" else {"influence": 1})
 
 
 @pytest.mark.parametrize(

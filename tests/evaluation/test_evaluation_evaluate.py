@@ -58,6 +58,21 @@ def test_one_item_a_problem_in_order_with_every_completion(graded: list[tuple[st
     assert {grade for item in record["items"] for grade in item["sampled"]} == {True, False}
 
 
+def test_other_temperatures_are_answered_with_the_same_random_numbers(graded: list[tuple[str, str]]) -> None:
+    problems, sampler = tiny_problems(6), TorchSampler(tiny_policy())
+    temperatures = {"temperatures": (1.0, 1e-4, 5.0)}
+    asked = settings(RUN).model_copy(update=temperatures)
+    items = evaluate(asked, sampler, "one", problems).items
+    for item in items:
+        assert list(item.at) == ["sampled at T = 1", "sampled at T = 0.0001", "sampled at T = 5"]
+        assert item.at["sampled at T = 1"] == item.sampled  # whose temperature is 1
+        assert item.at["sampled at T = 0.0001"] == [item.greedy] * 3
+    assert [item.at["sampled at T = 5"] for item in items] != [item.sampled for item in items]
+    assert [item.model_copy(update={"at": {}}) for item in items] == evaluate(
+        settings(RUN), sampler, "one", problems
+    ).items
+
+
 def test_examples_are_the_first_problems_prompts_with_a_greedy_and_a_sampled_completion(
     graded: list[tuple[str, str]],
 ) -> None:

@@ -28,31 +28,36 @@ def graded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "grade", grade_by_checksum)
 
 
-def settings(skip: int = 34, **changes: Any) -> NestabilitySettings:
+def settings(skip: int = 34, strategy: str = "uniform", border: int = 1, **changes: Any) -> NestabilitySettings:
     measurement = {"batches": 3, "problems_per_batch": 4, "completions_per_problem": 2} | changes
     fields = {
-        "size": "tiny", "stage": "pretrained", "skip": skip, "nestability": measurement, "prompt": PROMPT,
-        "sampling": {}, "border": 1, "max_new_tokens": 6, "max_prompt_tokens": 64, "dtype": "float32", "device": "cpu",
+        "size": "tiny", "stage": "pretrained", "skip": skip, "strategy": strategy, "border": border,
+        "nestability": measurement, "prompt": PROMPT, "sampling": {}, "max_new_tokens": 6, "max_prompt_tokens": 64,
+        "dtype": "float32", "device": "cpu",
     }  # fmt: skip
     return NestabilitySettings.model_validate(fields)
 
 
-def measure(of: NestabilitySettings, **model: Any) -> dict[str, Any]:
+def measure(of: NestabilitySettings, **model: Any) -> list[dict[str, Any]]:
     done: list[int] = []
     record = measure_nestability(of, tiny_policy(**model), tiny_problems(10), done.append, INFLUENCE).model_dump()
     assert done == [1, 2, 3]
-    return record["strategies"]  # type: ignore[no-any-return]
+    assert (record["strategy"], record["border"]) == (of.strategy, of.border)
+    return record["batches"]  # type: ignore[no-any-return]
 
 
 def test_each_way_chooses_its_layers_for_each_batch() -> None:
-    found = measure(settings())
+    found = {name: measure(settings(strategy=name)) for name in ("uniform", "least_half", "least")}
     layers = {name: [row["skipped_layers"] for row in rows] for name, rows in found.items()}
-    assert list(layers) == ["uniform", "least_half", "least"]
     assert layers["least"] == layers["least_half"] == [[2, 3]] * 3  # half of the four eligible layers is two
     assert all(len(drawn) == 2 and set(drawn) <= {1, 2, 3, 4} for drawn in layers["uniform"])
     assert len({tuple(drawn) for drawn in layers["uniform"]}) > 1
     # The same layers, problems and random numbers give the same rollouts.
     assert found["least"] == found["least_half"]
+
+
+def test_a_border_keeps_its_layers() -> None:
+    assert [row["skipped_layers"] for row in measure(settings(border=2))] == [[2, 3]] * 3
 
 
 def test_precisions_are_timed_in_pairs_with_the_whole_model_in_alternating_order(
@@ -69,20 +74,19 @@ def test_precisions_are_timed_in_pairs_with_the_whole_model_in_alternating_order
 
     monkeypatch.setattr(samplers, "sample_completions", sample)
     monkeypatch.setattr(nestability, "now", lambda device: now[0])
-    of = settings(strategies=["uniform", "least"], precisions=["float32"])
+    of = settings(strategy="least", precisions=["float32"])
     found = measure_nestability(of, tiny_policy(), tiny_problems(10), reports.append, INFLUENCE)
     assert reports == [1, 2, 3, 4, 5, 6]
-    assert timed[:6] == [(None, 4, 6)] * 6, "three batches of two strategies, untimed"
+    assert timed[:3] == [(None, 4, 6)] * 3, "three batches, untimed"
     making, pair = [(None, 6, 1), ("float32", 6, 1)], [(None, 6, 6), ("float32", 4, 6)]
     both, reverse = [*making, *pair], [*making[::-1], *pair[::-1]]
-    assert timed[6:] == [*both, *both, *reverse, *reverse, *both, *both]
+    assert timed[3:] == [*both, *reverse, *both]
     assert list(found.behaviours) == ["float32"]
-    for name, rows in found.behaviours["float32"].items():
-        for row, untimed in zip(rows, found.strategies[name], strict=True):
-            assert (row.seconds, row.baseline_seconds) == (4, 6)
-            assert row.skipped_layers == untimed.skipped_layers
-            assert (row.tokens, row.reward) == (untimed.tokens, untimed.reward), "the same precision, the same text"
-            assert row.ess == pytest.approx(untimed.ess, abs=1e-4)
+    for row, untimed in zip(found.behaviours["float32"], found.batches, strict=True):
+        assert (row.seconds, row.baseline_seconds) == (4, 6)
+        assert row.skipped_layers == untimed.skipped_layers
+        assert (row.tokens, row.reward) == (untimed.tokens, untimed.reward), "the same precision, the same text"
+        assert row.ess == pytest.approx(untimed.ess, abs=1e-4)
 
 
 def test_the_whole_model_in_another_precision_is_off_policy_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +95,7 @@ def test_the_whole_model_in_another_precision_is_off_policy_by_rounding(monkeypa
     monkeypatch.setattr(layer_weights, "MIN_PACKED", 1)
     of = settings(skip=0, precisions=["bfloat16"])
     rows = measure_nestability(of, tiny_policy(), tiny_problems(10), lambda done: None).behaviours["bfloat16"]
-    assert list(rows) == ["uniform"]
-    assert all(0 < row.kl_k3 < 0.05 and 0.9 < row.ess < 1 and not row.skipped_layers for row in rows["uniform"])
+    assert all(0 < row.kl_k3 < 0.05 and 0.9 < row.ess < 1 and not row.skipped_layers for row in rows)
 
 
 def test_a_precision_that_the_processor_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,11 +105,8 @@ def test_a_precision_that_the_processor_does_not_have_is_refused(monkeypatch: py
 
 
 def test_a_rollout_without_layers_is_off_policy_and_one_with_all_is_not() -> None:
-    for rows in measure(settings()).values():
-        assert all(row["kl_k3"] > 0.01 and row["ess"] < 0.999 for row in rows)
-    whole = measure(settings(skip=0))
-    assert list(whole) == ["uniform"]
-    for row in whole["uniform"]:
+    assert all(row["kl_k3"] > 0.01 and row["ess"] < 0.999 for row in measure(settings()))
+    for row in measure(settings(skip=0)):
         assert row["skipped_layers"] == []
         assert row["kl_k1"] == pytest.approx(0, abs=1e-5)
         assert (row["ess"], row["ess_sequence"]) == pytest.approx((1, 1), abs=1e-5)
@@ -136,11 +136,12 @@ def test_the_command_reads_the_influence_and_writes_the_record(
         ),
         encoding="utf-8",
     )
-    call = ["nestability", "--settings", settings().canonical_json(), "--policy", str(tmp_path / "model"),
+    of = settings(strategy="least_half")
+    call = ["nestability", "--settings", of.canonical_json(), "--policy", str(tmp_path / "model"),
             "--problems", str(tmp_path / "problems.jsonl"), "--output", str(tmp_path / "record.json")]  # fmt: skip
     assert main(call) == 1
     assert "strategy 'least_half' needs --influence" in capsys.readouterr().err
     assert main([*call, "--influence", str(tmp_path / "influence.json")]) == 0
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert (record["stage"], record["skip"], record["completions"]) == ("pretrained", 34, 8)
-    assert record["strategies"] == measure(settings())
+    assert record["batches"] == measure(of)

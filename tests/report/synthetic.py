@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nested_reft.config.experiment import Config, measured_models, parse_config, stages
+from nested_reft.config.experiment import Config, layer_choices, measured_models, parse_config, stages
 from nested_reft.config.records.training import StepRecord
 from nested_reft.config.run_table import all_runs
 from nested_reft.core.layer_selection import num_skipped
@@ -67,6 +67,8 @@ def make_config(
     warmup: bool = False,
     nestability: bool = False,
     precisions: tuple[str, ...] = (),
+    borders: tuple[int, ...] = (),
+    by_completion: bool = False,
 ) -> Config:
     """A valid config with that many of each; `skips_of` names corrections that are run at some skips only."""
     model = {"source": "hub", "repo": "nobody/nothing", "layers": 10}
@@ -88,12 +90,14 @@ def make_config(
         "throughput": {"problems": 2, "completions_per_problem": 2, "new_tokens": 8},
         "gradients": {"corrections": {name: {} for name in gradients}, "batches": batches, **batch},
     }
+    if by_completion:
+        settings["gradients"]["by_completion"] = {"problems": 3, "pool": 2}
     if warmup:
         datasets_of = {"datasets": {"solved": problems}, "layer_drop": 0.1 if nestability else 0.0}
         settings["warmup"] = {**datasets_of, "steps": 1, "solutions_per_batch": 1, "learning_rate": 1e-4}
     if nestability:
         settings["nestability"] = {
-            "batches": 4, **batch, "without_layer_drop": warmup, "precisions": precisions,
+            "batches": 4, **batch, "without_layer_drop": warmup, "precisions": precisions, "borders": borders,
         }  # fmt: skip
     if len(strategies) > 1:
         settings["layer_choice"] = {"strategies": strategies, "skip": max(skips), "correction": corrections[-1]}
@@ -115,9 +119,11 @@ def write_results(root: Path, config: Config, effects: Effects = Effects()) -> N
                 _write_step_speed(root, config, rng, size, skip, effects)
                 record = gradient_record(config, size, skip, effects, np.random.default_rng([skip, len(size)]))
                 write(root / "gradients" / size / f"skip{skip}.json", json.dumps(record))
-            for place, stage in enumerate(measured_models(config)):
-                found = nestability_record(config, size, stage, skip, 2.0**-place)
-                write(root / "nestability" / stage / size / f"skip{skip}.json", json.dumps(found))
+        for place, stage in enumerate(measured_models(config)):
+            for skip, strategy, border in layer_choices(config):
+                found = nestability_record(config, size, stage, skip, strategy, border, 2.0**-place)
+                path = root / "nestability" / stage / size / f"skip{skip}-{strategy}-border{border}.json"
+                write(path, json.dumps(found))
     write(root / "exact.json", json.dumps({"rows": exact_rows()}))
     for run in all_runs(config):
         mean = effects.pretrained + effects.learned - effects.cost * run.skip / 100 + rng.normal(0, effects.noise)
@@ -192,34 +198,32 @@ def gradient_sets(
     return estimates(0, 1), estimates(0, 1), corrected
 
 
-def nestability_record(config: Config, size: str, stage: str, skip: int, factor: float) -> dict[str, Any]:
-    """Batch n of strategy s has `factor` times the KL 0.01 * skip / s * n, and the ESS exp(-KL).
+def nestability_record(
+    config: Config, size: str, stage: str, skip: int, strategy: str, border: int, factor: float
+) -> dict[str, Any]:
+    """Batch n of strategy s, from 1, has `factor` times the KL 0.01 * skip / s / border * n, and the ESS exp(-KL).
 
     In precision p, from 1, all are the same, and p times as fast as the whole model, but for 1 % more each batch, and
     for the layers that are left out.
     """
     assert config.nestability is not None
-    strategies: dict[str, list[dict[str, Any]]] = {}
-    for place, strategy in enumerate(config.nestability.strategies if skip else config.nestability.strategies[:1], 1):
-        kls = [factor * 0.01 * skip / place * number for number in range(1, config.nestability.batches + 1)]
-        fixed = {"skipped_layers": list(range(1, 1 + round(skip / 10))), "tokens": 30, "reward": 0.5 - skip / 100}
-        strategies[strategy] = [
-            {**fixed, "kl_k1": kl, "kl_k3": kl, "ess": float(np.exp(-kl)), "ess_sequence": float(np.exp(-8 * kl))}
-            for kl in kls
-        ]
+    place = config.nestability.strategies.index(strategy) + 1
+    kls = [factor * 0.01 * skip / place / border * number for number in range(1, config.nestability.batches + 1)]
+    fixed = {"skipped_layers": list(range(1, 1 + round(skip / 10))), "tokens": 30, "reward": 0.5 - skip / 100}
+    batches = [
+        {**fixed, "kl_k1": kl, "kl_k3": kl, "ess": float(np.exp(-kl)), "ess_sequence": float(np.exp(-8 * kl))}
+        for kl in kls
+    ]
     baseline = {"seconds": 1.0, "baseline_tokens": 20}
     behaviours = {
-        precision: {
-            strategy: [
-                {**row, **baseline, "baseline_seconds": fast * (1 + skip / 100 + n / 100) / 1.5}
-                for n, row in enumerate(rows)
-            ]
-            for strategy, rows in strategies.items()
-        }
+        precision: [
+            {**row, **baseline, "baseline_seconds": fast * (1 + skip / 100 + n / 100) / 1.5}
+            for n, row in enumerate(batches)
+        ]
         for fast, precision in enumerate(config.nestability.precisions, start=1)
     }
-    key = {"size": size, "stage": stage, "skip": skip, "num_layers": 10, "completions": 4}
-    return {**key, "strategies": strategies, "behaviours": behaviours}
+    key = {"size": size, "stage": stage, "skip": skip, "strategy": strategy, "border": border}
+    return {**key, "num_layers": 10, "completions": 4, "batches": batches, "behaviours": behaviours}
 
 
 def exact_rows() -> list[dict[str, Any]]:

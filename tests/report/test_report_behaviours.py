@@ -59,7 +59,8 @@ def test_the_claim_is_judged_in_the_precision_of_training(tmp_path: Path) -> Non
     assert found["small", 10].estimate == pytest.approx(sum(expected) / 4)  # type: ignore[union-attr]
 
     def claim(of: Config, rows: pd.DataFrame) -> tuple[str, str]:
-        tables = [read_table(tmp_path, name) for name in ("runs", "step_speed", "throughput", "gradients")]
+        names = ("runs", "step_speed", "throughput", "gradients", "completion_gradients")
+        tables = [read_table(tmp_path, name) for name in names]
         *_, last = claim_rows(*tables, rows, of)
         return last.id, last.verdict
 

@@ -62,11 +62,15 @@ def test_everything_refuted(tmp_path: Path) -> None:
     effects = Effects(rollout_gain=-0.5, step_gain=-0.2, learned=0.05, cost=2.0)
     gradients = {"base": 3.0, "is_sequence": 3.0}
     claims = report(tmp_path, effects=Effects(**vars(effects) | {"bias": gradients, "variance": gradients}))
-    assert {row["verdict"] for row in claims.values()} == {"refuted"}
+    on_par = {name for name in claims if name.startswith("C5")}
+    assert {row["verdict"] for name, row in claims.items() if name not in on_par} == {"refuted"}
+    # A baseline that has not learned is nothing to be on par with.
+    assert {claims[name]["verdict"] for name in on_par} == {"not assessable"}
     # At skip 20 the loss is 0.4, all the baseline has above 0.05.
     measured = str(claims["C5-unit"]["measured"])
-    assert measured.startswith("0 of 2 pass, 2 fail; worst (small, stories, skip 20 %): -40.0 [-41.2, -38.8]")
-    assert measured.endswith("; 2 beyond the margin; 2 below 0, 0 above 0")
+    assert measured.startswith(
+        "0 of 2 pass, 2 not assessable; worst (small, stories, heldout, skip 20 %): -40.0 [-41.2"
+    )
 
 
 def test_one_seed_gives_estimates_and_no_verdict(tmp_path: Path) -> None:
@@ -78,14 +82,25 @@ def test_one_seed_gives_estimates_and_no_verdict(tmp_path: Path) -> None:
         assert math.isnan(float(str(claims[name]["low"])))
 
 
-def test_what_is_not_in_the_config_or_misses_a_benchmark_is_not_run(tmp_path: Path) -> None:
+def test_parity_far_beyond_the_margin_is_refuted(tmp_path: Path) -> None:
+    claims = report(tmp_path, effects=Effects(cost=2.0))
+    measured = str(claims["C5-unit"]["measured"])
+    assert claims["C5-unit"]["verdict"] == "refuted"
+    assert measured.startswith("0 of 2 pass, 2 fail; worst (small, stories, heldout, skip 20 %): -40.0 [-41.2, -38.8]")
+    assert measured.endswith("; 2 beyond the margin; 2 below 0, 0 above 0; ±5 points are 20 % of the baseline's gain")
+
+
+def test_what_is_not_in_the_config_is_not_run_nor_a_benchmark_that_is_missed(tmp_path: Path) -> None:
     assert report(tmp_path, LONE)["C5-base"]["verdict"] == "supported"
     assert claim(tmp_path, LONE)["C5-retrace"]["verdict"] == "not run"
     config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base",), steps=2)
     write_results(tmp_path, config)
     for seed in config.seeds:
         (tmp_path / f"evaluations/small/stories/base/skip10/seed{seed}/steps.json").unlink()
-    assert claim(tmp_path, config)["C5-base"]["verdict"] == "not run"
+    row = claim(tmp_path, config)["C5-base"]
+    assert row["verdict"] == "inconclusive"
+    assert row["counts"] == "1 of 2 pass"
+    assert "; 1 not run; " in str(row["measured"])
 
 
 def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
@@ -94,7 +109,7 @@ def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
     claim(tmp_path, LONE)
     runs = read_table(tmp_path, "runs").query("metric == 'sampled' and correction == 'base'")
     values = runs.set_index(["skip", "seed"])["value"]
-    found = parity(runs, LONE, "sampled")["small", "stories", "base", 10]
+    found = parity(runs, LONE, "sampled")["small", "stories", "heldout", "base", 10]
     assert found is not None
     assert found.units == pytest.approx([values[10, seed] - values[0, seed] for seed in (1, 3)])
     assert found.estimate == pytest.approx(np.mean(found.units))

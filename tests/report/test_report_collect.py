@@ -19,7 +19,7 @@ from nested_reft.report.tidy import read_table
 
 EVALUATION = "evaluations/small/stories/base/skip0/seed1/heldout.json"
 MANIFEST = "runs/small/stories/base/skip0/seed1/manifest.json"
-GRADIENTS, NESTABILITY = "gradients/small/skip10.json", "nestability/pretrained/small/skip10.json"
+GRADIENTS, NESTABILITY = "gradients/small/skip10.json", "nestability/pretrained/small/skip10-least-border1.json"
 METRICS = "runs/small/stories/base/skip0/seed1/metrics.jsonl"
 
 

@@ -29,7 +29,7 @@ def claims(**verdicts: str) -> pd.DataFrame:
 def cells(*rows: tuple[str, int, float, float, float]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["id", "skip", "estimate", "low", "high"])
     numbers = {"skip": int, "estimate": float, "low": float, "high": float}
-    return table.astype(numbers).assign(size="small", dataset="", n=3)
+    return table.astype(numbers).assign(size="small", dataset="", benchmark="", n=3)
 
 
 def run(root: Path, effects: Effects) -> Path:

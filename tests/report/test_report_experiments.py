@@ -67,10 +67,11 @@ def test_what_compares_nested_runs_says_that_there_are_none(baseline: Path, name
 
 
 def test_what_a_configuration_does_not_ask_for_is_no_page_of_the_report() -> None:
-    everything = make_config(strategies=("uniform", "static"), nestability=True, precisions=("float32",))
+    measured = {"nestability": True, "precisions": ("float32",), "by_completion": True}
+    everything = make_config(strategies=("uniform", "static"), **measured)
     for entries, optional in (
-        (FIGURES, {"strategies", "nestability", "behaviours"}),
-        (PRESENTATION_TABLES, {"layer_choice", "nestability", "behaviours"}),
+        (FIGURES, {"strategies", "nestability", "nestability_by_size", "behaviours", "completion_gradients"}),
+        (PRESENTATION_TABLES, {"layer_choice", "nestability", "behaviours", "completion_bias"}),
     ):
         assert asked(entries, everything) == list(entries)
         assert asked(entries, BASELINE_ONLY) == [name for name in entries if name not in optional]
@@ -98,7 +99,7 @@ def test_only_what_the_baseline_learns_is_judged(baseline: Path) -> None:
 
 
 def test_the_gain_is_over_the_warmed_up_model(partial: Path) -> None:
-    gain = gains(read_table(partial, "runs"), PARTIAL, "sampled")["small", "stories"]
+    gain = gains(read_table(partial, "runs"), PARTIAL, "sampled")["small", "stories", "heldout"]
     assert gain is not None
     # 0.40 unmodified, 0.10 more after the warm-up, 0.25 more than unmodified after ReFT
     assert gain.estimate == pytest.approx(0.15, abs=0.02)
@@ -109,6 +110,6 @@ def test_tables_have_the_cells_that_are_run(partial: Path) -> None:
     before = ["pre-trained", "warmed-up", "baseline ReFT"]
     assert list(table["model"]) == [*before, *(f"{name}, skip {skip} %" for name, skip in CELLS)]
     claims = pd.read_csv(partial / "tables/claims.csv").set_index("id")
-    assert " of 1 " in claims.loc["C5-base", "measured"]
-    assert " of 2 " in claims.loc["C5-retrace", "measured"]
+    assert " of 2 " in claims.loc["C5-base", "measured"]
+    assert " of 4 " in claims.loc["C5-retrace", "measured"]
     assert not claims["measured"].str.contains("not run").any()

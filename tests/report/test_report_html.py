@@ -197,7 +197,7 @@ def test_tables_escape_their_cells_and_colour_verdicts(tmp_path: Path) -> None:
     assert '<th scope="col">a&lt;b</th>' in text
     assert "<td>&lt;i&gt;1&lt;/i&gt;</td>" in text
     assert '<td class="mark not-run">not run</td>' in text
-    for verdict in ("supported", "refuted", "partly", "inconclusive"):
+    for verdict in ("supported", "refuted", "partly", "inconclusive", "not-assessable"):
         assert re.search(rf"\.{verdict}(, \.[\w-]+)* {{ color", text), verdict
         assert re.search(rf"td\.{verdict}::before(, td[\w.-]+::before)* {{ content", text), verdict
     assert "see low &amp; &lt;x&gt;" in text

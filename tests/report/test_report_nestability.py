@@ -13,7 +13,7 @@ from synthetic import make_config, write_results
 
 from nested_reft.config.experiment import Config
 from nested_reft.report.collect.collect import collect
-from nested_reft.report.figures.nestability import nestability
+from nested_reft.report.figures.nestability import nestability, nestability_by_size
 from nested_reft.report.statistics.nestability import nestability_cells
 from nested_reft.report.tables.nestability import nestability_table
 from nested_reft.report.tidy import read_table
@@ -68,8 +68,9 @@ def test_the_table_names_models_strategies_and_rewards(tmp_path: Path, warmed: C
 
 def test_what_was_not_measured_is_not_run(tmp_path: Path, warmed: Config) -> None:
     write_results(tmp_path, warmed)
-    (tmp_path / "nestability/warmed_up/small/skip10.json").unlink()
-    (tmp_path / "nestability/pretrained/small/skip0.json").unlink()
+    for path in (tmp_path / "nestability/warmed_up/small").glob("skip10-*"):
+        path.unlink()
+    (tmp_path / "nestability/pretrained/small/skip0-uniform-border1.json").unlink()
     table = nestability_table(*tidy(tmp_path, warmed), warmed)[0].set_index(["model", "skip %"])
     gone = table.loc["warmed-up, layer drop 0.1", "10"]
     assert set(gone["KL"]) == set(gone["right (%)"]) == {"not run"}
@@ -91,14 +92,51 @@ def test_the_figure_has_a_column_a_model_and_the_measured_points(tmp_path: Path,
     assert labels == ["10\n1.08×", "20\n1.16×"]
 
 
+def test_other_borders_are_choices_of_layers_of_their_own(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, steps=1, nestability=True, borders=(2, 4))
+    write_results(tmp_path, config)
+    table, _ = tidy(tmp_path, config)
+    assert set(table[table["border"] > 1]["strategy"]) == {"uniform"}
+    assert list(table["border"].unique()) == [1, 2, 4]
+    cells = nestability_cells(table, config)
+    names = ["uniform", "least_half", "least", "uniform, border 2", "uniform, border 4"]
+    assert list(dict.fromkeys(name for _, _, name, _ in cells)) == names
+    # The KLs are 0.05, 0.1, 0.15 and 0.2 with border 4.
+    found = cells["small", "pretrained", "uniform, border 4", 20]
+    assert found is not None
+    assert found.intervals["kl_k1"].estimate == pytest.approx(0.125)
+
+
+def test_sizes_are_compared_at_the_share_that_each_leaves_out(tmp_path: Path) -> None:
+    config = make_config(sizes=2, benchmarks=1, steps=1, nestability=True, borders=(2,))
+    write_results(tmp_path, config)
+    for path in (tmp_path / "nestability/pretrained/large").glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for row in record["batches"]:
+            row["ess"] /= 2
+        path.write_text(json.dumps(record), encoding="utf-8")
+    (tmp_path / "nestability/pretrained/large/skip20-least-border1.json").unlink()
+    table, _ = tidy(tmp_path, config)
+    figure = nestability_by_size(table, config)
+    assert titles(figure) == ["uniform", "least_half", "least", "uniform, border 2"]
+    uniform, _, least, *_ = figure.axes
+    small, large = (line for line in uniform.lines)
+    expected = [sum(math.exp(-skip / 100 * n) for n in range(1, 5)) / 4 for skip in (10, 20)]
+    assert list(small.get_xdata()) == [0, 10, 20]
+    assert list(small.get_ydata()) == pytest.approx([1, *expected])
+    assert list(large.get_ydata()) == pytest.approx([1, *(value / 2 for value in expected)])
+    assert [len(line.get_xdata()) for line in least.lines] == [3, 2], "what was not measured is not drawn"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small, 10 layers", "large, 10 layers"]
+    assert [text.get_text() for text in nestability_by_size(table.iloc[:0], config).axes[0].texts] == ["not run"]
+
+
 def test_a_sampled_kl_below_zero_is_no_error(tmp_path: Path) -> None:
     config = make_config(sizes=2, benchmarks=1, steps=1, nestability=True)
     write_results(tmp_path, config)
     for path in (tmp_path / "nestability").rglob("skip*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        for rows in record["strategies"].values():
-            for number, row in enumerate(rows):
-                row["kl_k1"] = -1e-4 * number
+        for number, row in enumerate(record["batches"]):
+            row["kl_k1"] = -1e-4 * number
         path.write_text(json.dumps(record), encoding="utf-8")
     table, throughput = tidy(tmp_path, config)
     assert nestability(table, throughput, config).axes[0].get_yscale() == "linear"

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from nested_reft.report.statistics.gradients import Grams, relative_bias, variance_ratio
 from nested_reft.report.statistics.intervals import (
+    SQUARE,
+    UNBOUNDED,
     Interval,
+    Limits,
     accuracy_interval,
     against_zero,
+    contradiction,
     crossed_difference,
-    equivalence,
     median_ratio,
     paired_difference,
     paired_ratio,
@@ -92,21 +95,37 @@ def test_the_bootstrap_interval_of_a_median_is_of_order_statistics() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "verdict", "side"),
     [
-        (-0.05, 0.05, "equivalent", "includes 0"),
-        (0.01, 0.02, "equivalent", "above 0"),
-        (-0.06, 0.01, "inconclusive", "includes 0"),
-        (-0.20, 0.20, "inconclusive", "includes 0"),
-        (-0.244, -0.04, "inconclusive", "below 0"),
-        (-0.09, -0.051, "beyond the margin", "below 0"),
-        (0.051, 0.09, "beyond the margin", "above 0"),
-        (0.0, 0.04, "equivalent", "includes 0"),
-        (math.nan, math.nan, "no interval", "no interval"),
+        (-0.05, 0.05, "passes", "includes 0"),
+        (0.01, 0.02, "passes", "above 0"),
+        (-0.06, 0.01, "undecided", "includes 0"),
+        (-0.20, 0.20, "undecided", "includes 0"),
+        (-0.244, -0.04, "undecided", "below 0"),
+        (-0.09, -0.051, "fails", "below 0"),
+        (0.051, 0.09, "fails", "above 0"),
+        (0.0, 0.04, "passes", "includes 0"),
+        (math.nan, math.nan, "undecided", "no interval"),
     ],
 )
 def test_beyond_the_margin_and_below_zero_are_two_questions(low: float, high: float, verdict: str, side: str) -> None:
     found = Interval((low + high) / 2, low, high, 3, "t")
-    assert equivalence(found, 0.05) == verdict
+    assert Limits(-0.05, 0.05).judge(found) == verdict
     assert against_zero(found) == side
+
+
+def test_the_p_value_of_a_limit_is_that_of_the_level_at_which_the_interval_reaches_it() -> None:
+    # With 1 degree of freedom the t distribution is Cauchy's: P(T > t) = 1/2 - atan(t) / pi; its quantile is 12.7062.
+    for halves in (1.0, 2.0, 5.0):
+        found = Interval(1 + 0.2 * halves, 1 + 0.2 * (halves - 1), 1 + 0.2 * (halves + 1), 2, "t")
+        expected = 0.5 - math.atan(12.7062047 * halves) / math.pi
+        assert contradiction(found, Limits(high=1), UNBOUNDED) == pytest.approx(expected)
+        below = Interval(-found.estimate, -found.high, -found.low, 2, "t")
+        assert contradiction(below, Limits(low=-1), UNBOUNDED) == pytest.approx(expected)
+    assert contradiction(Interval(1.2, 1, 1.4, 2, "t"), Limits(high=1), UNBOUNDED) == pytest.approx(0.025)
+    # On the square 0.05, from 0.01 to 0.09: a half-width above the square of the limit.
+    bias = Interval(0.05**0.5, 0.1, 0.3, 2, "jackknife")
+    assert contradiction(bias, Limits(high=0.1), SQUARE) == pytest.approx(0.025)
+    # Of unequal halves the longer counts, here 0.4.
+    assert contradiction(Interval(1.4, 1.2, 1.8, 2, "t"), Limits(high=1), UNBOUNDED) == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +148,7 @@ def test_values_that_are_all_equal_have_no_interval_and_decide_nothing(interval:
     assert interval.n > 1
     assert not interval.exists
     assert math.isnan(interval.low)
-    assert equivalence(interval, 10.0) == "no interval"
+    assert Limits(-10, 10).judge(interval) == "undecided"
 
 
 def test_accuracies_that_are_all_equal_still_vary_over_problems() -> None:

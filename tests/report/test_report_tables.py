@@ -15,7 +15,7 @@ from nested_reft.report.claims.tables import write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.registry import PRESENTATION_TABLES
 from nested_reft.report.statistics.comparisons import benchmark_means
-from nested_reft.report.tables.accuracy import accuracy_sampled, equivalence_table
+from nested_reft.report.tables.accuracy import accuracy_greedy, accuracy_sampled, equivalence_table
 from nested_reft.report.tables.gradients import exact_bias_table, gradient_bias_table
 from nested_reft.report.tables.layer_choice import layer_choice_table
 from nested_reft.report.tables.speed import speedup_table
@@ -54,6 +54,29 @@ def test_problems_of_unequal_benchmarks_count_as_their_mean_varies(small: Config
     assert benchmark_means(runs, small, "greedy")["n"].item() == pytest.approx(300)
 
 
+def test_the_start_model_has_a_row_for_each_lower_temperature(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, skips=(10,), corrections=("base",), steps=1, warmup=True)
+    evaluation = config.evaluation.model_copy(update={"start_temperatures": (0.7, 0.5)})
+    config = config.model_copy(update={"evaluation": evaluation})
+    write_results(tmp_path, config)
+    path = tmp_path / "evaluations/small/warmed_up/heldout.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for place, item in enumerate(record["items"]):  # the first 30 of 50 problems are right
+        item["at"] = {"sampled at T = 0.5": [place < 30] * 4}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    tables(tmp_path, config)
+    table = accuracy_sampled(read_table(tmp_path, "runs"), config)[0].set_index("model")["heldout"]
+    assert list(table.index[:4]) == [
+        "pre-trained",
+        "warmed-up",
+        *(f"warmed-up, sampled at T = {t}" for t in (0.7, 0.5)),
+    ]
+    assert table["warmed-up, sampled at T = 0.7"] == "not run"
+    assert table["warmed-up, sampled at T = 0.5"].startswith("60.0 [")
+    assert "lower temperatures" in (tmp_path / "tables/accuracy_sampled.md").read_text(encoding="utf-8")
+    assert len(accuracy_greedy(read_table(tmp_path, "runs"), config)[0]) == len(table) - 2
+
+
 def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     config = make_config(sizes=1, benchmarks=2, skips=(10,), corrections=("base", "unit"), steps=1)
     write_results(tmp_path, config)
@@ -65,10 +88,9 @@ def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     row = accuracy_sampled(runs, config)[0].set_index("model").loc["unit, skip 10 %"]
     assert row["heldout"] != "not run"
     assert list(row[["steps", "mean", "IQM"]]) == ["not run"] * 3
-    parity = equivalence_table(runs, config)[0].set_index("correction")
-    assert parity.loc["unit", "verdict"] == "not run"
-    assert parity.loc["unit", "difference"] == "not run"
-    assert parity.loc["base", "verdict"] == "equivalent"
+    parity = equivalence_table(runs, config)[0].set_index(["correction", "benchmark"])
+    assert list(parity.loc[("unit", "steps"), ["difference", "verdict"]]) == ["not run"] * 2
+    assert "not run" not in list(parity["verdict"].drop(("unit", "steps")))
     speed = speedup_table(read_table(tmp_path, "throughput"), read_table(tmp_path, "step_speed"), config)[0]
     assert list(speed.set_index("skip %").loc["10", ["rollout tokens/s", "rollout speed-up"]]) == ["not run"] * 2
     assert speed.set_index("skip %").loc["10", "step speed-up"].startswith("1.02")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from synthetic import make_config
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.claims.judge import Claim, claim_rows, judge
+from nested_reft.report.claims.judge import FAILS_ALONE, Claim, claim_rows, judge, judge_all, obstacles
 from nested_reft.report.claims.registry import statements
 from nested_reft.report.claims.rules import verdict
 from nested_reft.report.claims.summary import verdicts
 from nested_reft.report.claims.tables import cells_table
-from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
+from nested_reft.report.statistics.intervals import UNBOUNDED, CellVerdict, Interval, Limits, t_interval
 
 CONFIG = make_config(
     sizes=2, benchmarks=1, skips=(10, 20, 30), corrections=("base",), gradients=("is_sequence",), steps=2
@@ -84,10 +86,14 @@ def test_a_cell_without_interval_is_not_judged_and_one_without_spread_is_undecid
     [
         *[("pp", "supported"), ("pf", "partly"), ("pfu-", "partly"), ("pu", "inconclusive"), ("uu", "inconclusive")],
         *[("p-", "inconclusive"), ("ff", "refuted"), ("fu-", "refuted"), ("--", "not run"), ("", "not run")],
+        *[("nn", "not assessable"), ("n-", "not assessable"), ("pn", "inconclusive"), ("fn", "refuted")],
     ],
 )
 def test_verdict_over_cells(cells: str, expected: str) -> None:
-    of: dict[str, CellVerdict | None] = {"p": "passes", "f": "fails", "u": "undecided", "-": None}
+    of: dict[str, CellVerdict | None] = {
+        **{"p": "passes", "f": "fails", "u": "undecided"},
+        **{"n": "not assessable", "-": None},
+    }
     assert verdict([of[cell] for cell in cells]) == expected
 
 
@@ -122,7 +128,10 @@ def accuracies(differences: list[list[float]], gains: list[list[float]]) -> pd.D
     return pd.DataFrame(found, columns=columns).astype({"seed": "Int64"})
 
 
-def judged(claim: str, values: Values, noise: float = 0.01) -> Claim:
+GAINS = [0.19, 0.2, 0.21]  # of the baseline's three seeds: it has learned
+
+
+def judged(claim: str, values: Values, noise: float = 0.01, gain: list[float] = GAINS) -> Claim:
     """`claim` judged by what was measured of its cells, in their order; the other claims are not run."""
     throughput = rows(CELLS, values if claim == "C1" else [], ("speedup", "speedup_low", "speedup_high"))
     steps = rows(CELLS, values if claim == "C2" else [], ("speedup", "speedup_low", "speedup_high"))
@@ -136,10 +145,10 @@ def judged(claim: str, values: Values, noise: float = 0.01) -> Claim:
     gradients = rows(CELLS, values if claim in names else [], names[{"C3": "C4", "C4": "C3"}[other]], **of)
     # Three seeds, one at the estimate and two as far from it on either side as the interval asks for.
     around = [[mean + (high - mean) / T * 3**0.5 * step for step in (-1, 0, 1)] for mean, _, high in values]
-    runs = accuracies(around if claim == "C5" else [], around if claim == "C6" else [[0.2] * 3] * 2)
+    runs = accuracies(around if claim == "C5" else [], around if claim == "C6" else [gain] * 2)
     if claim not in ("C5", "C6"):
         runs = runs.iloc[:0]
-    claims = claim_rows(runs, steps, throughput, gradients, pd.DataFrame(), CONFIG)
+    claims = claim_rows(runs, steps, throughput, gradients, pd.DataFrame(), pd.DataFrame(), CONFIG)
     (found,) = (one for one in claims if one.id.partition("-")[0] == claim and one.id not in ("C5-unit", "C5-retrace"))
     return found
 
@@ -149,7 +158,7 @@ T = 4.302653  # Student's t of two degrees of freedom, 97.5 %
 EXAMPLES = {
     "C1": [(1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.1, 0.9, 1.3)],
     "C2": [(1.2, 1.1, 1.3), (0.8, 0.7, 0.9), (1.1, 0.9, 1.3)],
-    "C3": [(0.04, 0.0, 0.08), (0.3, 0.2, 0.4), (0.08, 0.0, 0.16)],
+    "C3": [(0.04, 0.0, 0.08), (0.3, 0.25, 0.35), (0.08, 0.0, 0.16)],
     "C4": [(1.1, 0.9, 1.3), (5.0, 4.0, 6.0), (2.0, 0.5, 8.0)],
     "C5": [(0.01, -0.02, 0.04), (-0.2, -0.25, -0.15), (0.0, -0.2, 0.2)],
     "C6": [(0.2, 0.15, 0.25), (0.02, -0.03, 0.07), (0.2, -0.1, 0.5)],
@@ -170,7 +179,7 @@ def test_every_verdict_of_every_claim(claim: str, cells: str, expected: str) -> 
     passes, fails, undecided = EXAMPLES[claim]
     values = [{"p": passes, "f": fails, "u": undecided}[cell] for cell in cells]
     if claim == "C1":  # which must also rise
-        values = [(mean + 0.01 * place, low, high) for place, (mean, low, high) in enumerate(values)]
+        values = [(mean + 0.001 * place, low, high) for place, (mean, low, high) in enumerate(values)]
     found = judged(claim, values)
     assert found.verdict == expected
     if cells:
@@ -199,7 +208,7 @@ def test_of_several_cells_the_one_nearest_to_failing_is_shown() -> None:
     found = judged("C5", [(-0.03, -0.031, -0.029), (0.005, -0.035, 0.045), *[(0.0, -0.01, 0.01)] * 4])
     assert (found.verdict, found.high) == ("supported", pytest.approx(0.045, abs=1e-4))
     # Both are beyond the limit; the larger estimate is less certainly so.
-    found = judged("C4", [(9.0, 2.1, 20.0), (5.0, 4.0, 6.0), *[(1.0, 0.9, 1.9)] * 4])
+    found = judged("C4", [(9.0, 3.5, 20.0), (5.0, 4.0, 6.0), *[(1.0, 0.9, 1.9)] * 4])
     assert (found.verdict, found.low) == ("partly", 4.0)
 
 
@@ -215,7 +224,10 @@ def test_a_bias_that_the_noise_hides_says_so_with_the_noise() -> None:
     # What the noise does not hide is judged all the same, by its whole interval.
     found = judged("C3", [lost] * 5 + [clear], noise=0.634)
     assert found.verdict == "refuted"
-    assert found.measured == "0 of 6 pass, 1 fail, 5 not resolved; worst (large, skip 30 %): 67.6 % [46.6 %, 83.6 %]"
+    assert found.measured == (
+        "0 of 6 pass, 1 fail, 5 not resolved; refuted at 30 %, inconclusive at 10, 20 %; worst (large, skip 30 %): "
+        "67.6 % [46.6 %, 83.6 %]"
+    )
     found = judged("C3", [(NAN, NAN, NAN)] * 6)  # the gradient itself is lost
     assert (found.verdict, found.low) == ("inconclusive", None)
     assert (
@@ -237,10 +249,122 @@ def test_what_has_no_spread_decides_nothing(claim: str) -> None:
 def test_below_zero_and_beyond_the_margin_are_two_facts() -> None:
     found = judged("C5", [(-0.142, -0.244, -0.04), *[(0.0, -0.02, 0.02)] * 5])
     assert found.verdict == "inconclusive"
-    assert found.measured.startswith("5 of 6 pass, 1 undecided; worst (small, stories, skip 10 %): -14.2 [-24")
-    assert found.measured.endswith("0 beyond the margin; 1 below 0, 0 above 0")
+    assert found.measured.startswith("5 of 6 pass, 1 undecided; supported at 20, 30 %, inconclusive at 10 %; worst ")
+    assert "worst (small, stories, heldout, skip 10 %): -14.2 [-24" in found.measured
+    assert "; 0 beyond the margin; 1 below 0, 0 above 0; " in found.measured
     far_off = judged("C5", [(-0.20, -0.25, -0.15)] * 6)
-    assert far_off.measured.endswith("6 beyond the margin; 6 below 0, 0 above 0")
+    assert "; 6 beyond the margin; 6 below 0, 0 above 0; " in far_off.measured
+
+
+def test_parity_is_assessable_only_where_the_baseline_learned_and_the_start_is_not_on_par() -> None:
+    on_par = [(0.0, -0.01, 0.01)] * 6
+    found = judged("C5", on_par)
+    assert found.verdict == "supported"
+    assert found.measured.endswith("; ±5 points are 25 % of the baseline's gain")
+    # A gain of 10 points is not shown; nor would one of 0 differ from nested runs that learn nothing.
+    for gain in ([0.09, 0.1, 0.11], [-0.01, 0.0, 0.01]):
+        found = judged("C5", on_par, gain=gain)
+        assert (found.verdict, found.counts) == ("not assessable", "0 of 6 pass, 6 not assessable")
+        assert "gain of" not in found.measured
+        reasons = set(cells_table([found])["reason"])
+        assert reasons == {"not assessable: the baseline is not shown to gain 10 points"}
+    # Within a margin of 25 points the start model, 20 points below, is on par itself.
+    wide = CONFIG.model_copy(update={"evaluation": CONFIG.evaluation.model_copy(update={"parity_margin": 0.25})})
+    runs = accuracies([], [GAINS, GAINS])
+    assert obstacles(runs, CONFIG) == {}
+    assert set(obstacles(runs, wide)) == {(size, "stories", "heldout") for size in CONFIG.sizes}
+    assert set(obstacles(runs, wide).values()) == {"the model that it starts from is not shown to be beyond the margin"}
+    # One size alone has learned: the other's cells are left out, and nothing is supported for all.
+    mixed = claim_rows(
+        accuracies([[-0.01, 0.0, 0.01]] * 6, [GAINS, [0.0, 0.01, 0.02]]),
+        *(rows(CELLS, [], ("speedup", "speedup_low", "speedup_high")) for _ in range(2)),
+        rows(CELLS, [], ("a", "b", "c"), correction="", noise_floor=0.0),
+        *(pd.DataFrame(), pd.DataFrame(), CONFIG),
+    )
+    assert next((one.verdict, one.counts) for one in mixed if one.id == "C5-base") == (
+        "inconclusive",
+        "3 of 6 pass, 3 not assessable",
+    )
+
+
+def test_it_is_said_where_a_start_model_that_samples_sharply_is_as_accurate() -> None:
+    """With gains of 19 to 21 points over 0.3: at T = 0.5 of 0.49 it is level in one size, and 10 points below in the
+    other. Of two temperatures the better counts.
+    """
+    evaluation = CONFIG.evaluation.model_copy(update={"start_temperatures": (0.7, 0.5)})
+    config = CONFIG.model_copy(update={"evaluation": evaluation})
+    runs = accuracies([], [GAINS, GAINS])
+    start = runs[runs["correction"] == "pretrained"]
+
+    def note(of_runs: pd.DataFrame, of: Config = config) -> list[str]:
+        empty = rows(CELLS, [], ("speedup", "speedup_low", "speedup_high"))
+        nothing = rows(CELLS, [], ("a", "b", "c"), correction="", noise_floor=0.0)
+        claims = claim_rows(of_runs, empty, empty, nothing, pd.DataFrame(), pd.DataFrame(), of)
+        (found,) = (one.measured for one in claims if one.id == "C6")
+        return [part for part in found.split("; ") if "T =" in part]
+
+    def with_start(*of_sizes: float) -> pd.DataFrame:
+        sharp = [
+            start.assign(
+                metric=f"sampled at T = {name}", value=start["size"].map(dict(zip(CONFIG.sizes, of, strict=True)))
+            )
+            for name, of in (("0.7", (0.35, 0.35)), ("0.5", of_sizes))
+        ]
+        return pd.concat([runs, *sharp])
+
+    assert note(runs) == []  # not run
+    assert note(with_start(0.4, 0.4)) == []
+    for at_0_5, count in (((0.49, 0.4), 1), ((0.55, 0.49), 2)):
+        assert note(with_start(*at_0_5)) == [
+            "sampled at T = 0.7 or 0.5, the model that the baseline starts from is not shown to be less accurate than "
+            f"it in {count} of 2 cells"
+        ]
+    greedy = config.model_copy(update={"evaluation": evaluation.model_copy(update={"headline": "greedy"})})
+    assert note(pd.concat([with_start(0.55, 0.49), runs.assign(metric="greedy")]), greedy) == []
+
+
+def beyond(*halves: float) -> list[CellVerdict | None]:
+    """The verdicts, together, of cells that are so many half-widths above a limit of 1; of two units each."""
+    statement = replace(STATEMENTS["C4"], limits=Limits(high=1), scale=UNBOUNDED)
+    found = {place: Interval(1 + half, half, 2 + half, 2, "t") for place, half in enumerate(halves)}
+    # Of a claim without benchmarks, whose keys are (size, skip).
+    cells = judge_all({("small", place): interval for place, interval in found.items()}, statement)
+    assert all((cell.reason == FAILS_ALONE) == (cell.verdict == "undecided") for cell in cells.values())
+    return [cell.verdict for cell in cells.values()]
+
+
+def test_cells_fail_among_as_many_as_there_are() -> None:
+    """With 1 degree of freedom p is 0.025 over the number of half-widths, but for a trifle (Cauchy): of m cells the
+    first must be m half-widths beyond, the next m - 1.
+    """
+    assert beyond(1.05) == ["fails"]
+    assert beyond(3.1, 2.1, 1.05) == ["fails"] * 3
+    assert beyond(1.05, 2.1, 3.1) == ["fails"] * 3  # in whatever order
+    assert beyond(2.9, 2.1, 1.05) == ["undecided"] * 3
+    assert beyond(3.1, 1.9, 1.05) == ["fails", "undecided", "undecided"]
+    assert beyond(1.95, 1.95) == ["undecided"] * 2
+    assert beyond(3.1, 1.9, -2.0) == ["fails", "undecided", "passes"]  # what passes is one of them all the same
+
+
+def test_true_claims_of_many_cells_are_refuted_in_one_of_forty_experiments_at_most() -> None:
+    rng, statement = np.random.default_rng(0), replace(STATEMENTS["C5"], limits=Limits(high=0), scale=UNBOUNDED)
+    refuted, single = [], []
+    for values in rng.normal(0, 1, (1500, 12, 4)):  # twelve cells of four seeds, at the very limit
+        found = {("small", place): t_interval(of_cell) for place, of_cell in enumerate(values)}
+        refuted.append("fails" in {cell.verdict for cell in judge_all(found, statement).values()})
+        single.append("fails" in {statement.limits.judge(one) for one in found.values()})
+    assert np.mean(refuted) <= 0.025 + 3 * (0.025 * 0.975 / 1500) ** 0.5
+    assert np.mean(single) > 0.2  # without it: 1 - 0.975 ** 12 = 0.26
+
+
+def test_skips_with_other_verdicts_are_told_apart() -> None:
+    fails, lost = EXAMPLES["C3"][1], (NAN, 0.0, 0.3)
+    found = judged("C3", [lost, (0.02, 0.0, 0.05), fails] * 2, noise=0.2)
+    assert found.counts == (
+        "2 of 6 pass, 2 fail, 2 not resolved; supported at 20 %, refuted at 30 %, inconclusive at 10 %"
+    )
+    assert found.verdict == "partly"
+    assert judged("C3", [fails] * 6).counts == "0 of 6 pass, 6 fail"
 
 
 def test_a_rise_that_is_not_shown_is_inconclusive_and_a_fall_is_partly() -> None:

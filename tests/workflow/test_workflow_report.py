@@ -23,7 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 WINDOWS = {"wide": (1400, 900), "narrow": (480, 800)}
 CATEGORIES = {entry.category for entry in FIGURES.values()} | {CLAIMS, TABLES, RUNS}
 # What the tiny experiment does not measure is no page.
-NOT_ASKED = {"strategies", "layer_choice", "nestability", "behaviours"}
+NOT_ASKED = {"strategies", "layer_choice", "nestability", "nestability_by_size", "behaviours"}
 READABLE = 640  # pixels for a figure whose letters are made for 7 inches
 
 

@@ -23,7 +23,8 @@ COLUMNS = {
     "training": ["run", "step", "reward", "tokens_per_s", "skipped_layers", "loss", "ess"],
     "gradients": ["size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"],
 }
-DRAWN = [name for name in FIGURES if name not in ("strategies", "nestability", "behaviours")]  # not asked for
+NOT_ASKED = ("strategies", "nestability", "nestability_by_size", "behaviours")
+DRAWN = [name for name in FIGURES if name not in NOT_ASKED]
 REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(DRAWN), "page": len(PAGES)}
 # Where no setting has changed, the page of the settings stays, and the figure of the method, which is made of no table.
 REPORTED_AGAIN = REPORTED | {"page": len(PAGES) - 1, "figure": sum(bool(FIGURES[name].tables) for name in DRAWN)}

@@ -32,6 +32,7 @@ def two_steps() -> dict[str, Any]:
     settings["throughput"] |= {"problems": 1, "completions_per_problem": 2, "new_tokens": 4, "pairs": 3}
     settings["gradients"] |= {
         "batches": 4, "problems_per_batch": 1, "completions_per_problem": 2, "corrections": {"base": {}},
+        "by_completion": {"problems": 3, "pool": 2},
     }  # fmt: skip
     settings["layer_choice"] = {"influence_problems": 2}
     settings["nestability"] = {
@@ -62,6 +63,8 @@ def test_two_steps_of_the_study(pipeline: Pipeline, data_mirror: Path, tmp_path:
     training = pd.read_csv(results / "tables/training.csv")
     nested = training[training["skip"] == 10]
     assert list(nested["skipped_layers"].str.split().map(len)) == [3, 3]
+    completions = pd.read_csv(results / "tables/completion_gradients.csv")
+    assert completions[["correction", "n"]].to_numpy().tolist() == [["base", 3]]
     nestability = pd.read_csv(results / "tables/nestability_batches.csv")
     # unmodified, and after a warm-up without and with layer drop; skips 0 and 10; two batches
     assert len(nestability) == 3 * 2 * 2

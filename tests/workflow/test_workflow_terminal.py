@@ -23,7 +23,8 @@ RULES = {
     for name in re.findall(r"^\s*rule (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
 }
 NAMED_BY_LOOPS = {
-    "evaluate", "throughput", "step_speed", "gradients", "on_policy_gradients", "nestability", "influence",
+    "evaluate", "throughput", "step_speed", "gradients", "on_policy_gradients", "completion_gradients", "nestability",
+    "influence",
 }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_the_whole_experiment_with_a_warmup(pipeline: Pipeline, tmp_path: Path) 
 
     assert pipeline.call(config=config).jobs == {}
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "imports").iterdir()]
-    for command, jobs in (("warmup", 2), ("influence", 3), ("nestability", 6)):
+    for command, jobs in (("warmup", 2), ("influence", 3), ("nestability", 12)):
         imported = [set(record["modules"]) for record in records if record["arguments"][0] == command]
         assert len(imported) == jobs
         assert set.union(*imported) <= imported_modules("nested_reft.cli", f"nested_reft.commands.{command}")

@@ -12,6 +12,7 @@ from nested_reft.config.sources import FetchedModel, HubProblems
 from nested_reft.config.strict import ConfigError
 from nested_reft.config.experiment import (
     benchmark_batches,
+    layer_choices,
     measured_models,
     parse_config,
     problem_sets,
@@ -23,6 +24,7 @@ from nested_reft.config.experiment import (
 from nested_reft.config.run_table import all_runs
 from nested_reft.config import jobs
 from nested_reft.core.corrections import CORRECTIONS
+from nested_reft.core.layer_selection import SELECTIONS
 from nested_reft.runtime.gpus import visible_gpus
 from nested_reft.runtime.sources import source_files
 from nested_reft.data.lock import no_lock
@@ -104,6 +106,8 @@ CONSTRAINTS = dict(
     stage=one_of(STAGE_FOLDERS),
     # Which layers are left out: skip25, or skip25-static if they are not drawn uniformly for each batch.
     rollout=one_of(dict.fromkeys(run.rollout for run in RUNS)),
+    strategy=one_of(SELECTIONS),
+    border=r"\d+",
     seed=one_of(CONFIG.seeds),
     figure=one_of(FIGURES),
     page=one_of(PAGES),
@@ -231,12 +235,11 @@ def influence_of(strategies, size, stage=STAGE):
 
 
 def measured(wildcards):
-    """What a measurement is of: a size, and perhaps a stage and a skip."""
-    return (
-        {**wildcards, "skip": int(wildcards.skip)}
-        if "skip" in wildcards.keys()
-        else dict(wildcards)
-    )
+    """What a measurement is of: a size, and perhaps a stage, a skip, a strategy and a border."""
+    return {
+        key: int(value) if key in ("skip", "border") else value
+        for key, value in wildcards.items()
+    }
 
 
 def optional_files(wildcards, input):

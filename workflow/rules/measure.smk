@@ -1,5 +1,5 @@
-# What is measured of a model, on problems of the first data set: one rule each, with the same body. `settings` makes
-# what a job is passed, of its size, stage and skip.
+# What is measured of a model, on problems of `dataset` or else of the first data set: one rule each, with the same body.
+# `settings` makes what a job is passed, of its size, stage and skip.
 MEASUREMENTS = {
     # Speed, of rollouts and of whole training steps. These jobs take all cores, so that no other job runs with them,
     # but compute with their usual threads.
@@ -44,19 +44,30 @@ MEASUREMENTS = {
         message="Gradients, bias and variance: {wildcards.size}, skip {wildcards.skip} %",
     ),
 }
+if CONFIG.gradients.by_completion:
+    # The same problem by problem, from distinct completions with their probabilities.
+    MEASUREMENTS["completion_gradients"] = dict(
+        output="completion_gradients/{size}/skip{skip}.json",
+        settings=jobs.completion_gradient_settings,
+        inputs=dict(influence=MEASUREMENTS["gradients"]["inputs"]["influence"]),
+        message="Gradients by distinct completions: {wildcards.size}, skip {wildcards.skip} %",
+    )
 if CONFIG.nestability:
     # How far nested rollouts of a model are from it, before any reinforcement, and what they are worth.
     MEASUREMENTS["nestability"] = dict(
-        output="nestability/{stage}/{size}/skip{skip}.json",
+        output="nestability/{stage}/{size}/skip{skip}-{strategy}-border{border}.json",
         settings=jobs.nestability_settings,
         alone=bool(CONFIG.nestability.precisions),  # then it times rollouts
+        dataset=CONFIG.nestability.dataset,
         policy=stage_folder,
         inputs=dict(
             influence=lambda wildcards: influence_of(
-                CONFIG.nestability.strategies, wildcards.size, wildcards.stage
+                (wildcards.strategy,) if int(wildcards.skip) else (),
+                wildcards.size,
+                wildcards.stage,
             ),
         ),
-        message="Nestability: {wildcards.size}, {wildcards.stage}, skip {wildcards.skip} %",
+        message="Nestability: {wildcards.size}, {wildcards.stage}, skip {wildcards.skip} %, {wildcards.strategy}, border {wildcards.border}",
     )
 
 
@@ -71,7 +82,7 @@ for measurement, of in MEASUREMENTS.items():
             **of.get("inputs", {}),
             checked=ancient(f"{RESULTS}/data/checked.json"),
             policy=of.get("policy", START),
-            problems=f"{RESULTS}/data/train/{next(iter(CONFIG.datasets))}.jsonl",
+            problems=f"{RESULTS}/data/train/{of.get('dataset') or next(iter(CONFIG.datasets))}.jsonl",
         output:
             f"{RESULTS}/{of['output']}",
         log:

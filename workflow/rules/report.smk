@@ -8,6 +8,7 @@ rule collect:
         all_throughput(),
         all_step_speed(),
         all_gradients(),
+        all_completion_gradients(),
         all_nestability(),
         f"{RESULTS}/exact.json",
     output:

@@ -1,7 +1,12 @@
 # The files that an experiment consists of.
 def policies():
     """The folder of every evaluated policy under `evaluations/`."""
-    before = [f"{size}/{stage}" for size in CONFIG.sizes for stage in stages(CONFIG)]
+    before = [
+        f"{size}/{stage}"
+        for size in CONFIG.sizes
+        for stage in stages(CONFIG)
+        if "training" in CONFIG.parts
+    ]
     return before + [run.path for run in RUNS]
 
 
@@ -22,6 +27,7 @@ def all_throughput():
         f"{RESULTS}/throughput/{size}/skip{skip}.json"
         for size in CONFIG.sizes
         for skip in SKIPS
+        if "throughput" in CONFIG.parts
     ]
 
 
@@ -30,7 +36,7 @@ def all_step_speed():
         f"{RESULTS}/step_speed/{size}/skip{skip}.json"
         for size in CONFIG.sizes
         for skip in SKIPS
-        if skip
+        if skip and "step_speed" in CONFIG.parts
     ]
 
 
@@ -39,16 +45,25 @@ def all_gradients():
         f"{RESULTS}/gradients/{size}/skip{skip}.json"
         for size in CONFIG.sizes
         for skip in SKIPS
-        if skip
+        if skip and "gradients" in CONFIG.parts
+    ]
+
+
+def all_completion_gradients():
+    return [
+        f"{RESULTS}/completion_gradients/{size}/skip{skip}.json"
+        for size in CONFIG.sizes
+        for skip in SKIPS
+        if skip and "gradients" in CONFIG.parts and CONFIG.gradients.by_completion
     ]
 
 
 def all_nestability():
     return [
-        f"{RESULTS}/nestability/{stage}/{size}/skip{skip}.json"
+        f"{RESULTS}/nestability/{stage}/{size}/skip{skip}-{strategy}-border{border}.json"
         for stage in measured_models(CONFIG)
         for size in CONFIG.sizes
-        for skip in SKIPS
+        for skip, strategy, border in layer_choices(CONFIG)
     ]
 
 
@@ -61,7 +76,7 @@ def rules_of_figures():
 
 
 def rules_of_pages():
-    return [f"{RESULTS}/pages/{name}.html" for name in PAGES]
+    return [f"{RESULTS}/pages/{name}.html" for name in asked(PAGES, CONFIG)]
 
 
 # The report shows the tables as HTML; the other kinds are plain outputs.

@@ -14,9 +14,9 @@ def run(options: argparse.Namespace) -> None:
     """Write the record."""
     settings, policy, problems = load_job(NestabilitySettings, options)
     measured = settings.nestability
-    influence = read_influence(measured.strategies, options, policy)
+    influence = read_influence((settings.strategy,), options, policy) if settings.skip else None
     report = batch_report(
-        f"nestability {settings.size} {settings.stage} skip{settings.skip}",
+        f"nestability {settings.size} {settings.stage} skip{settings.skip} {settings.strategy}",
         measured.batches * (1 + len(measured.precisions)),
     )
     write_record(options.output, measure_nestability(settings, policy, problems, report, influence))

@@ -42,6 +42,14 @@ class Evaluation(EvaluationMeasurement):
     """Which of the two accuracies the claims are about."""
     parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """On par: the whole 95 % interval of the difference from the baseline is within ± this; 0.05 is 5 points."""
+    start_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """The model that reinforcement starts from is sampled at these temperatures too: lower ones tell what the baseline
+    learns from sharper sampling."""
+
+
+def sampled_at(temperature: float) -> str:
+    """The metric of the answers at one of `start_temperatures`."""
+    return f"sampled at T = {temperature:g}"
 
 
 class EvaluateSettings(Strict):
@@ -52,6 +60,8 @@ class EvaluateSettings(Strict):
     stage: Stage = PRETRAINED
     benchmarks: tuple[str, ...]
     evaluation: EvaluationMeasurement
+    temperatures: tuple[float, ...] = ()
+    """Besides that of `evaluation`."""
     prompt: Prompt
     dtype: str
     device: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,12 +31,18 @@ from nested_reft.config.training import Training
 from nested_reft.config.warmup import Warmup
 from nested_reft.core.layer_selection import num_skipped
 
+# What an experiment can consist of.
+Part = Literal["training", "throughput", "step_speed", "gradients", "nestability"]
+
 
 class Config(Strict):
     """A whole experiment: the axes of the run table and the settings that all its runs share."""
 
     experiment: Name
     """Names the folder of the results, `results/{experiment}/`."""
+    parts: tuple[Part, ...] = Field(get_args(Part), min_length=1)
+    """What is run; all else says "not run". Without `training` nothing is trained or evaluated; `nestability` needs its
+    section too. No value twice."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where models run; `cuda` without a GPU is an error, never a silent run on the CPU. `auto` is `cuda` if there is a
     GPU where the workflow is started, and otherwise `cpu`: started on another kind of machine, it runs everything
@@ -93,9 +99,9 @@ class Config(Strict):
     resources: dict[Name, SizeResources] = Field({}, exclude=True)
     """What jobs request from a scheduler, by size; a size that is not named requests the defaults."""
 
-    @field_validator("skips", "seeds")
+    @field_validator("parts", "skips", "seeds")
     @classmethod
-    def _no_repeats(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _no_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) != len(values):
             raise ValueError(f"has a value twice: {list(values)}")
         return values
@@ -119,6 +125,8 @@ class Config(Strict):
                     raise ValueError(f"skips: {skip} % of the {model.layers} layers of '{size}' rounds to no layer")
                 measured = self.nestability.strategies if self.nestability else ()
                 check_layers(size, model.layers, skip, self.training.border, self.layer_choice, measured)
+                for border in self.nestability.borders if self.nestability else ():
+                    check_layers(size, model.layers, skip, border, LayerChoice(), measured[:1])
         if self.rollout_engine == "vllm":
             check_for_vllm(self.training, self.evaluation.rollout_precision)
         return self
@@ -153,12 +161,34 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
+    def _completions_have_probabilities(self) -> Config:
+        for key in ("top_k", "top_p"):
+            if self.gradients.by_completion and getattr(self.training, key) is not None:
+                raise ValueError(
+                    f"gradients.by_completion: needs the probabilities of all completions, which training.{key} cuts; "
+                    f"remove one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _layer_drop_can_be_left_out(self) -> Config:
         if self.nestability and self.nestability.without_layer_drop and not (self.warmup and self.warmup.layer_drop):
             raise ValueError(
                 "nestability.without_layer_drop: there is no warm-up with layer drop to compare with; remove it, or "
                 "set warmup.layer_drop"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nestability_can_be_measured(self) -> Config:
+        if self.nestability is None:
+            if self.parts == ("nestability",):
+                raise ValueError("nestability: is missing, and parts has nothing else")
+            return self
+        if self.training.border in self.nestability.borders:
+            raise ValueError(f"nestability.borders: {self.training.border} is training.border already; remove it")
+        if (name := self.nestability.dataset) is not None and name not in self.datasets:
+            raise ValueError(f"nestability.dataset: is not one of datasets, {nearest(name, self.datasets)}")
         return self
 
     @model_validator(mode="after")
@@ -200,10 +230,22 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
 def measured_models(config: Config) -> tuple[str, ...]:
     """The models whose nestability is measured, by stage; none without `nestability`."""
-    if config.nestability is None:
+    if config.nestability is None or "nestability" not in config.parts:
         return ()
     without = (WITHOUT_LAYER_DROP,) if config.nestability.without_layer_drop else ()
     return (PRETRAINED, *without, *stages(config)[1:])
+
+
+def layer_choices(config: Config) -> list[tuple[int, str, int]]:
+    """What is measured of each model's nestability: skip, strategy and border. At skip 0 the first strategy stands for
+    all, and for all borders.
+    """
+    options, border = config.nestability, config.training.border
+    if options is None:
+        return []
+    first, *others = options.strategies
+    choices = [(first, border), *((name, border) for name in others), *((first, other) for other in options.borders)]
+    return [(0, first, border), *((skip, *choice) for skip in nested_skips(config) for choice in choices)]
 
 
 def job_resources(config: Config, size: str, kind: JobKind) -> JobResources:

@@ -35,11 +35,26 @@ class GradientMeasurement(GradientBatches):
     """The corrections to measure, each with its parameters or `{}`; they need not be those of the runs."""
 
 
+class Completions(Strict):
+    """Bias and variance problem by problem, from distinct completions with their probabilities (docs/theory.md)."""
+
+    problems: Annotated[int, Field(ge=3)]
+    """Problems, from the first data set, each with layers of its own; the interval is over them."""
+    pool: Annotated[int, Field(ge=2)]
+    """Completions of each of four pools: two of the model, two of the nested view. The more, the more of the
+    probability is in them, and the less noise is in the estimates."""
+
+
 class Gradients(GradientMeasurement):
     """Bias and variance of the gradient estimates of the pre-trained models, and how they are judged.
 
     Changing the judgement (`bias_margin`, `variance_limit`) does not repeat the measurement.
     """
+
+    by_completion: Completions | None = None
+    """A second estimator of both, for models whose answers are so short that a few distinct ones hold most of the
+    probability. It has the same `corrections`, `coordinates` and `seed`; what it measures is what C3 and C4 are judged
+    by. Needs all tokens to be sampled from (`training.top_k` and `top_p` null). null: it is not measured."""
 
     bias_margin: Annotated[float, Field(gt=0)] = 0.1
     """Unbiased: the whole 95 % interval of the relative bias is within this."""
@@ -66,3 +81,35 @@ class GradientSettings(OnPolicySettings):
     border: int
     update_clip_low: float
     update_clip_high: float
+
+
+class CompletionMeasurement(Completions):
+    """What the distinct completions are measured for, and with which random numbers."""
+
+    corrections: Corrections
+    coordinates: int
+    seed: int
+
+    @property
+    def batches(self) -> int:
+        """One for each problem."""
+        return self.problems
+
+    @property
+    def problems_per_batch(self) -> int:
+        """A batch is a problem with its draw of layers."""
+        return 1
+
+
+class CompletionGradientSettings(ModelJob):
+    """Bias and variance problem by problem of one pre-trained model at one skip setting."""
+
+    skip: int
+    completions: CompletionMeasurement
+    strategy: Strategy
+    border: int
+    update_clip_low: float
+    update_clip_high: float
+    temperature: float
+    gradient_checkpointing: bool
+    reward: Reward = Reward()

@@ -13,13 +13,21 @@ from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasuremen
 from nested_reft.config.experiment import (
     Config,
     benchmark_batches,
+    layer_choices,
     measured_models,
     nested_skips,
     problem_sets,
     stages,
     vllm_of,
 )
-from nested_reft.config.gradients import GradientBatches, GradientMeasurement, GradientSettings, OnPolicySettings
+from nested_reft.config.gradients import (
+    CompletionGradientSettings,
+    CompletionMeasurement,
+    GradientBatches,
+    GradientMeasurement,
+    GradientSettings,
+    OnPolicySettings,
+)
 from nested_reft.config.method import read_ablation
 from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 from nested_reft.config.resources import JobKind
@@ -86,12 +94,14 @@ def evaluate_settings(
     config: Config, size: str, run: Run | None, benchmarks: tuple[str, ...], stage: Stage = PRETRAINED
 ) -> EvaluateSettings:
     vllm = vllm_of(config)
+    starts = run is None and stage == stages(config)[-1]
     return EvaluateSettings(
         size=size,
         run=run,
         stage=stage,
         benchmarks=benchmarks,
         evaluation=_part(EvaluationMeasurement, config.evaluation),
+        temperatures=config.evaluation.start_temperatures if starts else (),
         prompt=config.prompt,
         reward=config.reward,
         dtype=config.training.dtype,
@@ -164,13 +174,38 @@ def gradient_settings(config: Config, size: str, skip: int) -> GradientSettings:
     )
 
 
-def nestability_settings(config: Config, size: str, stage: str, skip: int) -> NestabilitySettings:
+def completion_gradient_settings(config: Config, size: str, skip: int) -> CompletionGradientSettings:
+    training, gradients = config.training, config.gradients
+    assert gradients.by_completion is not None, "there is a rule only with it"
+    return CompletionGradientSettings(
+        **_model_job(config, size),
+        skip=skip,
+        completions=CompletionMeasurement(
+            **dict(gradients.by_completion),
+            corrections=gradients.corrections,
+            coordinates=gradients.coordinates,
+            seed=gradients.seed,
+        ),
+        strategy=config.layer_choice.strategies[0],
+        border=training.border,
+        update_clip_low=training.update_clip_low,
+        update_clip_high=training.update_clip_high,
+        temperature=training.temperature,
+        gradient_checkpointing=training.gradient_checkpointing,
+        reward=config.reward,
+    )
+
+
+def nestability_settings(
+    config: Config, size: str, stage: str, skip: int, strategy: str, border: int
+) -> NestabilitySettings:
     assert config.nestability is not None, "there is a rule only with it"
     return NestabilitySettings(
         **_model_job(config, size),
         stage=stage,
         skip=skip,
-        border=config.training.border,
+        strategy=strategy,
+        border=border,
         nestability=_part(NestabilityMeasurement, config.nestability),
         sampling=_part(Sampling, config.training),
         rollout_precision=config.training.rollout_precision,
@@ -184,9 +219,9 @@ def influence_settings(config: Config, size: str, stage: str) -> InfluenceSettin
 
 def settings_by_kind(config: Config, size: str) -> dict[JobKind, list[Strict]]:
     """The settings of every job of one size, by kind; kinds without jobs are left out."""
-    nested, models = nested_skips(config), measured_models(config)
+    nested, models, parts = nested_skips(config), measured_models(config), config.parts
     runs = [run for run in all_runs(config) if run.size == size]
-    policies: list[tuple[Run | None, Stage]] = [(None, stage) for stage in stages(config)]
+    policies: list[tuple[Run | None, Stage]] = [(None, stage) for stage in stages(config) if "training" in parts]
     policies += [(run, PRETRAINED) for run in runs]
     found: dict[JobKind, list[Strict]] = {
         "model": [model_settings(config, size)],
@@ -197,14 +232,23 @@ def settings_by_kind(config: Config, size: str) -> dict[JobKind, list[Strict]]:
             for run, stage in policies
             for batch in benchmark_batches(config)
         ],
-        "throughput": [throughput_settings(config, size, skip) for skip in (0, *nested)],
-        "step_speed": [step_speed_settings(config, size, skip) for skip in nested],
+        "throughput": [throughput_settings(config, size, skip) for skip in (0, *nested) if "throughput" in parts],
+        "step_speed": [step_speed_settings(config, size, skip) for skip in nested if "step_speed" in parts],
         "gradients": [
             on_policy_settings(config, size),
             *(gradient_settings(config, size, skip) for skip in nested),
+        ]
+        if "gradients" in parts
+        else [],
+        "completion_gradients": [
+            completion_gradient_settings(config, size, skip)
+            for skip in nested
+            if "gradients" in parts and config.gradients.by_completion
         ],
         "influence": [influence_settings(config, size, stage) for stage in influence_stages(config)],
-        "nestability": [nestability_settings(config, size, stage, skip) for stage in models for skip in (0, *nested)],
+        "nestability": [
+            nestability_settings(config, size, stage, *choice) for stage in models for choice in layer_choices(config)
+        ],
     }
     return {kind: settings for kind, settings in found.items() if settings}
 
@@ -216,7 +260,8 @@ def warmups(config: Config) -> tuple[str, ...]:
 
 def influence_stages(config: Config) -> list[str]:
     """The models whose ablation influence is measured: for runs and gradients, and for the nestability."""
-    found = stages(config)[-1:] if read_ablation(config.layer_choice.strategies) else ()
+    chosen = {"training", "gradients"} & {*config.parts} and read_ablation(config.layer_choice.strategies)
+    found = stages(config)[-1:] if chosen else ()
     measured = config.nestability is not None and read_ablation(config.nestability.strategies)
     return list(dict.fromkeys((*found, *(measured_models(config) if measured else ()))))
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from nested_reft.config.method import Strategy
 from nested_reft.config.reward import Reward
 from nested_reft.config.sampling import ModelJob, Precision, Sampling
-from nested_reft.config.strict import Positive, Strict
+from nested_reft.config.strict import Name, Positive, Strict
 from nested_reft.core.layer_selection import SELECTIONS
 
 
 class NestabilityMeasurement(Strict):
-    """How far nested rollouts of a model are from the model itself, by skip and layer-selection strategy."""
+    """How far nested rollouts of a model are from the model itself, for one choice of layers."""
 
-    strategies: tuple[Strategy, ...] = Field(("uniform", "least_half", "least"), min_length=1)
-    """Layer-selection strategies, as in `layer_choice.strategies`, each at every skip; no value twice."""
     batches: Annotated[int, Field(ge=2)]
     """Batches of problems; the interval is over them."""
     problems_per_batch: Positive
-    """Problems per batch, from the first data set."""
+    """Problems per batch."""
     completions_per_problem: Positive
     """Completions per problem."""
     precisions: tuple[Precision, ...] = ()
@@ -31,12 +29,25 @@ class NestabilityMeasurement(Strict):
     seed: int = 0
     """Seed of problems, layers and completions."""
 
-    @field_validator("strategies", "precisions")
+    @field_validator("strategies", "borders", "precisions", check_fields=False)
     @classmethod
-    def _none_is_twice(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+    def _none_is_twice(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) != len(values):
             raise ValueError(f"has a value twice: {list(values)}")
         return values
+
+
+class Nestability(NestabilityMeasurement):
+    """How nestable the models are before reinforcement: unmodified, and after the warm-up if there is one."""
+
+    strategies: tuple[Strategy, ...] = Field(("uniform", "least_half", "least"), min_length=1)
+    """Layer-selection strategies, as in `layer_choice.strategies`, each at every skip; no value twice."""
+    borders: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Borders that the first strategy is measured with beside `training.border`; no value twice."""
+    dataset: Name | None = None
+    """The one of `datasets` whose problems are answered; null: the first."""
+    without_layer_drop: bool = False
+    """Warm up once more without `warmup.layer_drop`, and measure that model too; nothing else uses it."""
 
     @field_validator("strategies")
     @classmethod
@@ -47,18 +58,12 @@ class NestabilityMeasurement(Strict):
         return strategies
 
 
-class Nestability(NestabilityMeasurement):
-    """How nestable the models are before reinforcement: unmodified, and after the warm-up if there is one."""
-
-    without_layer_drop: bool = False
-    """Warm up once more without `warmup.layer_drop`, and measure that model too; nothing else uses it."""
-
-
 class NestabilitySettings(ModelJob):
-    """How nestable one model is at one skip setting."""
+    """How nestable one model is at one skip setting, with one choice of layers."""
 
     stage: str
     skip: int
+    strategy: Strategy
     border: int
     nestability: NestabilityMeasurement
     sampling: Sampling

@@ -7,7 +7,16 @@ from typing import Literal
 from nested_reft.config.strict import Positive, Strict
 
 JobKind = Literal[
-    "model", "warmup", "train", "evaluate", "throughput", "step_speed", "gradients", "influence", "nestability"
+    "model",
+    "warmup",
+    "train",
+    "evaluate",
+    "throughput",
+    "step_speed",
+    "gradients",
+    "completion_gradients",
+    "influence",
+    "nestability",
 ]
 
 
@@ -40,6 +49,8 @@ class SizeResources(Strict):
     step_speed: JobResources = JobResources()
     """One skip setting; it needs what training needs."""
     gradients: JobResources = JobResources()
+    """One skip setting."""
+    completion_gradients: JobResources = JobResources()
     """One skip setting."""
     influence: JobResources = JobResources()
     """The layers of one model."""

@@ -35,7 +35,9 @@ def strategy_table(config: Config) -> list[Run]:
 
 
 def all_runs(config: Config) -> list[Run]:
-    """Every training run once."""
+    """Every training run once; none without the part `training`."""
+    if "training" not in config.parts:
+        return []
     return list({run.path: run for run in (*run_table(config), *strategy_table(config))}.values())
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement
+from nested_reft.config.evaluation import EvaluateSettings, EvaluationMeasurement, sampled_at
 from nested_reft.config.records.evaluation import Completion, EvaluationRecord, Item
 from nested_reft.config.sampling import Sampling
 from nested_reft.data.records import Problem
@@ -41,11 +41,24 @@ def evaluate(
         seeds = [derive_seed("evaluate", benchmark, evaluation.seed, first + place) for place in range(len(batch))]
         greedy = _responses(engine, prompts, evaluation, None, 1, seeds)
         sampled = _responses(engine, prompts, evaluation, evaluation, evaluation.samples_per_problem, seeds)
-        for problem, greedy_texts, sampled_texts in zip(batch, greedy, sampled, strict=True):
+        others = {
+            sampled_at(temperature): _responses(
+                engine,
+                prompts,
+                evaluation,
+                evaluation.model_copy(update={"temperature": temperature}),
+                evaluation.samples_per_problem,
+                seeds,
+            )
+            for temperature in settings.temperatures
+        }
+        for place, (problem, greedy_texts, sampled_texts) in enumerate(zip(batch, greedy, sampled, strict=True)):
+            right = partial(grade, gold=problem.answer, answer=settings.reward.answer)
             item = Item(
                 id=problem.id,
-                greedy=grade(greedy_texts[0], problem.answer, settings.reward.answer),
-                sampled=[grade(text, problem.answer, settings.reward.answer) for text in sampled_texts],
+                greedy=right(greedy_texts[0]),
+                sampled=[right(text) for text in sampled_texts],
+                at={name: [right(text) for text in texts[place]] for name, texts in others.items()},
             )
             if len(items) < EXAMPLES:
                 example = partial(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nested_reft.config.gradients import GradientSettings, OnPolicySettings
+from nested_reft.config.gradients import CompletionGradientSettings, GradientSettings, OnPolicySettings
 from nested_reft.config.records.gradients import GradientRecord, Products
 from nested_reft.core.advantages import group_advantages
 from nested_reft.core.corrections import correction_named
@@ -96,17 +96,27 @@ def estimate_gradients(
                 max_new_tokens=settings.max_new_tokens,
                 scale=scale[rows],
             )
-            grads = torch.autograd.grad(-loss, parameters, retain_graph=number + 1 < len(objectives), allow_unused=True)
-            total[number] += torch.cat(
-                [
-                    (torch.zeros_like(parameter) if grad is None else grad).flatten()[indices].float().cpu()
-                    for parameter, grad, indices in zip(parameters, grads, coordinates, strict=True)
-                ]
-            )
+            more = number + 1 < len(objectives)
+            total[number] += gradient_at(-loss, parameters, coordinates, retain_graph=more)
     return total
 
 
-def make_objective(correction: str, params: Mapping[str, float], settings: GradientSettings) -> Objective:
+def gradient_at(
+    value: Tensor, parameters: Sequence[Tensor], coordinates: Sequence[Tensor], *, retain_graph: bool
+) -> Tensor:
+    """The gradient of a scalar at the coordinates of `choose_coordinates`: (coordinates,) float32, on the CPU."""
+    grads = torch.autograd.grad(value, parameters, retain_graph=retain_graph, allow_unused=True)
+    return torch.cat(
+        [
+            (torch.zeros_like(parameter) if grad is None else grad).flatten()[indices].float().cpu()
+            for parameter, grad, indices in zip(parameters, grads, coordinates, strict=True)
+        ]
+    )
+
+
+def make_objective(
+    correction: str, params: Mapping[str, float], settings: GradientSettings | CompletionGradientSettings
+) -> Objective:
     """The correction with the clip of the update if it takes it, and everything else as unbiased as it can be."""
     clips = correction_named(correction).clip == "update"
     return Objective(

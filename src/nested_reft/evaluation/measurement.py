@@ -20,7 +20,12 @@ from nested_reft.runtime.errors import UserError
 from nested_reft.runtime.seeding import derive_seed
 
 if TYPE_CHECKING:  # so that one measurement does not depend on the settings of another
-    from nested_reft.config.gradients import GradientBatches, GradientSettings
+    from nested_reft.config.gradients import (
+        CompletionGradientSettings,
+        CompletionMeasurement,
+        GradientBatches,
+        GradientSettings,
+    )
     from nested_reft.config.nestability import NestabilityMeasurement, NestabilitySettings
 
 
@@ -46,7 +51,7 @@ class Batch:
 
 def problem_batches(
     settings: ModelJob,
-    options: GradientBatches | NestabilityMeasurement,
+    options: GradientBatches | CompletionMeasurement | NestabilityMeasurement,
     policy: Policy,
     problems: Sequence[Problem],
     measurement: str,
@@ -63,7 +68,7 @@ def problem_batches(
 
 def choose_layers(
     strategy: str,
-    settings: GradientSettings | NestabilitySettings,
+    settings: GradientSettings | CompletionGradientSettings | NestabilitySettings,
     policy: Policy,
     batch: Batch,
     seeds: tuple[str, int],

@@ -1,8 +1,7 @@
-"""How nestable one model is at one skip setting: how far its nested rollouts are from the model, for each
-layer-selection strategy.
+"""How nestable one model is at one skip setting, for one choice of layers: how far its nested rollouts are from it.
 
-For every batch of problems and every strategy: completions by the nested view, and their log-probabilities under
-the whole model. The strategies share problems and random numbers, so that they differ by the layers alone.
+For every batch of problems: completions by the nested view, and their log-probabilities under the whole model. All
+choices of layers share problems and random numbers, so that they differ by the layers alone.
 """
 
 from __future__ import annotations
@@ -38,70 +37,60 @@ def measure_nestability(
     report: Callable[[int], None],
     influence: Tensor | None = None,
 ) -> NestabilityRecord:
-    """The record of one model and skip: for each strategy a list of batches, each with its skipped layers, tokens,
-    reward and the diagnostics `MEASURED` (`core/diagnostics.py`). At skip 0 the first strategy stands for all.
+    """The record of one model, skip and choice of layers: a list of batches, each with its skipped layers, tokens,
+    reward and the diagnostics `MEASURED` (`core/diagnostics.py`).
 
     With `precisions`, the same for each of them, timed without the making of matrices: the two sides of a pair have the
     same prompts and random numbers, and their order alternates. `report` is called with each finished batch.
-    `influence` (L,) is the ablation influence, if a strategy reads it. Raises DataError if the model cannot take such
+    `influence` (L,) is the ablation influence, if the strategy reads it. Raises DataError if the model cannot take such
     lengths, SamplerError for a precision that the device is not good at.
     """
     options = settings.nestability
     check_policy_skip(policy, settings.skip, settings.border)
-    strategies = options.strategies if settings.skip else options.strategies[:1]
     sampler = TorchSampler(policy, settings.rollout_precision)
     others = {name: TorchSampler(policy, name) for name in options.precisions}
-    found: dict[str, list[NestabilityRow]] = {name: [] for name in strategies}
-    timed: dict[str, dict[str, list[BehaviourRow]]] = {
-        precision: {name: [] for name in strategies} for precision in others
-    }
     batches = list(problem_batches(settings, options, policy, problems, "nestability"))
-    for batch in batches:
-        for name, rows in found.items():
-            skipped = _layers(name, settings, policy, batch, influence)
-            rollout, _ = _sample(settings, sampler, batch, skipped)
-            rows.append(NestabilityRow(**_measured(settings, policy, batch, rollout, skipped)))
+    seeds = ("nestability-layers", options.seed)
+    layers = [choose_layers(settings.strategy, settings, policy, batch, seeds, influence) for batch in batches]
+    rows: list[NestabilityRow] = []
+    timed: dict[str, list[BehaviourRow]] = {precision: [] for precision in others}
+    for batch, skipped in zip(batches, layers, strict=True):
+        rollout, _ = _sample(settings, sampler, batch, skipped)
+        rows.append(NestabilityRow(**_measured(settings, policy, batch, rollout, skipped)))
         report(batch.number + 1)
     # One precision after the other, so that the matrices of two are in memory at once, and not those of all.
     for place, (precision, other) in enumerate(others.items(), start=1):
-        for batch in batches:
-            for name, behaviours in timed[precision].items():
-                skipped = _layers(name, settings, policy, batch, influence)
-                sides = ((other, skipped), (sampler, ()))
-                order = sides if batch.number % 2 else sides[::-1]
-                # Made again for each pair: where they happen to lie in memory makes up to 10 % of the speed.
-                for side, _ in order:
-                    side.release()
-                for side, _ in order:
-                    _sample(settings, side, batch, (), max_new_tokens=1)
-                results = {id(side): _sample(settings, side, batch, layers) for side, layers in order}
-                (rollout, seconds), (baseline, baseline_seconds) = results[id(other)], results[id(sampler)]
-                behaviours.append(
-                    BehaviourRow(
-                        **_measured(settings, policy, batch, rollout, skipped),
-                        seconds=seconds,
-                        baseline_tokens=int(baseline.mask.sum()),
-                        baseline_seconds=baseline_seconds,
-                    )
+        for batch, skipped in zip(batches, layers, strict=True):
+            sides = ((other, skipped), (sampler, ()))
+            order = sides if batch.number % 2 else sides[::-1]
+            # Made again for each pair: where they happen to lie in memory makes up to 10 % of the speed.
+            for side, _ in order:
+                side.release()
+            for side, _ in order:
+                _sample(settings, side, batch, (), max_new_tokens=1)
+            results = {id(side): _sample(settings, side, batch, without) for side, without in order}
+            (rollout, seconds), (baseline, baseline_seconds) = results[id(other)], results[id(sampler)]
+            timed[precision].append(
+                BehaviourRow(
+                    **_measured(settings, policy, batch, rollout, skipped),
+                    seconds=seconds,
+                    baseline_tokens=int(baseline.mask.sum()),
+                    baseline_seconds=baseline_seconds,
                 )
+            )
             report(place * len(batches) + batch.number + 1)
         other.release()
     return NestabilityRecord(
         size=settings.size,
         stage=settings.stage,
         skip=settings.skip,
+        strategy=settings.strategy,
+        border=settings.border,
         num_layers=len(decoder_layers(policy.model)),
         completions=options.problems_per_batch * options.completions_per_problem,
-        strategies=found,
+        batches=rows,
         behaviours=timed,
     )
-
-
-def _layers(
-    strategy: str, settings: NestabilitySettings, policy: Policy, batch: Batch, influence: Tensor | None
-) -> tuple[int, ...]:
-    seeds = ("nestability-layers", settings.nestability.seed)
-    return choose_layers(strategy, settings, policy, batch, seeds, influence)
 
 
 def _sample(

@@ -13,7 +13,7 @@ import pandas as pd
 from nested_reft.config.ablation import InfluenceSettings
 from nested_reft.config.evaluation import EvaluateSettings
 from nested_reft.config.experiment import Config, gpus_of, job_resources, problem_sets, vllm_of
-from nested_reft.config.gradients import GradientSettings, OnPolicySettings
+from nested_reft.config.gradients import CompletionGradientSettings, GradientSettings, OnPolicySettings
 from nested_reft.config.jobs import settings_by_kind, warmups
 from nested_reft.config.nestability import NestabilitySettings
 from nested_reft.config.resources import JobKind
@@ -89,7 +89,8 @@ class Jobs:
 
 def other_jobs(config: Config) -> int:
     """How many jobs make data, tables, figures and pages; none is given hours."""
-    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + len(asked(FIGURES, config)) + len(PAGES)
+    shown = len(asked(FIGURES, config)) + len(asked(PAGES, config))
+    return sum(map(len, problem_sets(config).values())) + OTHER_JOBS + shown
 
 
 def problem_count(source: GeneratedProblems | HubProblems, provenance: Path, lock: HubLock) -> int | None:
@@ -139,9 +140,9 @@ class Planner:
                 mixed = 1.0 if self.several_gpus or training.kl_coefficient > 0 else self.assumed.mixed
                 once = costs.rollout(batch, self._skipped(run.skip)) + costs.update(batch, training, mixed)
                 return once.times(training.steps)
-            case EvaluateSettings(benchmarks=names):
-                counts = [self.benchmarks[name] for name in names]
-                return None if None in counts else sum((self._benchmark(count or 0) for count in counts), Work())
+            case EvaluateSettings(benchmarks=names, temperatures=temperatures):
+                counts, times = [self.benchmarks[name] for name in names], 1 + len(temperatures)
+                return None if None in counts else sum((self._benchmark(count or 0, times) for count in counts), Work())
             case ThroughputSettings(throughput=options, skip=skip):
                 batch = self._batch(options.problems, options.completions_per_problem, settings, 1.0)
                 pair = costs.rollout(batch) + costs.rollout(batch, self._skipped(skip))
@@ -154,6 +155,13 @@ class Planner:
                 return self._gradients(settings, self._skipped(skip), len(measured.corrections))
             case OnPolicySettings():
                 return self._gradients(settings, 0, 1).times(2)
+            case CompletionGradientSettings(completions=measured, skip=skip):
+                # All completions of a pair of pools, as if they were distinct: fewer are computed.
+                pool, seen = (self._batch(1, factor * measured.pool, settings) for factor in (1, 2))
+                pair = costs.rollout(pool) + costs.rollout(pool, self._skipped(skip)) + costs.forward(seen).times(2)
+                backward = costs.forward(seen).times((2 + int(settings.gradient_checkpointing)) * self.assumed.mixed)
+                # On-policy and each correction in both pairs, and in the first once more for the second moment.
+                return (pair.times(2) + backward.times(3 * (1 + len(measured.corrections)))).times(measured.problems)
             case InfluenceSettings(problems=problems):
                 prompt = min(self.assumed.prompt_tokens, settings.max_prompt_tokens)
                 return costs.read(problems, prompt).times(self.shape.layers + 1)
@@ -161,7 +169,7 @@ class Planner:
                 batch = self._batch(nested.problems_per_batch, nested.completions_per_problem, settings)
                 once = costs.rollout(batch, self._skipped(skip)) + costs.forward(batch)
                 pairs = (once + costs.rollout(batch)).times(len(nested.precisions))
-                return (once + pairs).times(nested.batches * (len(nested.strategies) if skip else 1))
+                return (once + pairs).times(nested.batches)
         raise TypeError(f"no job has {type(settings).__name__}")
 
     @property
@@ -176,9 +184,10 @@ class Planner:
         most, prompt = lengths.max_new_tokens, min(self.assumed.prompt_tokens, lengths.max_prompt_tokens)
         return Batch(prompts, prompt, group, max(1, (share or self.assumed.length) * most), most)
 
-    def _benchmark(self, problems: int) -> Work:
+    def _benchmark(self, problems: int, times: int) -> Work:
+        """Greedy answers once, sampled ones so many times."""
         evaluation, answered = self.config.evaluation, Work()
-        for group in (1, evaluation.samples_per_problem):
+        for group in (1, *[evaluation.samples_per_problem] * times):
             batch = self._batch(min(problems, evaluation.batch_problems), group, evaluation)
             answered += self._costs.rollout(batch).times(ceil(problems / evaluation.batch_problems))
         return answered

@@ -19,7 +19,7 @@ from nested_reft.config.records.training import ManifestRecord
 from nested_reft.report.formatting import NOT_RESOLVED
 from nested_reft.report.tidy import read_table
 
-KEY = ["id", "size", "dataset", "skip"]
+KEY = ["id", "size", "dataset", "benchmark", "skip"]
 SPEED = ("C1", "C2")  # claims whose values depend on the machine
 
 
@@ -130,7 +130,7 @@ def _processors(reference: Path, root: Path) -> tuple[str, str] | None:
 
 
 def _where(row: Mapping[Any, Any]) -> str:
-    names = [str(row[key]) for key in ("size", "dataset") if row[key]]
+    names = [str(row[key]) for key in ("size", "dataset", "benchmark") if row[key]]
     skip = [] if pd.isna(row["skip"]) else [f"skip {row['skip']:g} %"]
     return f"{row['id']} ({', '.join([*names, *skip])})"
 

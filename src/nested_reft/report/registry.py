@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from nested_reft.config.experiment import Config
+from nested_reft.config.experiment import Config, Part, measured_models
 
 # Of an evaluation's answers: the most likely one, and those drawn at random.
 METRICS = ("greedy", "sampled")
 # CSV, one fact per row.
 TIDY_TABLES = (
     *("runs", "gains", "training", "throughput", "throughput_pairs", "step_speed", "step_speed_pairs", "gradients"),
-    *("strategies", "nestability_batches", "behaviour_batches", "exact", "samples", "layers", "manifests"),
+    *("completion_gradients", "strategies", "nestability_batches", "behaviour_batches", "exact", "samples", "layers"),
+    "manifests",
 )
 # Those that the claims are judged by, in the order of `claim_rows`.
-CLAIM_TABLES = ("runs", "step_speed", "throughput", "gradients", "behaviour_batches")
+CLAIM_TABLES = ("runs", "step_speed", "throughput", "gradients", "completion_gradients", "behaviour_batches")
 # For people; these and the claims are written in all formats. The report shows the HTML.
 TABLE_KINDS = ("csv", "md", "tex", "html")
 FIGURE_KINDS = ("png", "svg", "pdf")
@@ -57,16 +58,27 @@ def asked(entries: Mapping[str, Entry], config: Config) -> list[str]:
     return [name for name, entry in entries.items() if entry.asked(config)]
 
 
+def _has(part: Part) -> Callable[[Config], bool]:
+    return lambda config: part in config.parts
+
+
+_trains = _has("training")
+
+
 def _compares_strategies(config: Config) -> bool:
-    return len(config.layer_choice.strategies) > 1
+    return _trains(config) and len(config.layer_choice.strategies) > 1
 
 
 def _measures_nestability(config: Config) -> bool:
-    return config.nestability is not None
+    return bool(measured_models(config))
 
 
 def _times_behaviours(config: Config) -> bool:
-    return config.nestability is not None and bool(config.nestability.precisions)
+    return config.nestability is not None and bool(measured_models(config) and config.nestability.precisions)
+
+
+def _sums_over_completions(config: Config) -> bool:
+    return "gradients" in config.parts and config.gradients.by_completion is not None
 
 
 # Categories of the report, which shows them in alphabetical order.
@@ -76,12 +88,23 @@ TABLES, RUNS = "8 Tables", "9 Runs"
 
 # Written in all formats; their notes depend on the configuration.
 PRESENTATION_TABLES: dict[str, Entry] = {
-    "accuracy_sampled": Entry("tables.accuracy:accuracy_sampled", TABLES, ("runs",)),
-    "accuracy_greedy": Entry("tables.accuracy:accuracy_greedy", TABLES, ("runs",)),
-    "gain_by_benchmark": Entry("tables.accuracy:gain_by_benchmark_table", TABLES, ("gains",)),
-    "speedup": Entry("tables.speed:speedup_table", TABLES, ("throughput", "step_speed")),
-    "equivalence": Entry("tables.accuracy:equivalence_table", TABLES, ("runs",)),
-    "gradient_bias": Entry("tables.gradients:gradient_bias_table", TABLES, ("gradients",)),
+    "accuracy_sampled": Entry("tables.accuracy:accuracy_sampled", TABLES, ("runs",), asked=_trains),
+    "accuracy_greedy": Entry("tables.accuracy:accuracy_greedy", TABLES, ("runs",), asked=_trains),
+    "gain_by_benchmark": Entry("tables.accuracy:gain_by_benchmark_table", TABLES, ("gains",), asked=_trains),
+    "speedup": Entry(
+        "tables.speed:speedup_table",
+        TABLES,
+        ("throughput", "step_speed"),
+        asked=lambda config: bool({"throughput", "step_speed"} & {*config.parts}),
+    ),
+    "equivalence": Entry("tables.accuracy:equivalence_table", TABLES, ("runs",), asked=_trains),
+    "gradient_bias": Entry("tables.gradients:gradient_bias_table", TABLES, ("gradients",), asked=_has("gradients")),
+    "completion_bias": Entry(
+        "tables.completion_gradients:completion_gradients_table",
+        TABLES,
+        ("completion_gradients",),
+        asked=_sums_over_completions,
+    ),
     "layer_choice": Entry(
         "tables.layer_choice:layer_choice_table", TABLES, ("strategies",), asked=_compares_strategies
     ),
@@ -110,6 +133,7 @@ FIGURES: dict[str, Entry] = {
         ("throughput", "throughput_pairs"),
         "Rollout speed-up (tokens/s of the nested over the full model) against the share of layers skipped, and the "
         "ideal.",
+        _has("throughput"),
     ),
     "time": Entry(
         "figures.speed:time",
@@ -117,6 +141,7 @@ FIGURES: dict[str, Entry] = {
         ("step_speed", "step_speed_pairs"),
         "Where a training step's time goes, with nested rollouts and with those of the full model, on equal work: each "
         "part over the full model's step of the same pair (skip 0: over the pairs of all skips).",
+        _has("step_speed"),
     ),
     "tradeoff": Entry(
         "figures.tradeoff:tradeoff",
@@ -124,7 +149,9 @@ FIGURES: dict[str, Entry] = {
         ("runs", "throughput", "step_speed"),
         "What speed costs: accuracy on held-out problems (headline metric, mean over benchmarks) minus baseline "
         "ReFT's, against the speed-up of rollouts (left) and of whole training steps (right). Further right is "
-        "faster; within the shaded band is as accurate as the baseline.",
+        "faster; in the shaded band the mean is within the margin of parity, which is judged benchmark by "
+        "benchmark.",
+        _trains,
     ),
     "reward": Entry(
         "figures.learning:reward",
@@ -132,6 +159,7 @@ FIGURES: dict[str, Entry] = {
         ("training",),
         "Reward of the training rollouts. That of nested runs is the behaviour policy's, not the target's: what the "
         "target has learned is in the figures of accuracy.",
+        _trains,
     ),
     "off_policyness": Entry(
         "figures.off_policyness:off_policyness",
@@ -139,6 +167,7 @@ FIGURES: dict[str, Entry] = {
         ("training",),
         "How far the behaviour policy b is from the target π: k3 estimate of the KL divergence, effective sample size "
         "(1 is on-policy), and the token ratios π/b before clipping.",
+        _trains,
     ),
     "accuracy": Entry(
         "figures.accuracy:accuracy",
@@ -146,13 +175,15 @@ FIGURES: dict[str, Entry] = {
         ("runs",),
         "Accuracy on held-out problems in the headline metric, with Wilson's score interval (the squares of its "
         "half-widths over seeds and over problems are added).",
+        _trains,
     ),
     "parity": Entry(
         "figures.accuracy:parity_plot",
         ACCURACY,
         ("runs",),
-        "Nested-ReFT minus baseline ReFT, mean accuracy over benchmarks in the headline metric. Equivalent: the whole "
+        "Nested-ReFT minus baseline ReFT, accuracy on each benchmark in the headline metric. Equivalent: the whole "
         "interval lies within the shaded margin (two one-sided tests at 2.5 % each). The problems do not vary.",
+        _trains,
     ),
     "gradients": Entry(
         "figures.gradients:gradients",
@@ -161,6 +192,16 @@ FIGURES: dict[str, Entry] = {
         "Bias (above) and variance (below) of the corrected gradient estimates against the share of layers skipped, "
         "over the on-policy ones. The corrected estimates share the random numbers of the on-policy one, which makes "
         "them less noisy than two on-policy ones are.",
+        _has("gradients"),
+    ),
+    "completion_gradients": Entry(
+        "figures.completion_gradients:completion_gradients",
+        GRADIENTS,
+        ("completion_gradients",),
+        "Bias of the corrected gradient of each problem, split into scale and direction: how long it is along the "
+        "on-policy gradient, and how far it is turned away from it. A bias of scale alone is on the axis; a learning "
+        "rate makes up for it.",
+        _sums_over_completions,
     ),
     "strategies": Entry(
         "figures.strategies:strategies",
@@ -180,6 +221,14 @@ FIGURES: dict[str, Entry] = {
         "their tokens (1 is on-policy). Intervals on the log and logit scale.",
         _measures_nestability,
     ),
+    "nestability_by_size": Entry(
+        "figures.nestability:nestability_by_size",
+        LAYERS,
+        ("nestability_batches",),
+        "How many layers models of different sizes can bear to lose: effective sample size of the nested rollouts' "
+        "tokens (1 is on-policy) against the share of layers that they leave out, before reinforcement.",
+        lambda config: _measures_nestability(config) and len(config.sizes) > 1,
+    ),
     "behaviours": Entry(
         "figures.behaviours:behaviours",
         LAYERS,
@@ -193,6 +242,7 @@ FIGURES: dict[str, Entry] = {
         LAYERS,
         ("layers",),
         "Which layers the rollouts left out at each training step, in one run per panel. The ends are never left out.",
+        _trains,
     ),
 }
 
@@ -203,6 +253,7 @@ PAGES: dict[str, Entry] = {
         ("samples",),
         "What the models write: the first problems of each benchmark with the exact prompt, and every model's most "
         "likely and first sampled completion, marked right or wrong as the verifier graded it.",
+        _trains,
     ),
     "environment": Entry(
         "pages.runs:write_environment",
@@ -210,6 +261,7 @@ PAGES: dict[str, Entry] = {
         ("manifests",),
         "What the runs were made with: commit, versions, machine; one column per variant. Then every run with its "
         "seconds and alarms.",
+        _trains,
     ),
     "settings": Entry("pages.runs:write_settings", RUNS, (), "Every setting of the experiment, defaults too."),
 }

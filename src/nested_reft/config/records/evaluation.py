@@ -10,11 +10,14 @@ from nested_reft.config.records.record import Record
 
 
 class Item(Record):
-    """One problem of a benchmark: whether the greedy and each sampled completion was right."""
+    """One problem of a benchmark: whether the greedy and each sampled completion was right; `at` other temperatures,
+    by metric (`sampled_at`).
+    """
 
     id: str
     greedy: bool
     sampled: list[bool] = Field(min_length=1)
+    at: dict[str, list[bool]] = Field(default_factory=dict)
 
 
 class Completion(Record):

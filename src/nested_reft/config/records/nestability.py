@@ -33,14 +33,16 @@ class BehaviourRow(NestabilityRow):
 
 
 class NestabilityRecord(Record):
-    """The batches of one model and skip for each layer-selection strategy; `behaviours`: those that are timed, by
-    precision and strategy.
+    """The batches of one model at one skip, with one choice of layers; `behaviours`: those that are timed, by
+    precision.
     """
 
     size: str
     stage: str
     skip: int
+    strategy: str
+    border: int
     num_layers: int
     completions: int
-    strategies: dict[str, list[NestabilityRow]]
-    behaviours: dict[str, dict[str, list[BehaviourRow]]] = Field(default_factory=dict)
+    batches: list[NestabilityRow]
+    behaviours: dict[str, list[BehaviourRow]] = Field(default_factory=dict)

@@ -14,17 +14,21 @@ from typing import Literal
 from nested_reft.config.experiment import Config, nested_skips
 from nested_reft.report.statistics.intervals import CellVerdict, Interval
 
-Verdict = Literal["supported", "refuted", "partly", "inconclusive", "not run"]
+Verdict = Literal["supported", "refuted", "partly", "inconclusive", "not assessable", "not run"]
 
 
 def verdict(cells: Sequence[CellVerdict | None]) -> Verdict:
     """The verdict over a claim's cells; None is a cell that was not run, or that has no interval.
 
     Supported: every cell passes. Refuted: some fail and none passes. Partly: some pass and some fail. Inconclusive:
-    none fails, and not all pass. Not run: no cell could be judged.
+    none fails, and not all pass. Not assessable: no cell that was run can be judged, as there is nothing that it could
+    show. Not run: no cell has an interval.
     """
-    if all(cell is None for cell in cells):
+    found = {cell for cell in cells if cell}
+    if not found:
         return "not run"
+    if found == {"not assessable"}:
+        return "not assessable"
     if all(cell == "passes" for cell in cells):
         return "supported"
     if "fails" not in cells:

@@ -13,9 +13,9 @@ from nested_reft.config.records.training import ManifestRecord
 from nested_reft.report.claims.registry import of_correction
 
 # Verdicts that say all there is to say of a claim's cells.
-PLAIN = ("supported", "not run")
+PLAIN = ("supported", "not assessable", "not run")
 # What tells the verdicts apart at a glance.
-MARKS = {"supported": "✓", "refuted": "✗", "partly": "±", "inconclusive": "○", "not run": "·"}
+MARKS = {"supported": "✓", "refuted": "✗", "partly": "±", "inconclusive": "○", "not assessable": "–", "not run": "·"}
 
 
 def verdicts(claims: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from nested_reft.report.tidy import read_table, write_table
 # For a program; the pages have these numbers in `measured`.
 NUMBERS = ["low", "high", "cells", "passing", "failing", "counts"]
 COLUMNS = ["id", "claim", "paper", "measured", *NUMBERS, "verdict", "figure", "command"]
-CELLS = ["id", "size", "dataset", "skip", "estimate", "low", "high", "n", "verdict", "reason"]
+CELLS = ["id", "size", "dataset", "benchmark", "skip", "estimate", "low", "high", "n", "verdict", "reason"]
 
 
 def write_claims(root: Path, config: Config, target_folder: str | None = None, options: str = "") -> None:
@@ -27,8 +27,8 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
     `target_folder` and `options` go into the commands: the folder of the results as Snakemake names it (None for
     results/<experiment>), and the options that find the same workflow and configuration again, quoted for a shell.
     """
-    runs, step_speed, throughput, gradients, behaviours = (read_table(root, name) for name in CLAIM_TABLES)
-    claims = claim_rows(runs, step_speed, throughput, gradients, behaviours, config)
+    runs, step_speed, throughput, gradients, completions, behaviours = (read_table(root, name) for name in CLAIM_TABLES)
+    claims = claim_rows(runs, step_speed, throughput, gradients, completions, behaviours, config)
     folder = target_folder or f"results/{config.experiment}"
     rows = []
     for claim in claims:
@@ -57,7 +57,7 @@ def write_claims(root: Path, config: Config, target_folder: str | None = None, o
 
 
 def cells_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row per cell of a claim: what was measured, whether it passes, fails or is undecided, and why undecided.
+    """One row per cell of a claim: what was measured, its verdict (passes, fails, undecided, not assessable), and why.
 
     Empty if it was not run; without a verdict if it has one seed. No reason: the interval includes the threshold.
     """
@@ -70,6 +70,7 @@ def cells_table(claims: Sequence[Claim]) -> pd.DataFrame:
                 "id": claim.id,
                 "size": size,
                 "dataset": names[0] if names else "",
+                "benchmark": names[1] if len(names) > 1 else "",
                 "skip": skip,
                 "verdict": cell.verdict or "",
                 "reason": cell.reason,
@@ -83,8 +84,10 @@ def cells_table(claims: Sequence[Claim]) -> pd.DataFrame:
 def claims_page(table: pd.DataFrame) -> Page:
     """The claims table with the rules of its verdicts."""
     notes = (
-        "A cell (a size, with data set and skip if the claim has them) passes if its whole 95 % interval satisfies the "
-        "claim, fails if its whole interval contradicts it, and is undecided otherwise. Supported: every cell passes. "
+        "A cell (a size, with data set, benchmark and skip if the claim has them) passes if its whole 95 % interval "
+        "satisfies the claim, fails if its whole interval contradicts it, and is undecided otherwise. As one failing "
+        "cell can refute a claim, those that fail must do so among as many cells as the row has (Holm's correction); "
+        "one that does not fails only alone, and counts as undecided. Supported: every cell passes. "
         "Refuted: some fail and none passes. Partly: some pass and some fail. Inconclusive: none fails, and not all "
         "pass. Not run: no cell could be judged; one seed gives no interval. Not resolved: undecided, and the noise "
         "(how far two on-policy gradient estimates are apart, which have no bias) is above the claim's margin, or "
@@ -92,9 +95,10 @@ def claims_page(table: pd.DataFrame) -> Page:
         "In C1 the medians must also rise with the skip, and fall for certain if an interval is wholly below that of "
         "the skip before. C5 is a test of equivalence, two one-sided tests at 2.5 % each. Whether a difference is "
         "beyond the margin and whether it is below or above 0 are two questions; both counts are of whole intervals. "
-        "C6 is no claim of the paper but a condition of this experiment: if the baseline gains little, there is little "
-        "that nested runs could lose. Brackets: the 95 % interval of the worst cell, on which the verdict hangs: one "
-        "that fails if any does, otherwise one that is undecided if any is; of several, the one whose interval is "
-        "furthest against the claim. C5 and C6 in percentage points."
+        "C6 is no claim of the paper but a condition of this experiment, benchmark by benchmark. Where the baseline "
+        "is not shown to gain that much, or the model that it started from not shown to be beyond the margin of C5, a "
+        "run that learned nothing could be on par too: there C5 is not assessable. Brackets: the 95 % interval of the "
+        "worst cell, on which the verdict hangs: one that fails if any does, otherwise one that is undecided if any "
+        "is; of several, the one whose interval is furthest against the claim. C5 and C6 in percentage points."
     )
     return Page("Claims", (("", table),), notes)

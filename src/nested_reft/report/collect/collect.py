@@ -133,14 +133,14 @@ def _accuracies(evaluations: Evaluations, config: Config, models: Models) -> Ite
     for folder, key in models:
         for benchmark in config.benchmarks:
             if record := evaluations.get((folder, benchmark)):
-                for metric in METRICS:
+                for metric in (*METRICS, *record.items[0].at):
                     right = _right(record, metric)
                     yield {**key, "benchmark": benchmark, "metric": metric, "value": right.mean(), "n": len(right)}
 
 
 def _right(record: EvaluationRecord, metric: str) -> Array:
     """The share of right answers to each problem (problems,), of one answer if greedy."""
-    return np.array([np.mean(getattr(item, metric)) for item in record.items])
+    return np.array([np.mean(getattr(item, metric) if metric in METRICS else item.at[metric]) for item in record.items])
 
 
 def _strategies(evaluations: Evaluations, steps: Steps, config: Config, runs: Iterable[Run]) -> Iterator[Row]:

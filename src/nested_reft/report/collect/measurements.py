@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, measured_models, nested_skips
+from nested_reft.config.experiment import Config, layer_choices, measured_models, nested_skips
+from nested_reft.config.records.completion_gradients import CompletionGradientRecord
 from nested_reft.config.records.exact import ExactRecord, ExactRow
 from nested_reft.config.records.gradients import GradientRecord
 from nested_reft.config.records.nestability import BehaviourRow, NestabilityRecord, NestabilityRow
 from nested_reft.config.records.record import Record, check_owner, read_record
 from nested_reft.config.records.step_speed import Phases, StepSpeedRecord
 from nested_reft.config.records.throughput import ThroughputRecord
+from nested_reft.report.statistics.completion_gradients import Sums, direction, problem_bias, scale, unseen_bound
+from nested_reft.report.statistics.completion_gradients import variance_ratio as single_variance_ratio
 from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, variance_ratio
 from nested_reft.report.statistics.intervals import Array, median_ratio
 
@@ -29,8 +33,14 @@ GRADIENTS = [
     *("bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high"),
     *("control", "control_low", "control_high", "n", "completions"),
 ]
-NESTABILITY = ["size", "stage", "strategy", "skip", "batch", *NestabilityRow.model_fields]
-BEHAVIOURS = ["size", "stage", "precision", "strategy", "skip", "batch", *BehaviourRow.model_fields, "speedup"]
+COMPLETION_GRADIENTS = [
+    *("size", "skip", "correction"),
+    *(name + end for name in ("bias", "scale", "cosine", "variance_ratio") for end in ("", "_low", "_high")),
+    *("unseen_bound", "covered_target", "covered_behavior", "distinct", "pool", "n"),
+]
+CELL = ["size", "stage", "strategy", "border", "skip"]
+NESTABILITY = [*CELL, "batch", *NestabilityRow.model_fields]
+BEHAVIOURS = [*CELL, "precision", "batch", *BehaviourRow.model_fields, "speedup"]
 
 R = TypeVar("R", bound=Record)
 Row = dict[str, object]
@@ -54,23 +64,28 @@ def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
         "step_speed": pd.DataFrame(step_speed, columns=STEP_SPEED),
         "step_speed_pairs": pd.DataFrame(step_speed_pairs, columns=STEP_SPEED_PAIRS),
         "gradients": pd.DataFrame(_gradients(root / "gradients", config, skips), columns=GRADIENTS),
-        "nestability_batches": pd.DataFrame(_nestability(root / "nestability", config, skips), columns=NESTABILITY),
-        "behaviour_batches": pd.DataFrame(_behaviours(root / "nestability", config, skips), columns=BEHAVIOURS),
+        "completion_gradients": pd.DataFrame(
+            _completion_gradients(root / "completion_gradients", config, skips), columns=COMPLETION_GRADIENTS
+        ),
+        "nestability_batches": pd.DataFrame(_nestability(root / "nestability", config), columns=NESTABILITY),
+        "behaviour_batches": pd.DataFrame(_behaviours(root / "nestability", config), columns=BEHAVIOURS),
         "exact": pd.DataFrame(exact, columns=list(ExactRow.model_fields)),
     }
 
 
-def _records(
-    folder: Path, config: Config, skips: Sequence[int], model: type[R], **owner: object
-) -> Iterator[tuple[Row, R]]:
-    """The records `{size}/skip{skip}.json` that exist, in the config's order, each with size, skip and `owner`."""
+def _records(folder: Path, config: Config, skips: Sequence[int], model: type[R]) -> Iterator[tuple[Row, R]]:
+    """The records `{size}/skip{skip}.json` that exist, in the config's order, each with size and skip."""
     for size in config.sizes:
         for skip in skips:
-            path = folder / size / f"skip{skip}.json"
-            if path.exists():
-                record, key = read_record(path, model), {"size": size, "skip": skip, **owner}
-                check_owner(path, record, key)
-                yield key, record
+            yield from _record(folder / size / f"skip{skip}.json", model, {"size": size, "skip": skip})
+
+
+def _record(path: Path, model: type[R], key: Row) -> Iterator[tuple[Row, R]]:
+    """The record with its key, if it exists."""
+    if path.exists():
+        record = read_record(path, model)
+        check_owner(path, record, key)
+        yield key, record
 
 
 def _throughput(folder: Path, config: Config, skips: Sequence[int]) -> tuple[list[Row], list[Row]]:
@@ -136,34 +151,70 @@ def _gradient(record: GradientRecord, correction: str) -> Row:
     return {**row, "n": record.batches, "completions": record.completions}
 
 
-def _nestability(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
-    """One row per size, model, layer-selection strategy, skip and batch, in the config's order."""
+def _completion_gradients(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
+    """One row per size, skip and correction, in the config's order; the last columns but n and pool are means over
+    problems.
+    """
     return [
-        {**key, **row}
-        for key, record in _nestability_records(folder, config, skips)
-        for row in _batches(record.strategies)
+        {**key, "correction": correction, **_completion_gradient(record, correction)}
+        for key, record in _records(folder, config, skips, CompletionGradientRecord)
+        for correction in config.gradients.corrections
+        if correction in record.problems[0].corrections
     ]
 
 
-def _behaviours(folder: Path, config: Config, skips: Sequence[int]) -> list[Row]:
-    """One row per size, model, precision, strategy, skip and timed batch, in the config's order."""
+def _completion_gradient(record: CompletionGradientRecord, correction: str) -> Row:
+    problems = record.problems
+
+    def of(name: str) -> Array:
+        return np.array([getattr(problem, name) for problem in problems])
+
+    own = [problem.corrections[correction] for problem in problems]
+    sums = Sums(
+        on_policy=of("on_policy"),
+        own=np.array([expectation.own for expectation in own]),
+        cross=np.array([expectation.on_policy for expectation in own]),
+        on_policy_moment=of("second_moment"),
+        own_moment=np.array([expectation.second_moment for expectation in own]),
+        covered=of("covered_behavior"),
+    )
+    row: Row = {"unseen_bound": unseen_bound(sums), "pool": record.pool, "n": len(problems)}
+    row |= {name: float(of(name).mean()) for name in ("covered_target", "covered_behavior", "distinct")}
+    for name, found in (
+        ("bias", problem_bias(sums)),
+        ("scale", scale(sums)),
+        ("cosine", direction(sums)),
+        ("variance_ratio", single_variance_ratio(sums)),
+    ):
+        row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return row
+
+
+def _nestability(folder: Path, config: Config) -> list[Row]:
+    """One row per size, model, skip, choice of layers and batch, in the config's order."""
+    return [{**key, **row} for key, record in _nestability_records(folder, config) for row in _batches(record.batches)]
+
+
+def _behaviours(folder: Path, config: Config) -> list[Row]:
+    """One row per size, model, skip, choice of layers, precision and timed batch, in the config's order."""
     return [
         {**key, "precision": precision, **row}
-        for key, record in _nestability_records(folder, config, skips)
-        for precision, strategies in record.behaviours.items()
-        for row in _batches(strategies)
+        for key, record in _nestability_records(folder, config)
+        for precision, batches in record.behaviours.items()
+        for row in _batches(batches)
     ]
 
 
-def _nestability_records(folder: Path, config: Config, skips: Sequence[int]) -> Iterator[tuple[Row, NestabilityRecord]]:
-    for stage in measured_models(config):
-        yield from _records(folder / stage, config, (0, *skips), NestabilityRecord, stage=stage)
+def _nestability_records(folder: Path, config: Config) -> Iterator[tuple[Row, NestabilityRecord]]:
+    for stage, size, (skip, strategy, border) in product(measured_models(config), config.sizes, layer_choices(config)):
+        key: Row = dict(zip(CELL, (size, stage, strategy, border, skip), strict=True))
+        path = folder / stage / size / f"skip{skip}-{strategy}-border{border}.json"
+        yield from _record(path, NestabilityRecord, key)
 
 
-def _batches(strategies: Mapping[str, Sequence[NestabilityRow]]) -> Iterator[Row]:
-    for strategy, batches in strategies.items():
-        for number, batch in enumerate(batches, start=1):
-            row: Row = {"strategy": strategy, "batch": number, **batch.model_dump()}
-            if isinstance(batch, BehaviourRow):
-                row["speedup"] = batch.speedup
-            yield row | {"skipped_layers": layer_names(batch.skipped_layers)}
+def _batches(batches: Sequence[NestabilityRow]) -> Iterator[Row]:
+    for number, batch in enumerate(batches, start=1):
+        row: Row = {"batch": number, **batch.model_dump()}
+        if isinstance(batch, BehaviourRow):
+            row["speedup"] = batch.speedup
+        yield row | {"skipped_layers": layer_names(batch.skipped_layers)}

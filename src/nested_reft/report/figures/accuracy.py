@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from nested_reft.config.experiment import Config, nested_cells, nested_corrections, nested_skips, stages
 from nested_reft.config.run import BASELINE_CORRECTION, STAGES
+from nested_reft.report.claims.judge import parity_cells
 from nested_reft.report.figures import style
-from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity
-from nested_reft.report.statistics.intervals import Limits
+from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means
+from nested_reft.report.statistics.intervals import CellVerdict
 
 BESIDE = 0.12  # distance of the seeds from their mean; 1 is the distance between skips
 
@@ -75,34 +76,48 @@ def _seeds_and_mean(axis: Axes, x: float, model: pd.DataFrame, look: style.Look)
 
 
 def parity_plot(runs: pd.DataFrame, config: Config) -> Figure:
-    """Nested minus baseline accuracy with its interval against the margin: rows are data sets, columns sizes."""
+    """Nested minus baseline accuracy with its interval against the margin: rows are sizes (and data sets), columns
+    benchmarks.
+    """
     metric, margin = config.evaluation.headline, config.evaluation.parity_margin
-    found = parity(runs, config, metric)
+    found, rows = parity_cells(runs, config), style.panel_rows(config)
     cells = sorted(nested_cells(config), key=lambda cell: cell[1])
     places = {
         cell: place + nested_skips(config).index(cell[1]) for place, cell in enumerate(cells)
     }  # gaps between skips
-    height = 0.16 * max(places.values(), default=1) + 0.8
-    figure, axes = style.panels(len(config.datasets), len(config.sizes), (3.0, height), sharex=True, sharey=True)
-    for row, dataset in zip(axes, config.datasets, strict=True):
-        for axis, size in zip(row, config.sizes, strict=True):
-            axis.set_title(size if len(config.datasets) == 1 else f"{size}, {dataset}")
+    size_of_panel = (1.45 if len(config.benchmarks) > 1 else 3.0, 0.16 * max(places.values(), default=1) + 0.5)
+    figure, axes = style.panels(len(rows), len(config.benchmarks), size_of_panel, sharex=True, sharey=True)
+    for row, (title, size, dataset) in zip(axes, rows, strict=True):
+        row[0].set_ylabel(title)
+        for axis, benchmark in zip(row, config.benchmarks, strict=True):
+            if axis in axes[0]:
+                axis.set_title(benchmark)
             axis.grid(False)
             style.margin_band(axis, margin)
             if not places:
                 style.not_run(axis)
             for (name, skip), y in places.items():
-                limits, look = Limits(-margin, margin), style.look_of(name)
-                style.forest_row(axis, y, found[size, dataset, name, skip], look, limits, scale=100)
+                cell = found[size, dataset, benchmark, name, skip]
+                style.forest_row(axis, y, cell.found, style.look_of(name), cell.verdict, scale=100)
     first = axes[0, 0]
     first.set_yticks(list(places.values()), [f"{name}, {skip} %" for name, skip in places])
     first.set_ylim(max(places.values(), default=0) + 0.8, -0.8)
-    equivalent = style.band(style.MARGIN, f"within ±{100 * margin:g} points")
-    style.legend(figure, [equivalent, *style.verdict_entries("equivalent", "beyond the margin")])
-    seeds = style.number_of((interval.n for interval in found.values() if interval), "seed")
-    note = (
-        f"Mean over {style.number_of([len(config.benchmarks)], 'benchmark')}, paired by seed on identical problems. "
-        f"Small points: seeds ({seeds}); bars: 95 % t interval over seeds (artanh scale)."
+    words: dict[CellVerdict, str] = {"passes": "equivalent", "undecided": "undecided", "fails": "beyond the margin"}
+    words |= {"not assessable": "not assessable"}
+    drawn = {cell.verdict for cell in found.values()}
+    style.legend(
+        figure,
+        [
+            style.band(style.MARGIN, f"within ±{100 * margin:g} points"),
+            *style.verdict_entries({verdict: word for verdict, word in words.items() if verdict in drawn}),
+        ],
     )
+    seeds = style.number_of((cell.found.n for cell in found.values() if cell.found), "seed")
+    note = (
+        f"Each benchmark by itself, paired by seed on identical problems. Small points: seeds ({seeds}); bars: 95 % t "
+        "interval over seeds (artanh scale)."
+    )
+    if "not assessable" in drawn:
+        note += " Not assessable: the baseline is not shown to learn enough for a difference to mean anything."
     style.finish(figure, f"{metric} accuracy, nested minus baseline (points)", note)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from nested_reft.config.experiment import Config
 from nested_reft.report.figures import style
 from nested_reft.report.statistics.behaviours import behaviour_cells
-from nested_reft.report.statistics.nestability import model_names
+from nested_reft.report.statistics.nestability import choice_names, model_names
 
 LEVELS = (1, 2, 4, 8)  # of the effective speed-up
 TOP = 1.05
@@ -49,7 +49,7 @@ def behaviours(table: pd.DataFrame, config: Config) -> Figure:
             shown = {key: found for key, found in cells.items() if key[:2] == (size, stage) and found}
             if not shown:
                 style.not_run(axis)
-            for (_, _, skip, strategy, precision), found in shown.items():
+            for (_, _, skip, choice, precision), found in shown.items():
                 look, speed, ess = looks[precision], found["speedup"], found["ess"]
                 how = {"color": look.color, "lw": 1.1}
                 if speed.exists:
@@ -57,8 +57,8 @@ def behaviours(table: pd.DataFrame, config: Config) -> Figure:
                 if ess.exists:
                     axis.vlines(speed.estimate, ess.low, ess.high, **how)
                 axis.plot(speed.estimate, ess.estimate, marker=look.marker, color=look.color, ls="")
-                several = len(options.strategies) > 1 and skip
-                text = (f"{skip} %" if skip else "all layers") + (f", {strategy}" if several else "")
+                several = len(choice_names(config)) > 1 and skip
+                text = (f"{skip} %" if skip else "all layers") + (f", {choice}" if several else "")
                 axis.annotate(text, (speed.estimate, ess.estimate), xytext=(5, -9), textcoords="offset points")
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
             axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}×" if value in (2, 3, 5) else ""))

@@ -11,17 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.report.claims.judge import Cell, gradient_cells
 from nested_reft.report.figures import style
 from nested_reft.report.formatting import NOT_RESOLVED, NOT_RUN
-from nested_reft.report.statistics.comparisons import gradient_biases, gradient_variances
-from nested_reft.report.statistics.gradients import bias_verdict
-from nested_reft.report.statistics.intervals import Interval, Limits
+from nested_reft.report.statistics.gradients import Bias
+from nested_reft.report.statistics.intervals import CellVerdict
 
 
 def gradients(table: pd.DataFrame, config: Config) -> Figure:
     """Relative bias (above) and variance ratio (below) with intervals against skip: one column per size."""
     margin, limit = config.gradients.bias_margin, config.gradients.variance_limit
-    biases, variances = gradient_biases(table, config), gradient_variances(table, config)
+    biases, variances = gradient_cells(table, config)
     names, skips = list(config.gradients.corrections), nested_skips(config)
     offsets = style.dodge(len(names), 0.7)
     figure, axes = style.panels(2, len(config.sizes), (3.1, 1.9), sharex=True, sharey="row")
@@ -37,15 +37,14 @@ def gradients(table: pd.DataFrame, config: Config) -> Figure:
             style.not_run(below)
             continue
         for place, skip in enumerate(skips):
-            noises = {found.noise for name in names if (found := biases[size, name, skip])}
+            found = [biases[size, name, skip].found for name in names]
+            noises = {bias.noise for bias in found if isinstance(bias, Bias)}
             for noise in noises - {math.nan}:
                 above.fill_between([place - 0.45, place + 0.45], 0, noise, color=style.NOISE, lw=0, zorder=0)
             for name, offset in zip(names, offsets, strict=True):
                 x, look = place + offset, style.look_of(name)
-                bias = biases[size, name, skip]
-                resolved = bias is not None and bias_verdict(bias, margin) != NOT_RESOLVED
-                _draw(above, x, bias, look, Limits(high=margin), resolved)
-                _draw(below, x, variances[size, name, skip], look, Limits(high=limit))
+                _draw(above, x, biases[size, name, skip], look)
+                _draw(below, x, variances[size, name, skip], look)
     bias_axis, variance_axis = axes[:, 0]
     bias_axis.set_ylabel("relative bias")
     # Zero must be shown, and a log scale has none: up to the margin it is linear.
@@ -54,7 +53,8 @@ def gradients(table: pd.DataFrame, config: Config) -> Figure:
     bias_axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     bias_axis.set_ylim(bottom=-0.1 * margin)
     variance_axis.set_ylabel("variance, over on-policy")
-    ends = [end for found in variances.values() if found and found.exists for end in (found.low, found.high)]
+    ratios = [cell.found for cell in variances.values() if cell.found and cell.found.exists]
+    ends = [end for ratio in ratios for end in (ratio.low, ratio.high)]
     variance_axis.set_ylim(0.8 * min([0.7, *ends]), 1.2 * max([2 * limit, *ends]))
     style.log_scale(variance_axis)
     entries = [(name, style.marker_only(style.look_of(name))) for name in names]
@@ -62,29 +62,28 @@ def gradients(table: pd.DataFrame, config: Config) -> Figure:
         style.band(style.MARGIN, f"claimed (≤ {100 * margin:g} %, ≤ {limit:g}×)"),
         style.band(style.NOISE, "on-policy noise"),
     ]
-    style.legend(figure, [*entries, *style.verdict_entries("within the claim", "refuted"), *bands])
-    batches = style.number_of((found.n for found in biases.values() if found), "batch", "batches")
+    words: dict[CellVerdict, str] = {"passes": "within the claim", "undecided": "undecided", "fails": "beyond it"}
+    style.legend(figure, [*entries, *style.verdict_entries(words), *bands])
+    batches = style.number_of((cell.found.n for cell in biases.values() if cell.found), "batch", "batches")
     note = (
         f"{batches} of {config.gradients.problems_per_batch} problems × {config.gradients.completions_per_problem} "
         "completions; bars: 95 % jackknife interval over batches. Relative bias: norm of the difference between "
         "expected gradients, over the on-policy one's, with the noise taken out. On-policy noise: how far two "
-        "on-policy estimates are apart. Dotted, no marker: not resolved, as the noise is above the margin and the "
-        "interval does not decide."
+        "on-policy estimates are apart. Dotted: not resolved, as the noise is above the margin and the interval does "
+        "not decide. No marker: no estimate."
     )
     style.finish(figure, "layers skipped in the rollout (%)", note)
     return figure
 
 
-def _draw(
-    axis: Axes, x: float, found: Interval | None, look: style.Look, limits: Limits, resolved: bool = True
-) -> None:
-    """A bar and the mark of its verdict; what is not resolved has no estimate, and so no mark."""
+def _draw(axis: Axes, x: float, cell: Cell, look: style.Look) -> None:
+    """A bar and the mark of its verdict; what is not resolved, or has a negative square, has no estimate to mark."""
+    found, resolved = cell.found, not cell.reason.startswith(NOT_RESOLVED)
     if found is None or not found.exists:
         text = NOT_RUN if found is None else NOT_RESOLVED
         how: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": 6.5, "color": look.color}
         axis.text(x, 0.5, text, transform=axis.get_xaxis_transform(), **how)
         return
     axis.vlines(x, found.low, found.high, color=look.color, lw=1.1, ls="-" if resolved else ":")
-    if resolved:  # a negative square of the bias has no root: the estimate is 0
-        estimate = 0.0 if math.isnan(found.estimate) else found.estimate
-        style.verdict_mark(axis, x, estimate, look, limits.judge(found))
+    if resolved and not math.isnan(found.estimate):
+        style.verdict_mark(axis, x, found.estimate, look, cell.verdict)

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from nested_reft.config.experiment import Config
 from nested_reft.report.figures import style
 from nested_reft.report.statistics.comparisons import compared_strategies, strategy_parity
-from nested_reft.report.statistics.intervals import POSITIVE, SHARE, Limits, t_interval
+from nested_reft.report.statistics.intervals import POSITIVE, SHARE, t_interval
 
 
 def strategies(table: pd.DataFrame, config: Config) -> Figure:
@@ -33,7 +33,7 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
         style.margin_band(row[0], margin)
         chosen = table[(table["size"] == size) & (table["dataset"] == dataset) & (table["skip"] == skip)]
         for y, name in enumerate(names):
-            style.forest_row(row[0], y, found[size, dataset, name], look, Limits(-margin, margin), scale=100)
+            style.forest_row(row[0], y, found[size, dataset, name], look, scale=100)
             for axis, quantity, scale in zip(row[1:], ("kl_k3", "ess"), (POSITIVE, SHARE), strict=True):
                 values = chosen.loc[(chosen["strategy"] == name) & (chosen["metric"] == quantity), "value"]
                 measured = values.to_numpy(dtype=np.float64)
@@ -43,12 +43,11 @@ def strategies(table: pd.DataFrame, config: Config) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
-    equivalent = style.band(style.MARGIN, f"within ±{100 * margin:g} points")
-    style.legend(figure, [equivalent, *style.verdict_entries("equivalent", "beyond the margin")])
+    style.legend(figure, [style.band(style.MARGIN, f"within ±{100 * margin:g} points")])
     seeds = style.number_of((difference.n for difference in found.values() if difference), "seed")
     note = (
         f"Small points: seeds ({seeds}); bars: 95 % t interval over seeds. KL and effective sample size "
-        "(1 is on-policy): means over a run's steps, not judged."
+        "(1 is on-policy): means over a run's steps. Nothing here is judged."
     )
     style.finish(figure, f"correction '{correction}', {skip} % of the layers skipped", note)
     return figure

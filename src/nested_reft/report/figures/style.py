@@ -2,7 +2,8 @@
 
 A correction has the same colour, marker and line in every figure, by its place in the registry. The colours are those
 of Okabe and Ito (2008) and Tol (2021), told apart by colour-blind readers; markers and lines tell them apart in grey.
-A filled marker passes, a hollow one is undecided, a cross fails, in every figure that judges.
+In the figures that judge, of parity and of gradients, a filled marker passes, a hollow one is undecided, a cross fails,
+and an upright line is not assessable. In all others every marker is filled.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from nested_reft.config.experiment import Config
 from nested_reft.config.run import STAGES
 from nested_reft.core.corrections import CORRECTIONS
 from nested_reft.report.formatting import NOT_RUN
-from nested_reft.report.statistics.intervals import CellVerdict, Interval, Limits
+from nested_reft.report.statistics.intervals import CellVerdict, Interval
 
 
 class Look(NamedTuple):
@@ -72,7 +73,6 @@ DARK = {
     "#117733": "#4DB36B",
 }
 
-ANY = Limits()  # what is not judged
 DPI = 200
 TEXT_WIDTH = 7.0  # inches: no figure is wider than the text of a paper, so none is scaled down with its letters
 NOTE_LETTERS = 19  # of the note below a figure, per inch
@@ -169,36 +169,36 @@ def band(color: str, label: str) -> Patch:
     return Patch(facecolor=color, label=label)
 
 
-def verdict_mark(axis: Axes, x: float, y: float, look: Look, verdict: CellVerdict, **more: Any) -> None:
-    """An estimate: filled if it passes, hollow if undecided, a cross if it fails."""
-    axis.plot(x, y, ls="", color=look.color, **(_mark(verdict, look.marker, look.color) | more))
+def verdict_mark(axis: Axes, x: float, y: float, look: Look, verdict: CellVerdict | None) -> None:
+    """An estimate: filled if it passes, a cross if it fails, an upright line if not assessable, hollow if undecided."""
+    axis.plot(x, y, ls="", color=look.color, **_mark(verdict, look))
 
 
-def verdict_entries(passes: str, fails: str) -> list[Line2D]:
-    """The legend's entries of the three marks, in the words of a figure."""
-    words: dict[CellVerdict, str] = {"passes": passes, "undecided": "undecided", "fails": fails}
-    return [
-        Line2D([], [], ls="", color=GREY, label=label, **_mark(verdict, "o", GREY)) for verdict, label in words.items()
-    ]
+def verdict_entries(words: Mapping[CellVerdict, str]) -> list[Line2D]:
+    """The legend's entries of the marks of verdicts, in the words of a figure."""
+    look = Look(GREY, "o", "")
+    return [Line2D([], [], ls="", color=GREY, label=label, **_mark(verdict, look)) for verdict, label in words.items()]
 
 
-def _mark(verdict: CellVerdict, marker: str, color: str) -> dict[str, Any]:
+def _mark(verdict: CellVerdict | None, look: Look) -> dict[str, Any]:
     if verdict == "fails":
         return {"marker": "x", "markersize": 5.5, "markeredgewidth": 1.7}
-    return {"marker": marker, "markerfacecolor": color if verdict == "passes" else PAPER}
+    if verdict == "not assessable":
+        return {"marker": "|", "markersize": 6}
+    return {"marker": look.marker, "markerfacecolor": look.color if verdict == "passes" else PAPER}
 
 
 def forest_row(
-    axis: Axes, y: float, found: Interval | None, look: Look, limits: Limits = ANY, scale: float = 1
+    axis: Axes, y: float, found: Interval | None, look: Look, verdict: CellVerdict | None = "passes", scale: float = 1
 ) -> None:
-    """An interval over seeds, judged by `limits`, on its line with every seed below it; drawn times `scale`."""
+    """An interval over seeds on its line with every seed below it, and the mark of a verdict; drawn times `scale`."""
     if found is None:
         not_run(axis, y)
         return
     assert found.units is not None
     axis.scatter(scale * found.units, np.full(found.n, y + 0.28), s=6, color=look.color, alpha=0.5, lw=0)
     axis.hlines(y, scale * found.low, scale * found.high, color=look.color)
-    verdict_mark(axis, scale * found.estimate, y, look, limits.judge(found))
+    verdict_mark(axis, scale * found.estimate, y, look, verdict)
 
 
 def margin_band(axis: Axes, margin: float) -> None:
@@ -207,11 +207,11 @@ def margin_band(axis: Axes, margin: float) -> None:
     axis.axvline(0, color=INK, lw=0.8)
 
 
-def not_run(axis: Axes, y: float | None = None) -> None:
-    """Say that there is nothing to draw: in an empty panel, or on the line of height `y`."""
+def not_run(axis: Axes, y: float | None = None, text: str = NOT_RUN) -> None:
+    """Say that there is nothing to draw, and why: in an empty panel, or on the line of height `y`."""
     transform = axis.transAxes if y is None else axis.get_yaxis_transform()
     height, size = (0.5, 8) if y is None else (y, 7)
-    axis.text(0.5, height, NOT_RUN, transform=transform, ha="center", va="center", fontsize=size, color=GREY)
+    axis.text(0.5, height, text, transform=transform, ha="center", va="center", fontsize=size, color=GREY)
 
 
 def nothing_run() -> Figure:

@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nested_reft.config.experiment import Config, nested_corrections, nested_skips
 from nested_reft.report.figures import style
-from nested_reft.report.statistics.comparisons import parity, rollout_speedups, step_speedups
-from nested_reft.report.statistics.intervals import Array, Interval, Limits
+from nested_reft.report.statistics.comparisons import mean_differences, rollout_speedups, step_speedups
+from nested_reft.report.statistics.intervals import Array, Interval
 
 FRONT = "retrace"  # is drawn over the other corrections
 NAMES = 0.38  # of the points' width, for the names of the corrections at their right
@@ -24,7 +24,7 @@ APART = 0.08  # of the panel's height, from one name to the next
 def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, step_speed: pd.DataFrame, config: Config) -> Figure:
     """Accuracy minus the baseline's against speed-up, of the rollout and of the whole step; rows are sizes."""
     metric, margin = config.evaluation.headline, config.evaluation.parity_margin
-    differences, cells = parity(runs, config, metric), style.panel_rows(config)
+    differences, cells = mean_differences(runs, config, metric), style.panel_rows(config)
     speeds = {"rollout": rollout_speedups(throughput, config), "whole training step": step_speedups(step_speed, config)}
     measured = [name for name, speedups in speeds.items() if any(speedups.values())] or list(speeds)
     figure, axes = style.panels(len(cells), len(measured), (6.4 / max(len(measured), 1.4), 2.0), sharey=True)
@@ -40,13 +40,14 @@ def tradeoff(runs: pd.DataFrame, throughput: pd.DataFrame, step_speed: pd.DataFr
                 axis.set_title(name)
             _panel(axis, found, {skip: speeds[name][size, skip] for skip in nested_skips(config)}, config)
     baseline = "baseline ReFT", style.marker_only(style.BASELINE)
-    equivalent = style.band(style.MARGIN, f"within ±{100 * margin:g} points")
-    style.legend(figure, [baseline, equivalent, *style.verdict_entries("equivalent", "beyond the margin")])
+    style.legend(figure, [baseline, style.band(style.MARGIN, f"within ±{100 * margin:g} points")])
     pairs = style.number_of((found.n for of in speeds.values() for found in of.values() if found), "pair")
     seeds = style.number_of((found.n for found in differences.values() if found), "seed")
     note = (
         f"{metric.capitalize()} accuracy, mean over {style.number_of([len(config.benchmarks)], 'benchmark')}, "
-        f"paired by seed ({seeds}); vertical bars: 95 % t interval over seeds. Speed-ups timed alone "
+        f"paired by seed ({seeds}); vertical bars: 95 % t interval over seeds, thick and pale "
+        "only where they stand behind others. Not judged here: "
+        "parity is judged benchmark by benchmark, in its own figure. Speed-ups timed alone "
         f"({pairs} of each), the same for all corrections; horizontal bars: 95 % bootstrap interval."
     )
     missing = [f" Speed-up of the {name}: not run." for name in speeds if name not in measured]
@@ -83,8 +84,7 @@ def _panel(
                 width, alpha = 1.1 - 1.7 * front, 0.4 if front else 1
                 bounds = 100 * y.low, 100 * y.high
                 axis.vlines(x.estimate, *bounds, color=look.color, lw=width, alpha=alpha, zorder=order)
-            verdict = Limits(-margin, margin).judge(y)
-            style.verdict_mark(axis, x.estimate, 100 * y.estimate, look, verdict, zorder=order + 0.04)
+            axis.plot(x.estimate, 100 * y.estimate, ls="", color=look.color, marker=look.marker, zorder=order + 0.04)
     for skip, speedup in speedups.items():
         tops = [100 * max(_bounds(of_name[skip][1])) for of_name in points.values() if skip in of_name]
         if speedup and tops:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, measured_models
+from nested_reft.config.experiment import Config, layer_choices, measured_models
 from nested_reft.report.statistics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval, t_interval
+from nested_reft.report.statistics.nestability import choice_names
 
-Key = tuple[str, str, int, str, str]  # size, stage, skip, strategy, precision
+Key = tuple[str, str, int, str, str]  # size, stage, skip, choice of layers, precision
 SCALES = {"speedup": POSITIVE, "ess": SHARE, "ess_sequence": SHARE, "effective": POSITIVE, "reward": UNBOUNDED}
 
 
@@ -22,18 +23,18 @@ def behaviour_cells(table: pd.DataFrame, config: Config) -> dict[Key, dict[str, 
     options = config.nestability
     if options is None:
         return {}
-    keys = [
-        (size, stage, skip, strategy, precision)
+    names = choice_names(config)
+    keys = {
+        (size, stage, skip, names[strategy, border], precision): (size, stage, skip, strategy, border, precision)
         for size in config.sizes
         for stage in measured_models(config)
-        for skip in sorted({0, *config.skips})
-        for strategy in (options.strategies if skip else options.strategies[:1])
+        for skip, strategy, border in layer_choices(config)
         for precision in options.precisions
-    ]
+    }
     with_effective = table.assign(effective=table["speedup"] * table["ess"])
-    columns = ["size", "stage", "skip", "strategy", "precision"]
+    columns = ["size", "stage", "skip", "strategy", "border", "precision"]
     grouped = dict(iter(with_effective.groupby(columns, sort=False)))
-    return {key: _intervals(grouped[key]) if key in grouped else None for key in keys}
+    return {key: _intervals(grouped[row]) if row in grouped else None for key, row in keys.items()}
 
 
 def worths(table: pd.DataFrame, config: Config) -> dict[tuple[str, int], Interval | None]:
@@ -41,7 +42,7 @@ def worths(table: pd.DataFrame, config: Config) -> dict[tuple[str, int], Interva
     reinforcement starts from, by the first strategy, in the precision of training.
     """
     options, own = config.nestability, config.training.rollout_precision or config.training.dtype
-    if options is None:
+    if options is None or not measured_models(config):
         return {}
     asked = measured_models(config)[-1], options.strategies[0], own
     return {

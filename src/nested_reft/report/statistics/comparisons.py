@@ -17,6 +17,7 @@ from nested_reft.config.experiment import Config, nested_cells, nested_skips, st
 from nested_reft.config.method import Strategy
 from nested_reft.config.run import BASELINE_CORRECTION
 from nested_reft.config.run_table import strategy_table
+from nested_reft.report.statistics.completion_gradients import METHOD as OVER_PROBLEMS
 from nested_reft.report.statistics.gradients import METHOD as JACKKNIFE
 from nested_reft.report.statistics.gradients import Bias
 from nested_reft.report.statistics.intervals import (
@@ -33,6 +34,7 @@ Key: TypeAlias = tuple[Any, ...]  # what it has is said by each function
 Cells: TypeAlias = dict[Key, Interval | None]
 _Row: TypeAlias = Mapping[Hashable, Any]
 _RUN = ["size", "dataset", "correction", "skip", "seed"]
+_ON_BENCHMARK = ["size", "dataset", "benchmark", "correction", "skip", "seed"]
 CHOICE = ["size", "dataset", "strategy", "skip", "seed"]
 BASELINE_CHOICE = ("uniform", 0)  # with no layer left out there is nothing to choose
 
@@ -77,25 +79,36 @@ def accuracy_of(model: pd.DataFrame) -> Interval | None:
 
 
 def parity(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
-    """Mean accuracy over benchmarks, nested minus baseline, per seed on identical problems, per (size, data set,
-    correction, skip) (`runs.csv`).
+    """Accuracy, nested minus baseline, per seed on identical problems, per (size, data set, benchmark, correction,
+    skip) (`runs.csv`).
+    """
+    found = _by_seed(runs[runs["metric"] == metric], _ON_BENCHMARK)
+    keys = [(*of, *cell) for of in _learners(config) for cell in nested_cells(config)]
+    return {key: _paired(found, key, (*key[:3], BASELINE_CORRECTION, 0), paired_difference) for key in keys}
+
+
+def mean_differences(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
+    """The same of the mean over benchmarks, per (size, data set, correction, skip): to be drawn, not to be judged. One
+    benchmark on which nothing is learned would halve every difference.
     """
     means = _by_seed(benchmark_means(runs, config, metric), _RUN)
     keys = [(*of, *cell) for of in product(config.sizes, config.datasets) for cell in nested_cells(config)]
     return {key: _paired(means, key, (*key[:2], BASELINE_CORRECTION, 0), paired_difference) for key in keys}
 
 
-def gains(runs: pd.DataFrame, config: Config, metric: str) -> Cells:
-    """Mean accuracy over benchmarks, baseline ReFT minus the model that it started from, per (size, data set)
-    (`runs.csv`).
+def gains(runs: pd.DataFrame, config: Config, metric: str, of_start: str | None = None) -> Cells:
+    """Accuracy, baseline ReFT minus the model that it started from, per (size, data set, benchmark) (`runs.csv`).
+
+    `of_start`: the metric of the latter, if another (`sampled_at` a lower temperature).
     """
-    means = _by_seed(benchmark_means(runs, config, metric), _RUN)
+    values = _by_seed(runs[runs["metric"] == metric], _ON_BENCHMARK)
+    starts = _by_seed(runs[runs["metric"] == (of_start or metric)], _ON_BENCHMARK)
     found: Cells = {}
-    for size, dataset in product(config.sizes, config.datasets):
-        tuned = np.array(list(means.get((size, dataset, BASELINE_CORRECTION, 0), {}).values()))
-        start = list(means.get((size, "", stages(config)[-1], 0), {}).values())
+    for size, dataset, benchmark in _learners(config):
+        tuned = np.array(list(values.get((size, dataset, benchmark, BASELINE_CORRECTION, 0), {}).values()))
+        start = list(starts.get((size, "", benchmark, stages(config)[-1], 0), {}).values())
         measured = len(tuned) and start
-        found[size, dataset] = paired_difference(tuned, np.full(len(tuned), start[0])) if measured else None
+        found[size, dataset, benchmark] = paired_difference(tuned, np.full(len(tuned), start[0])) if measured else None
     return found
 
 
@@ -118,6 +131,17 @@ def gradient_variances(gradients: pd.DataFrame, config: Config) -> Cells:
 def gradient_cosines(gradients: pd.DataFrame, config: Config) -> Cells:
     """Cosine between a corrected gradient estimate and the on-policy one, without the noise, by the same cells."""
     return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
+
+
+def completion_gradients(completions: pd.DataFrame, config: Config, quantity: str) -> Cells:
+    """Problem by problem, from distinct completions: `bias`, `scale`, `cosine` or `variance_ratio` of a corrected
+    gradient estimate, per (size, correction, skip) (`completion_gradients.csv`).
+    """
+
+    def found(row: _Row) -> Interval:
+        return Interval(row[quantity], row[f"{quantity}_low"], row[f"{quantity}_high"], row["n"], OVER_PROBLEMS)
+
+    return _gradients(completions, config, found)
 
 
 def compared_strategies(config: Config) -> tuple[Strategy, ...]:
@@ -147,6 +171,11 @@ def effective_rollouts(strategies: pd.DataFrame, config: Config) -> Cells:
     worth = _by_seed((speed * ess).dropna().reset_index(), CHOICE)
     keys = [(run.size, run.dataset, run.strategy, run.skip) for run in strategy_table(config)]
     return {key: _paired(worth, key, (*key[:2], *BASELINE_CHOICE), paired_ratio) for key in keys}
+
+
+def _learners(config: Config) -> Iterable[Key]:
+    """Where a baseline can learn or not: every (size, data set, benchmark)."""
+    return product(config.sizes, config.datasets, config.benchmarks)
 
 
 def _rows(

@@ -69,10 +69,7 @@ def relative_bias(grams: Grams) -> Interval:
     that nothing is lost by 0 in its place. All are NaN if the squared norm is not positive: the gradient itself is lost
     in the noise.
     """
-    squared = _jackknife(_over(_across(_differences(grams)), _across(_pooled(grams))))
-    low, high = np.sqrt(np.maximum([squared.low, squared.high], 0))
-    estimate = math.sqrt(squared.estimate) if squared.estimate >= 0 else math.nan
-    return replace(squared, estimate=estimate, low=float(low), high=float(high))
+    return root(jackknife(over(_across(_differences(grams)), _across(_pooled(grams))), METHOD))
 
 
 def cosine(grams: Grams) -> Interval:
@@ -80,9 +77,7 @@ def cosine(grams: Grams) -> Interval:
     squared_norms = np.stack([_across(grams.own), _across(_pooled(grams))])
     # A product of two negative squares would look positive.
     squared_norms[squared_norms <= 0] = np.nan
-    found = _jackknife(_across(grams.cross) / np.sqrt(squared_norms.prod(axis=0)))
-    low, estimate, high = np.clip([found.low, found.estimate, found.high], -1, 1)
-    return replace(found, estimate=float(estimate), low=float(low), high=float(high))
+    return within_one(jackknife(_across(grams.cross) / np.sqrt(squared_norms.prod(axis=0)), METHOD))
 
 
 def variance_ratio(grams: Grams) -> Interval:
@@ -91,8 +86,7 @@ def variance_ratio(grams: Grams) -> Interval:
     NaN if a trace is not positive.
     """
     on_policy = (_variance(grams.on_policy) + _variance(grams.repeat)) / 2
-    log = _jackknife(np.log(_over(_variance(grams.own), on_policy, above=0.0)))
-    return replace(log, estimate=math.exp(log.estimate), low=math.exp(log.low), high=math.exp(log.high))
+    return exponential(jackknife(np.log(over(_variance(grams.own), on_policy, above=0.0)), METHOD))
 
 
 def bias_verdict(bias: Bias, margin: float) -> BiasVerdict:
@@ -106,7 +100,48 @@ def bias_verdict(bias: Bias, margin: float) -> BiasVerdict:
     return "inconclusive" if bias.exists and bias.noise <= margin else "not resolved"
 
 
-# Each of these gives n + 1 values: one from all n batches, then one with each batch left out.
+# --- what estimators of either kind share
+
+
+def over(numerator: Array, denominator: Array, above: float = -np.inf) -> Array:
+    """The ratio; NaN if the denominator is not positive or the numerator not above `above`."""
+    defined = (denominator > 0) & (numerator > above)
+    return np.asarray(
+        np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=defined), dtype=np.float64
+    )
+
+
+def jackknife(values: Array, method: str) -> Interval:
+    """Estimate and interval from the n + 1 values of a statistic, from all n units and with each of them left out; no
+    interval if one of them is NaN.
+    """
+    left_out = values[1:]
+    n = len(left_out)
+    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    estimate = float(values[0])
+    return Interval(estimate, estimate - half, estimate + half, n, method)
+
+
+def root(squared: Interval) -> Interval:
+    """The root of an estimate and of its bounds; that of a negative estimate is NaN, that of a negative bound 0."""
+    low, high = np.sqrt(np.maximum([squared.low, squared.high], 0))
+    estimate = math.sqrt(squared.estimate) if squared.estimate >= 0 else math.nan
+    return replace(squared, estimate=estimate, low=float(low), high=float(high))
+
+
+def within_one(found: Interval) -> Interval:
+    """Cut off at -1 and 1, beyond which there is no cosine."""
+    low, estimate, high = np.clip([found.low, found.estimate, found.high], -1, 1)
+    return replace(found, estimate=float(estimate), low=float(low), high=float(high))
+
+
+def exponential(log: Interval) -> Interval:
+    """From the log scale to that of ratios."""
+    return replace(log, estimate=math.exp(log.estimate), low=math.exp(log.low), high=math.exp(log.high))
+
+
+# --- of batches: each gives n + 1 values, one from all n batches, then one with each batch left out
 
 
 def _across(products: Array) -> Array:
@@ -123,24 +158,6 @@ def _variance(products: Array) -> Array:
     squares = np.diag(products)
     left_out = (squares.sum() - squares) / (len(squares) - 1)
     return np.asarray(np.concatenate([[squares.mean()], left_out]) - _across(products), dtype=np.float64)
-
-
-def _over(numerator: Array, denominator: Array, above: float = -np.inf) -> Array:
-    """The ratio; NaN if the denominator is not positive or the numerator not above `above`."""
-    defined = (denominator > 0) & (numerator > above)
-    return np.asarray(
-        np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=defined), dtype=np.float64
-    )
-
-
-def _jackknife(values: Array) -> Interval:
-    """Estimate and interval from the n + 1 values of a statistic; no interval if one of them is NaN."""
-    left_out = values[1:]
-    n = len(left_out)
-    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
-    estimate = float(values[0])
-    return Interval(estimate, estimate - half, estimate + half, n, METHOD)
 
 
 def _differences(grams: Grams) -> Array:

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 Array = NDArray[np.float64]
-CellVerdict = Literal["passes", "fails", "undecided"]
-Equivalence = Literal["equivalent", "beyond the margin", "inconclusive", "no interval"]
+CellVerdict = Literal["passes", "fails", "undecided", "not assessable"]
 AgainstZero = Literal["below 0", "above 0", "includes 0", "no interval"]
 
 LEVEL = 0.95
@@ -91,6 +90,7 @@ class Scale:
 UNBOUNDED = Scale("t", lambda x: x, lambda x: 1.0, lambda x: x)
 POSITIVE = Scale("t on the log scale", np.log, lambda x: 1 / x, np.exp)
 SHARE = Scale("t on the logit scale", special.logit, lambda x: 1 / (x * (1 - x)), special.expit)  # 0 to 1
+SQUARE = Scale("t on the square", lambda x: x**2, lambda x: 2 * x, np.sqrt)
 DIFFERENCE = Scale("t on the artanh scale", np.arctanh, lambda x: 1 / (1 - x**2), np.tanh)  # of two shares: -1 to 1
 
 
@@ -187,17 +187,19 @@ def median_ratio(treatment: Array, control: Array) -> Interval:
     return Interval(median, float(interval.low), float(interval.high), n, method)
 
 
-def equivalence(found: Interval, margin: float) -> Equivalence:
-    """Whether a 95 % interval of differences is within ±margin, or wholly beyond it.
+def contradiction(found: Interval, limits: Limits, scale: Scale) -> float:
+    """One-sided p-value of an interval that is wholly beyond one of the limits: how far the limit is from the estimate.
 
-    Within it: two one-sided tests (Schuirmann 1987), at 2.5 % each. Not to be within is not to be beyond.
+    The interval is taken as Student's t of n - 1 degrees of freedom on `scale`; of unequal halves the longer counts.
     """
-    words: dict[CellVerdict, Equivalence] = {"passes": "equivalent", "fails": "beyond the margin"}
-    return words.get(Limits(-margin, margin).judge(found), "inconclusive") if found.exists else "no interval"
+    limit = limits.high if found.estimate > limits.high else limits.low
+    estimate, low, high, far = (float(scale.to(value)) for value in (found.estimate, found.low, found.high, limit))
+    halves = abs(estimate - far) / max(estimate - low, high - estimate)
+    return float(stats.t.sf(halves * _quantile(found.n - 1), found.n - 1))
 
 
 def against_zero(found: Interval) -> AgainstZero:
-    """On which side of 0 the whole interval is: another question than `equivalence`, and another answer."""
+    """On which side of 0 the whole interval is: another question than equivalence, and another answer."""
     if not found.exists:
         return "no interval"
     return "below 0" if found.high < 0 else "above 0" if found.low > 0 else "includes 0"

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, measured_models, nested_skips
+from nested_reft.config.experiment import Config, layer_choices, measured_models, nested_skips
 from nested_reft.config.run import PRETRAINED, STAGES, WARMED_UP, WITHOUT_LAYER_DROP
 from nested_reft.report.statistics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval, t_interval
 
-Key = tuple[str, str, str, int]  # size, stage, strategy, skip
+Key = tuple[str, str, str, int]  # size, stage, choice of layers, skip
 
 
 @dataclass(frozen=True)
 class Nestability:
-    """One model with one layer-selection strategy at one skip: intervals over batches, by quantity."""
+    """One model with one choice of layers at one skip: intervals over batches, by quantity."""
 
     num_skipped: int
     intervals: dict[str, Interval]
@@ -24,15 +24,24 @@ class Nestability:
 
 def nestability_cells(table: pd.DataFrame, config: Config) -> dict[Key, Nestability | None]:
     """Every cell of the measurement, nested skips only; None where nothing was measured (`nestability_batches.csv`)."""
-    grouped = dict(iter(table.groupby(["size", "stage", "strategy", "skip"], sort=False)))
-    keys = [
-        (size, stage, strategy, skip)
+    grouped = dict(iter(table.groupby(["size", "stage", "strategy", "border", "skip"], sort=False)))
+    keys = {
+        (size, stage, name, skip): (size, stage, *choice, skip)
         for size in config.sizes
         for stage in measured_models(config)
-        for strategy in (config.nestability.strategies if config.nestability else ())
+        for choice, name in choice_names(config).items()
         for skip in nested_skips(config)
-    ]
-    return {key: _cell(grouped[key]) if key in grouped else None for key in keys}
+    }
+    return {key: _cell(grouped[row]) if row in grouped else None for key, row in keys.items()}
+
+
+def choice_names(config: Config) -> dict[tuple[str, int], str]:
+    """What each choice of layers is called, by strategy and border: as the strategy, at the border of training."""
+    own = config.training.border
+    return {
+        (strategy, border): strategy if border == own else f"{strategy}, border {border}"
+        for _, strategy, border in layer_choices(config)
+    }
 
 
 def full_model_reward(table: pd.DataFrame, size: str, stage: str) -> float | None:

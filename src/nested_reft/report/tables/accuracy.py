@@ -10,21 +10,18 @@ import numpy as np
 import pandas as pd
 from scipy.stats import trim_mean
 
+from nested_reft.config.evaluation import sampled_at
 from nested_reft.config.experiment import Config, stages, tuned_cells
 from nested_reft.config.run import STAGES
+from nested_reft.report.claims.judge import parity_cells
 from nested_reft.report.formatting import NO_NESTED_RUNS, NOT_RUN, percent, points
 from nested_reft.report.pages.page import Page
-from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means, parity
-from nested_reft.report.statistics.intervals import (
-    DIFFERENCE,
-    Interval,
-    against_zero,
-    equivalence,
-)
+from nested_reft.report.statistics.comparisons import accuracy_of, benchmark_means
+from nested_reft.report.statistics.intervals import DIFFERENCE, CellVerdict, Interval, against_zero
 
 PARITY = [
-    *("dataset", "size", "correction", "skip %", "difference", "low", "high", "margin", "seeds", "verdict"),
-    "against 0",
+    *("benchmark", "dataset", "size", "correction", "skip %", "difference", "low", "high", "margin", "seeds"),
+    *("verdict", "against 0"),
 ]
 
 
@@ -33,12 +30,18 @@ def accuracy_table(metric: str, runs: pd.DataFrame, config: Config) -> tuple[pd.
     models = [*((stage, 0) for stage in stages(config)), *tuned_cells(config)]
     of_metric = runs[runs["metric"] == metric]
     groups = dict(iter(of_metric.groupby(["dataset", "size", "correction", "skip"], sort=False)))
+    temperatures = config.evaluation.start_temperatures if metric == "sampled" else ()
     rows = []
     for dataset, size, (correction, skip) in product(config.datasets, config.sizes, models):
         # A model before reinforcement belongs to no data set and is shown with each.
         cell = groups.get(("" if correction in STAGES else dataset, size, correction, skip), of_metric[:0])
         key = {"dataset": dataset, "size": size, "model": model_name(correction, skip)}
         rows.append({**key, **_accuracy_cells(cell, config, metric)})
+        for temperature in temperatures if correction == stages(config)[-1] else ():
+            name = sampled_at(temperature)
+            cell = runs[(runs["metric"] == name) & (runs["size"] == size) & (runs["correction"] == correction)]
+            key["model"] = f"{model_name(correction, skip)}, {name}"
+            rows.append({**key, **_accuracy_cells(cell, config, name)})
     table = pd.DataFrame(rows)
     role = "headline" if metric == config.evaluation.headline else "second"
     tables = tuple(
@@ -53,6 +56,11 @@ def accuracy_table(metric: str, runs: pd.DataFrame, config: Config) -> tuple[pd.
         "are compared on identical problems, which the table of parity does, not by these intervals. IQM: "
         "interquartile mean over seeds and benchmarks (Agarwal et al. 2021)."
     )
+    if temperatures:
+        notes += (
+            f" The {STAGES[stages(config)[-1]]} model is sampled at lower temperatures T too: what it reaches so needs "
+            "no learning."
+        )
     return table, Page(f"Accuracy, {metric} ({role} metric)", tables, notes, marked=tuple(config.benchmarks))
 
 
@@ -95,7 +103,8 @@ def gain_by_benchmark_table(gains: pd.DataFrame, config: Config) -> tuple[pd.Dat
         "it started from, in percentage points, paired by problem. Brackets: 95 % Student-t interval over seeds and "
         "problems (the squares of the half-widths of the two are added; artanh scale). One seed gives no interval, "
         "nor do seeds and problems that all agree. "
-        "The assay check C6 is about the mean over benchmarks, and its interval over seeds only."
+        f"The assay check C6 has intervals over seeds only: it is about these problems and the {start} model's answers "
+        "to them."
     )
     return table, Page(f"Gain over the {start} model, by benchmark", (("", table),), notes)
 
@@ -106,30 +115,38 @@ def _gain(row: dict[Any, Any] | None) -> str:
 
 
 def equivalence_table(runs: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
-    """Nested minus baseline accuracy (points, mean over benchmarks, headline metric) against the parity margin."""
+    """Nested minus baseline accuracy (points, headline metric) against the parity margin, a table per benchmark."""
     margin = config.evaluation.parity_margin
+    words: dict[CellVerdict | None, str] = {"passes": "equivalent", "fails": "beyond the margin"}
     rows = []
-    for (size, dataset, correction, skip), found in parity(runs, config, config.evaluation.headline).items():
-        row = {"dataset": dataset, "size": size, "correction": correction, "skip %": str(skip), "seeds": "0"}
-        row |= dict.fromkeys(("difference", "verdict", "against 0"), NOT_RUN)
-        if found:
+    for (size, dataset, benchmark, correction, skip), cell in parity_cells(runs, config).items():
+        row = {"benchmark": benchmark, "dataset": dataset, "size": size, "correction": correction}
+        row |= {"skip %": str(skip), "seeds": "0", **dict.fromkeys(("difference", "verdict", "against 0"), NOT_RUN)}
+        if found := cell.found:
             row |= {"margin": f"{100 * margin:g}", "seeds": str(found.n), "difference": f"{100 * found.estimate:+.1f}"}
             row |= {"low": f"{100 * found.low:+.1f}", "high": f"{100 * found.high:+.1f}"} if found.exists else {}
-            row["verdict"] = equivalence(found, margin)
+            row["verdict"] = words.get(cell.verdict, "inconclusive") if found.exists else "no interval"
+            if cell.verdict == "not assessable":
+                row["verdict"] = cell.verdict
             row["against 0"] = against_zero(found)
         rows.append(row)
     table = pd.DataFrame(rows, columns=PARITY).fillna("")
     table = table.sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
+    tables = tuple(
+        (f"On {name}", table[table["benchmark"] == name].drop(columns="benchmark")) for name in config.benchmarks
+    )
     title = "Parity with baseline ReFT"
     if table.empty:
         return table, Page(title, (), NO_NESTED_RUNS)
     notes = (
-        f"Difference in {config.evaluation.headline} accuracy (percentage points, mean over benchmarks), nested minus "
+        f"Difference in {config.evaluation.headline} accuracy (percentage points), nested minus "
         "baseline of the same seed on identical problems; `low` and `high` bound the 95 % Student-t interval over "
         "seeds (artanh scale, which never leaves ± 100 points); the problems do not vary. Equivalent: the interval "
         "lies within ± margin, which is two one-sided tests at 2.5 % each. Beyond the margin: it lies wholly beyond, "
-        "on one side. Inconclusive: neither, which more seeds could settle. No interval: one seed, or seeds that all "
+        "on one side, also after Holm's correction for the number of cells that the correction has. Not assessable: on "
+        "this benchmark the baseline is not shown to learn enough, and a run that learned nothing could be on par. "
+        "Inconclusive: none of these, which more seeds could settle. No interval: one seed, or seeds that all "
         "agree, which decide nothing. Against 0: on which side of 0 the whole "
         "interval lies, if on one; a difference can be below 0 and yet within the margin, or not known to be beyond it."
     )
-    return table, Page(title, (("", table),), notes)
+    return table, Page(title, tables, notes)

@@ -20,13 +20,13 @@ QUANTITIES = {
 
 
 def behaviours_table(behaviours: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
-    """Speed, effective sample size and their product, one row per size, model, skip, strategy and precision."""
+    """Speed, effective sample size and their product, one row per size, model, skip, choice of layers and precision."""
     title, columns = "What behaviour policies are worth", [*KEY, *QUANTITIES, "right (%)"]
     options, names, rows = config.nestability, model_names(config), []
     if options is None or not options.precisions:
         return pd.DataFrame(columns=columns), Page(title, (), "Not run: the configuration times no behaviour policies.")
-    for (size, stage, skip, strategy, precision), found in behaviour_cells(behaviours, config).items():
-        row = {"size": size, "model": names[stage], "skip %": str(skip), "layers from": strategy if skip else "all"}
+    for (size, stage, skip, choice, precision), found in behaviour_cells(behaviours, config).items():
+        row = {"size": size, "model": names[stage], "skip %": str(skip), "layers from": choice if skip else "all"}
         row["precision"] = precision
         for column, (name, form) in QUANTITIES.items():
             row[column] = with_interval(found[name] if found else None, form.format)

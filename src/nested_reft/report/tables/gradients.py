@@ -7,6 +7,7 @@ from itertools import product
 import pandas as pd
 
 from nested_reft.config.experiment import Config, nested_skips
+from nested_reft.report.claims.judge import gradient_cells
 from nested_reft.report.formatting import (
     NO_NESTED_RUNS,
     NOT_RESOLVED,
@@ -15,8 +16,8 @@ from nested_reft.report.formatting import (
     relative_bias,
 )
 from nested_reft.report.pages.page import Page
-from nested_reft.report.statistics.comparisons import gradient_biases, gradient_cosines, gradient_variances
-from nested_reft.report.statistics.gradients import bias_verdict
+from nested_reft.report.statistics.comparisons import gradient_cosines, gradient_variances
+from nested_reft.report.statistics.gradients import Bias
 
 ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
 # In double precision, a bias of zero is below this.
@@ -29,16 +30,17 @@ COLUMNS = [
 
 def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Bias and variance of the corrected gradient estimates, one row per size, skip and correction."""
-    biases, variances = gradient_biases(gradients, config), gradient_variances(gradients, config)
+    judged, variances = gradient_cells(gradients, config)[0], gradient_variances(gradients, config)
     cosines, margin = gradient_cosines(gradients, config), config.gradients.bias_margin
     with_noise = gradients.set_index(["size", "correction", "skip"])["bias"]
     rows = []
     # By skip before correction: corrections are compared at the same skip.
     for size, skip, correction in product(config.sizes, nested_skips(config), config.gradients.corrections):
         key = (size, correction, skip)
-        bias, cosine, row = biases[key], cosines[key], dict.fromkeys(COLUMNS, NOT_RUN)
+        cell, cosine, row = judged[key], cosines[key], dict.fromkeys(COLUMNS, NOT_RUN)
         row |= {"size": size, "skip %": str(skip), "correction": correction, "batches": "0"}
-        if bias:
+        if isinstance(bias := cell.found, Bias):
+            undecided = NOT_RESOLVED if cell.reason.startswith(NOT_RESOLVED) else "inconclusive"
             row |= {
                 "relative bias (%)": relative_bias(bias, margin, _percent),
                 "with noise (%)": _percent(with_noise[key]),
@@ -46,7 +48,7 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.Dat
                 "cosine": ratio(cosine) if cosine and cosine.exists else NOT_RESOLVED,
                 "variance ratio": ratio(variances[key]),
                 "batches": str(bias.n),
-                "verdict": bias_verdict(bias, margin),
+                "verdict": {"passes": "unbiased", "fails": "biased"}.get(cell.verdict or "", undecided),
             }
         rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -65,7 +67,8 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.Dat
         "alone: from plain means of two on-policy sets, which have no bias. Cosine: between the expected gradients. "
         "Variance ratio: trace of the covariance of a batch's estimate over the on-policy one's. Brackets: 95 % "
         "jackknife interval over batches. Unbiased: the "
-        f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above. "
+        f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above, "
+        "also after Holm's correction for the number of a correction's cells. "
         "Not resolved: neither, and the noise alone is above that margin, or hides the gradient itself; the interval "
         "is given without an estimate. Inconclusive: neither, though the noise is within the margin. More batches "
         "could settle both."

@@ -18,10 +18,10 @@ COLUMNS = [
 
 
 def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
-    """KL, effective sample size and reward of nested rollouts, one row per size, model, strategy and skip."""
+    """KL, effective sample size and reward of nested rollouts, one row per size, model, choice of layers and skip."""
     names, speedups, rows = model_names(config), rollout_speedups(throughput, config), []
-    for (size, stage, strategy, skip), found in nestability_cells(nestability, config).items():
-        row = {"size": size, "model": names[stage], "layers from": strategy, "skip %": str(skip)}
+    for (size, stage, choice, skip), found in nestability_cells(nestability, config).items():
+        row = {"size": size, "model": names[stage], "layers from": choice, "skip %": str(skip)}
         row |= {"left out": str(found.num_skipped) if found else "", SPEEDUP: ratio(speedups[size, skip])}
         quantities = {"KL": "kl_k1", "ESS": "ess", "ESS, completions": "ess_sequence"}
         for column, quantity in quantities.items():
@@ -33,8 +33,8 @@ def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, confi
     table = pd.DataFrame(rows, columns=COLUMNS)
     title = "How nestable each model is"
     options = config.nestability
-    if options is None:
-        return table, Page(title, (), "Not run: the configuration has no `nestability`.")
+    if options is None or not names:
+        return table, Page(title, (), "Not run: the configuration measures no nestability.")
     notes = (
         f"Models before reinforcement, on training problems: {options.batches} batches of {options.problems_per_batch} "
         f"problems × {options.completions_per_problem} completions, the same for all; layers that are drawn are drawn "
