@@ -39,17 +39,16 @@ class _Worker:
 
     def ask(self, *question: str | int | float | None) -> tuple[bool | None, float]:
         with self._lock:
-            for _ in range(2):  # a worker that died between two questions (killed for memory, say) is replaced once
+            for _ in range(
+                2
+            ):  # a worker that died (of memory, say) or hangs is replaced once: not the question's fault
                 process = self._process or self._start()
                 with contextlib.suppress(OSError):
                     print(json.dumps(question), file=process.stdin, flush=True)
-                reply = _line(process.stdout, HANG_LIMIT)
-                if reply:
+                if reply := _line(process.stdout, HANG_LIMIT):
                     equal, seconds = json.loads(reply)
                     return equal, seconds
                 self.stop()
-                if reply is None:
-                    break
             return None, math.inf
 
     def _start(self) -> Popen[str]:
