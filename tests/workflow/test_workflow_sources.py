@@ -24,12 +24,12 @@ PACKAGE = ROOT / "src/nested_reft"
 RULES = {
     "generate": "data", "check": "check", "pretrain": "model", "train": "train", "evaluate": "evaluate",
     "throughput": "throughput", "step-speed": "step_speed", "on-policy-gradients": "on_policy_gradients",
-    "gradients": "gradients", "exact": "exact", "collect": "collect",
+    "gradients": "gradients", "completion-gradients": "completion_gradients", "exact": "exact", "collect": "collect",
     "tables": "presentation_tables", "claims": "claims", "figure": "figure", "page": "page",
 }  # fmt: skip
 MAKE_RESULTS = (
     "data", "check", "model", "train", "evaluate", "throughput", "step_speed", "on_policy_gradients", "gradients",
-    "exact",
+    "completion_gradients", "exact",
 )  # fmt: skip
 
 
