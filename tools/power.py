@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--power", type=float, default=0.8)
     options = parser.parse_args()
     print(power_table(options.margin, options.power).to_markdown(index=False))
-    for problems, samples in ((300, 4), (500, 4), (750, 4), (1000, 4)):
+    for problems, samples in ((120, 4), (300, 4), (600, 4), (1000, 4)):
         print(
             f"{problems} problems x {samples} samples add at most {100 * of_answers(0.5, problems, samples):.1f} points"
         )

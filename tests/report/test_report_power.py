@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from power import chance, fails_from, passes_up_to, power_table
+from power import chance, fails_from, of_answers, passes_up_to, power_table
 from scipy import stats
 
+ROOT = Path(__file__).parents[2]
 MARGIN = 0.05
 
 
@@ -44,6 +46,23 @@ def test_the_limits_have_the_power_that_was_asked_for() -> None:
 
 
 def test_the_page_has_the_table_that_the_tool_prints() -> None:
-    page = (Path(__file__).parents[2] / "docs/choices.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/choices.md").read_text(encoding="utf-8")
     for row in power_table(MARGIN, 0.8).to_dict("records"):
         assert f"| {' | '.join(row.values())} |" in page
+
+
+def test_the_page_has_the_spread_between_the_seeds_of_the_kept_run() -> None:
+    page = " ".join((ROOT / "docs/choices.md").read_text(encoding="utf-8").split())
+    runs = pd.read_csv(ROOT / "docs/reference/laptop/tables/runs.csv")
+    cells = runs[runs["seed"].notna() & (runs["metric"] == "sampled")].pivot_table(
+        values="value", index=["size", "seed", "benchmark"], columns=["correction", "skip"]
+    )
+    differences = cells.sub(cells["base", 0], axis=0).drop(columns=("base", 0))
+    spread = 100 * differences.groupby(["size", "benchmark"]).std().stack(["correction", "skip"], future_stack=True)
+    median = spread.groupby("correction").median()
+    numbers = [f"{value:.1f}" for value in (*median[["retrace", "unit", "base"]], spread.quantile(0.9))]
+    answers = f"{100 * of_answers(0.5, problems=120, samples=4):.1f}"
+    retrace, unit, base, most = numbers
+    assert f"is {retrace} points in the median case of `retrace`, {unit} of `unit` and {base} of `base`" in page
+    assert f"at most {most} in nine of ten cases" in page
+    assert f"120 problems of 4 samples could add {answers} points" in page
