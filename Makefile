@@ -58,7 +58,8 @@ $(PAPER_VENV)/.installed: pyproject.toml
 	$(PAPER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) vllm==0.32.0 --editable '.[pipeline,vllm]'
 	@touch $@
 
-# Which experiment `report`, `reference` and `compare` are of: laptop, smollm2 or nestability.
+# Which experiment `report`, `reference` and `compare` are of: laptop, smollm2, or nestability, which has no claims to
+# compare.
 EXPERIMENT := laptop
 REFERENCE := docs/reference/$(EXPERIMENT)
 MAKE_laptop := results

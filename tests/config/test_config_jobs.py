@@ -268,6 +268,10 @@ def test_an_experiment_has_the_jobs_of_its_parts_alone() -> None:
     chosen = {"layer_choice": {"strategies": ["least"]}}
     assert kinds("throughput", **chosen) == {"model", "throughput"}, "no job reads the influence"
     assert kinds("gradients", **chosen) == {"model", "gradients", "influence"}
+    # The gradients' layers are chosen with the first strategy alone.
+    compared = {"layer_choice": {"strategies": ["uniform", "least"], "skip": 17, "correction": "base"}}
+    assert kinds("gradients", **compared) == {"model", "gradients"}
+    assert "influence" in kinds("training", **compared)
     everything = set(settings_by_kind(parse_config(VALID), "tiny"))
     assert everything == {"model", "train", "evaluate", "throughput", "step_speed", "gradients"}
 

@@ -216,6 +216,16 @@ def test_a_huge_weight_of_a_tiny_probability_is_an_ordinary_number() -> None:
     assert found[0].norm() > 0.01
 
 
+def test_completions_too_improbable_for_double_precision_are_refused() -> None:
+    policy, *_ = policy_of(2)
+    tokens, mask = policy.tokens[-2:], policy.mask[-2:]
+    far = torch.where(mask, -200.0, 0.0).double()  # e^-400 each
+    rollout = Rollout(torch.tensor([EXACT_PROMPT]), torch.ones(1, len(EXACT_PROMPT)).bool(), tokens, mask, far)
+    seen = Seen(rollout, torch.tensor([0.0, 1.0]).double())
+    with pytest.raises(MeasurementError, match=r"of up to 2 tokens, is not a finite .* lower training.max_new_tokens"):
+        estimate_expectations(far, seen, 2, OBJECTIVES, 2, [], [])
+
+
 # --- the measurement
 
 
@@ -281,6 +291,11 @@ def test_what_saves_memory_changes_nothing() -> None:
         assert one["on_policy"] == pytest.approx(other["on_policy"], rel=1e-4, abs=1e-9)
         own, with_less = (problem["corrections"]["base"]["own"] for problem in (one, other))
         assert own == pytest.approx(with_less, rel=1e-4, abs=1e-9)
+
+
+def test_more_problems_than_there_are_cannot_be_measured() -> None:
+    with pytest.raises(MeasurementError, match=r"^gradients.by_completion.problems: 3 are more than the 2 problems"):
+        measure_completion_gradients(settings(), tiny_policy(), tiny_problems(2), lambda _: None)
 
 
 def test_an_expectation_that_is_no_number_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

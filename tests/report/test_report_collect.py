@@ -173,6 +173,25 @@ def test_every_run_has_its_manifest_in_a_line(root: Path, tiny: Config) -> None:
     assert other["packages"] == "torch==2.9.0 numpy==2.1.0"
 
 
+def test_what_is_no_longer_a_part_of_the_experiment_is_in_no_table(tmp_path: Path) -> None:
+    config = make_config(sizes=1, benchmarks=1, seeds=(1,), steps=1, nestability=True)
+    write_results(tmp_path, config)
+    collect(tmp_path, config)
+    full = {name for name in TIDY_TABLES if len(read_table(tmp_path, name))}
+    of_parts = {
+        "training": {"runs", "gains", "training", "strategies", "samples", "layers", "manifests"},
+        "throughput": {"throughput", "throughput_pairs"},
+        "step_speed": {"step_speed", "step_speed_pairs"},
+        "gradients": {"gradients"},
+        "nestability": {"nestability_batches", "behaviour_batches"},
+    }
+    for part, tables in of_parts.items():
+        only = config.model_copy(update={"parts": (part,)})
+        collect(tmp_path, only)
+        assert {name for name in TIDY_TABLES if len(read_table(tmp_path, name))} == (tables | {"exact"}) & full, part
+        assert full & tables, part
+
+
 def test_an_empty_folder_gives_empty_tables(tmp_path: Path, tiny: Config) -> None:
     collect(tmp_path, tiny)
     assert all(read_table(tmp_path, name).empty for name in TIDY_TABLES)

@@ -23,7 +23,7 @@ CLEAR = Effects(noise=0.02, cost=1.5)
 
 
 def claims(**verdicts: str) -> pd.DataFrame:
-    return pd.DataFrame({"id": list(verdicts), "verdict": list(verdicts.values())})
+    return pd.DataFrame({"id": list(verdicts), "claim": "as always", "verdict": list(verdicts.values())})
 
 
 def cells(*rows: tuple[str, int, float, float, float]) -> pd.DataFrame:
@@ -73,6 +73,15 @@ def test_what_was_not_run_here_differs_and_what_is_new_does_not() -> None:
     assert compare(known, known, one, two).line() == "agrees in all verdicts and 1 values"
     assert compare(known, known, two, one).missing == ("C5 (small, skip 20 %): not run",)
     assert compare(known, claims(), one, cells()).missing == ("C5: no such claim",)
+
+
+def test_a_claim_that_says_something_else_is_not_compared() -> None:
+    old, new = cells(("C3", 10, 0.5, 0.4, 0.6), ("C3", 20, 0.5, 0.4, 0.6)), cells(("C3", 10, 2.0, 1.9, 2.1))
+    known, here = claims(C3="partly"), claims(C3="refuted")
+    assert len(compare(known, here, old, new).text().splitlines()) == 7
+    found = compare(known, here.assign(claim="by another estimator"), old, new)
+    assert not found.differs
+    assert found.text().splitlines()[:2] == ["Judged in another way here, so not compared:", "  C3"]
 
 
 def test_a_value_without_interval_is_counted_and_not_judged() -> None:

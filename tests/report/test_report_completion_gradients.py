@@ -16,6 +16,7 @@ from nested_reft.config.experiment import Config, parse_config
 from nested_reft.report.claims.tables import write_claims
 from nested_reft.report.collect.collect import collect
 from nested_reft.report.figures.completion_gradients import completion_gradients
+from nested_reft.report.registry import FIGURES, PRESENTATION_TABLES, asked
 from nested_reft.report.statistics.completion_gradients import (
     Sums,
     direction,
@@ -176,6 +177,13 @@ def test_the_claims_are_judged_by_it_and_say_so(tmp_path: Path) -> None:
     assert claims.loc["C4-unit", "figure"] == "figures/completion_gradients.png"
 
 
+def test_what_the_configuration_no_longer_asks_for_is_not_judged(tmp_path: Path) -> None:
+    report(tmp_path, config_of())
+    assert len(read_table(tmp_path, "completion_gradients")) == 4
+    for config in (make_config(sizes=1, gradients=("unit", "is_sequence")), config_of(parts=["training"])):
+        assert read_empty(tmp_path, config).empty
+
+
 def test_what_was_not_measured_by_it_is_judged_by_batches(tmp_path: Path) -> None:
     config = config_of()
     report(tmp_path, config, skips=())
@@ -236,6 +244,10 @@ def test_it_is_asked_for_only_if_it_is_measured(tmp_path: Path) -> None:
     plain = make_config(sizes=1)
     _, page = completion_gradients_table(read_empty(tmp_path, plain), plain)
     assert page.notes.startswith("Not run")
+    for entries, name in ((PRESENTATION_TABLES, "completion_bias"), (FIGURES, "completion_gradients")):
+        assert name in asked(entries, config_of())
+        assert name not in asked(entries, plain)
+        assert name not in asked(entries, config_of(parts=["training"]))
 
 
 def read_empty(root: Path, config: Config) -> Any:

@@ -130,6 +130,13 @@ def test_sizes_are_compared_at_the_share_that_each_leaves_out(tmp_path: Path) ->
     assert [text.get_text() for text in nestability_by_size(table.iloc[:0], config).axes[0].texts] == ["not run"]
 
 
+def test_without_nested_skips_there_is_no_line(tmp_path: Path) -> None:
+    baseline = make_config(sizes=2, benchmarks=1, seeds=(1,), steps=1, skips=(0,), nestability=True)
+    write_results(tmp_path, baseline)
+    figure = nestability_by_size(tidy(tmp_path, baseline)[0], baseline)
+    assert [text.get_text() for text in (*figure.texts, *figure.axes[0].texts)] == ["not run"]
+
+
 def test_a_sampled_kl_below_zero_is_no_error(tmp_path: Path) -> None:
     config = make_config(sizes=2, benchmarks=1, steps=1, nestability=True)
     write_results(tmp_path, config)

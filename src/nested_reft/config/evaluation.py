@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nested_reft.config.reward import Reward
 from nested_reft.config.rollout_engine import Vllm
@@ -43,8 +43,18 @@ class Evaluation(EvaluationMeasurement):
     parity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """On par: the whole 95 % interval of the difference from the baseline is within ± this; 0.05 is 5 points."""
     start_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """The model that reinforcement starts from is sampled at these temperatures too: lower ones tell what the baseline
-    learns from sharper sampling."""
+    """The model that reinforcement starts from is sampled at these temperatures too, each below `temperature`: they
+    tell what the baseline learns from sharper sampling. None twice."""
+
+    @model_validator(mode="after")
+    def _start_is_sampled_sharper(self) -> Evaluation:
+        if len(set(self.start_temperatures)) < len(self.start_temperatures):
+            raise ValueError(f"start_temperatures: has a value twice: {list(self.start_temperatures)}")
+        if max(self.start_temperatures, default=0.0) >= self.temperature:
+            raise ValueError(
+                f"start_temperatures: must be below temperature, {self.temperature:g}: {list(self.start_temperatures)}"
+            )
+        return self
 
 
 def sampled_at(temperature: float) -> str:

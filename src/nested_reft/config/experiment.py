@@ -182,8 +182,10 @@ class Config(Strict):
     @model_validator(mode="after")
     def _nestability_can_be_measured(self) -> Config:
         if self.nestability is None:
-            if self.parts == ("nestability",):
-                raise ValueError("nestability: is missing, and parts has nothing else")
+            if "nestability" in self.parts and len(self.parts) < len(get_args(Part)):
+                raise ValueError(
+                    "nestability: is missing, and parts names it; add the section, or remove it from parts"
+                )
             return self
         if self.training.border in self.nestability.borders:
             raise ValueError(f"nestability.borders: {self.training.border} is training.border already; remove it")

@@ -260,7 +260,9 @@ def warmups(config: Config) -> tuple[str, ...]:
 
 def influence_stages(config: Config) -> list[str]:
     """The models whose ablation influence is measured: for runs and gradients, and for the nestability."""
-    chosen = {"training", "gradients"} & {*config.parts} and read_ablation(config.layer_choice.strategies)
+    strategies = config.layer_choice.strategies
+    read = {"training": strategies, "gradients": strategies[:1]}
+    chosen = any(part in config.parts and read_ablation(names) for part, names in read.items())
     found = stages(config)[-1:] if chosen else ()
     measured = config.nestability is not None and read_ablation(config.nestability.strategies)
     return list(dict.fromkeys((*found, *(measured_models(config) if measured else ()))))

@@ -45,7 +45,8 @@ class Nestability(NestabilityMeasurement):
     borders: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Borders that the first strategy is measured with beside `training.border`; no value twice."""
     dataset: Name | None = None
-    """The one of `datasets` whose problems are answered; null: the first."""
+    """The one of `datasets` whose problems are answered; null: the first. Layers' influence is always
+    measured on the first."""
     without_layer_drop: bool = False
     """Warm up once more without `warmup.layer_drop`, and measure that model too; nothing else uses it."""
 

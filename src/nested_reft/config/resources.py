@@ -55,4 +55,4 @@ class SizeResources(Strict):
     influence: JobResources = JobResources()
     """The layers of one model."""
     nestability: JobResources = JobResources()
-    """One model at one skip setting."""
+    """One model at one skip setting, with one choice of layers."""

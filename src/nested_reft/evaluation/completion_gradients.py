@@ -31,7 +31,7 @@ from nested_reft.core.rollout import Rollout
 from nested_reft.data.records import Problem
 from nested_reft.engine.logp import completion_logp, enable_activation_checkpointing
 from nested_reft.evaluation.gradients import UNBIASED, choose_coordinates, gradient_at, make_objective
-from nested_reft.evaluation.measurement import Batch, check_finite, choose_layers, problem_batches
+from nested_reft.evaluation.measurement import Batch, MeasurementError, check_finite, choose_layers, problem_batches
 from nested_reft.rollouts.agreement import check_policy_skip
 from nested_reft.rollouts.policy import Policy, compute_dtype
 from nested_reft.rollouts.rewards import rollout_rewards
@@ -125,6 +125,10 @@ def estimate_expectations(
         signs: (n,), -1 or 1 at random. With them the second moment sum_k b_k |g_k|^2 of single completions is
             estimated, too: the squared norm of sum_k sign_k sqrt(b_k) g_k, in which the products of two cancel on
             average. None: it is not.
+
+    Raises:
+        MeasurementError: if two completions are so improbable, some e^-350 each, that the chance to see both is 0 in
+            double precision.
     """
     mask, behavior = seen.rollout.mask, seen.rollout.logp.double()
     # In double precision: a tiny probability times a huge weight is an ordinary number.
@@ -136,6 +140,12 @@ def estimate_expectations(
     factors = [(weight, *([] if signs is None else [signs * weight.sqrt()])) for _, weight, _ in rows]
     sums = torch.zeros(len(factors[0]), len(rows), sum(map(len, coordinates)))
     mixed = bool((seen.rewards != seen.rewards[0]).any())  # otherwise all advantages are 0
+    if mixed:
+        check_finite(
+            1 / inclusion,
+            f"gradients.by_completion: the weight of a pair of completions, of up to {mask.shape[1]} tokens,",
+            "so long completions are too improbable: lower training.max_new_tokens, or remove gradients.by_completion",
+        )
     for number, (chances, _, objective) in enumerate(rows if mixed else ()):
         advantages = expected_advantages(chances, seen.rewards, inclusion)
         for place, factor in enumerate(factors[number]):
@@ -163,9 +173,15 @@ def measure_completion_gradients(
 ) -> CompletionGradientRecord:
     """The record of one size and skip. `report` is called with each finished problem.
 
-    `influence` (L,) is the ablation influence, if the strategy reads it.
+    `influence` (L,) is the ablation influence, if the strategy reads it. MeasurementError if there are fewer problems
+    than are asked for: the interval takes each to be another.
     """
     options, model = settings.completions, policy.model
+    if options.problems > len(problems):
+        raise MeasurementError(
+            f"gradients.by_completion.problems: {options.problems} are more than the {len(problems)} problems of the "
+            "first data set"
+        )
     check_policy_skip(policy, settings.skip, settings.border)
     if settings.gradient_checkpointing:
         enable_activation_checkpointing(model)

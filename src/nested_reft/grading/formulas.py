@@ -39,9 +39,8 @@ class _Worker:
 
     def ask(self, *question: str | int | float | None) -> tuple[bool | None, float]:
         with self._lock:
-            for _ in range(
-                2
-            ):  # a worker that died (of memory, say) or hangs is replaced once: not the question's fault
+            # A worker that died (of memory, say) or hangs is replaced once: that was not the question's fault.
+            for _ in range(2):
                 process = self._process or self._start()
                 with contextlib.suppress(OSError):
                     print(json.dumps(question), file=process.stdin, flush=True)

@@ -2,7 +2,8 @@
 
 Two values differ if their intervals have no point in common. This rarely happens by chance (two independent 95 %
 intervals of one quantity are disjoint in about one case in 200), and does not require equal numbers: other machines and
-library versions round differently. A verdict can differ although no value does, if one is near the claim's limit.
+library versions round differently. A verdict can differ although no value does, if one is near the claim's limit. A
+claim whose words differ is another claim, and is not compared: its estimator or its threshold is another.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class DifferenceError(RecordError):
 class Comparison:
     """What differs, one line each; `compared` cells have an interval in both, `without` cells in one or neither.
 
-    `processors`: that of the reference and those of this run, if they are known to be others.
+    `others`: the claims that are not compared, since they say something else here. `processors`: that of the reference
+    and those of this run, if they are known to be others.
     """
 
     verdicts: tuple[str, ...]
@@ -41,6 +43,7 @@ class Comparison:
     missing: tuple[str, ...]
     compared: int
     without: int
+    others: tuple[str, ...] = ()
     processors: tuple[str, str] | None = None
 
     @property
@@ -61,6 +64,7 @@ class Comparison:
             _list("Verdicts that differ", self.verdicts),
             _list("Values that differ beyond their 95 % intervals", self.values),
             _list("In the reference but not here", self.missing),
+            _list("Judged in another way here, so not compared", self.others),
             f"{self.compared} values compared, {self.without} without interval",
         ]
         if any(line.startswith(SPEED) for line in (*self.verdicts, *self.values)):
@@ -88,8 +92,11 @@ def compare(
     reference_claims: pd.DataFrame, claims: pd.DataFrame, reference_cells: pd.DataFrame, cells: pd.DataFrame
 ) -> Comparison:
     """What does not hold here of the reference; what is only here (another skip, another seed) is no difference."""
+    words, old_words = (table.set_index("id")["claim"] for table in (claims, reference_claims))
+    others = tuple(name for name, text in old_words.items() if words.get(name, text) != text)
     here = claims.set_index("id")["verdict"].to_dict()
-    known = reference_claims.set_index("id")["verdict"].to_dict()
+    known = reference_claims.set_index("id")["verdict"].drop([*others]).to_dict()
+    reference_cells = reference_cells[~reference_cells["id"].isin(others)]
     missing = [f"{name}: no such claim" for name in known if name not in here]
     both = reference_cells.merge(cells, on=KEY, how="left", suffixes=("_old", ""), indicator=True)
     # What the reference has measured must be here, though noise may have left no estimate.
@@ -105,7 +112,7 @@ def compare(
         if here.get(name, old) != old
     ]
     without = int((~judged & ~lost).sum())
-    return Comparison(tuple(changed), tuple(values), tuple(missing), int(judged.sum()), without)
+    return Comparison(tuple(changed), tuple(values), tuple(missing), int(judged.sum()), without, others)
 
 
 def _table(folder: Path, name: str) -> pd.DataFrame:
@@ -113,7 +120,7 @@ def _table(folder: Path, name: str) -> pd.DataFrame:
     if not path.exists():
         raise RecordError(f"{path}: does not exist; run the experiment (`make results`) or keep one (`make reference`)")
     table = read_table(folder, name)
-    wanted = ["id", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high", "n"]
+    wanted = ["id", "claim", "verdict"] if name == "claims" else [*KEY, "estimate", "low", "high", "n"]
     if absent := [column for column in wanted if column not in table]:
         raise RecordError.damaged(path, f"has no column {absent[0]!r}")
     return table

@@ -43,7 +43,7 @@ HEADLINE_CORRECTIONS = ("base", "unit", "retrace")
 # The verdicts of cells from the one that decides most: a failing cell is shown before all others.
 DECISIVE = ("passes", None, "not assessable", "undecided", "fails")
 # A cell that fails by itself, but not among as many as there are.
-FAILS_ALONE = "fails only alone"
+FAILS_ALONE = "fails by itself only"
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Claim:
     cells: Mapping[Any, Cell]
 
 
-def judge_all(measured: Measured, statement: Statement, obstacles: Mapping[Any, str] | None = None) -> dict[Any, Cell]:
+def judge_all(measured: Measured, statement: Statement, unfit: Mapping[Any, str] | None = None) -> dict[Any, Cell]:
     """Every cell judged by itself; those that fail are then held against the number of cells (Holm 1979).
 
     One that fails refutes a claim if none passes, so of many cells one would sooner or later do so by chance. With the
-    correction that has a probability of at most 2.5 %, however they hang together. `obstacles`: why the cells of a
+    correction that has a probability of at most 2.5 %, however they hang together. `unfit`: why the cells of a
     (size, data set, benchmark) are not assessable, if they are not.
     """
-    cells = {where: judge(found, statement, (obstacles or {}).get(where[:3], "")) for where, found in measured.items()}
+    cells = {where: judge(found, statement, (unfit or {}).get(where[:3], "")) for where, found in measured.items()}
     among = sum(cell.verdict in ("passes", "undecided", "fails") for cell in cells.values())
     against = {
         where: contradiction(cell.found, statement.limits, statement.scale)
@@ -196,13 +196,11 @@ def _learned(runs: pd.DataFrame, config: Config) -> dict[Any, Cell]:
     return judge_all(gains(runs, config, config.evaluation.headline), statements(config)["C6"])
 
 
-def _by_correction(
-    measured: Measured, statement: Statement, obstacles: Mapping[Any, str] | None = None
-) -> dict[Any, Cell]:
+def _by_correction(measured: Measured, statement: Statement, unfit: Mapping[Any, str] | None = None) -> dict[Any, Cell]:
     judged = {
         (*where[:-1], correction, where[-1]): cell
         for correction in dict.fromkeys(where[-2] for where in measured)
-        for where, cell in judge_all(_of(correction, measured), statement, obstacles).items()
+        for where, cell in judge_all(_of(correction, measured), statement, unfit).items()
     }
     return {where: judged[where] for where in measured}
 
@@ -227,7 +225,7 @@ def _sharper_start(runs: pd.DataFrame, config: Config) -> str:
         return ""  # at temperature 0 all are as sharp as can be
     temperatures = evaluation.start_temperatures
     found = [gains(runs, config, "sampled", sampled_at(temperature)) for temperature in temperatures]
-    at_each = [[gain for of in found if (gain := of[where])] for where in (found[0] if found else ())]
+    at_each = [[gain for of in found if (gain := of[where]) and gain.exists] for where in (found[0] if found else ())]
     least = [min(of_cell, key=lambda gain: gain.estimate) for of_cell in at_each if of_cell]
     reached = sum(against_zero(gain) != "above 0" for gain in least)
     if not reached:
@@ -279,7 +277,7 @@ def _written(found: Interval | None, statement: Statement) -> str:
 
 
 def _sides(cells: Mapping[Any, Cell]) -> str:
-    """Two facts of C5's cells: how many are beyond the margin, and on which side of 0."""
+    """Two facts of C5's cells: how many fail, and on which side of 0 their intervals are."""
     beyond = sum(cell.verdict == "fails" for cell in cells.values())
     sides = Counter(against_zero(cell.found) for cell in cells.values() if cell.found)
     return f"{beyond} beyond the margin; {sides['below 0']} below 0, {sides['above 0']} above 0"

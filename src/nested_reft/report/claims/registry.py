@@ -2,8 +2,7 @@
 
 All outputs take the words from here: tables, report, terminal and, by a test, the README. C6 is no claim of the paper.
 It is a condition of the experiment: where the baseline gains little, a run that learns nothing would be on par too, so
-C5 is not assessable there. C7 is a
-question of ours, asked if behaviour policies are timed.
+C5 is not assessable there. C7 is a question of ours, asked if behaviour policies are timed.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def collect(root: Path, config: Config) -> None:
 def _models(config: Config, runs: Iterable[Run]) -> Models:
     """The models before reinforcement, which have no data set and no seed, and `runs`."""
     none = {"dataset": None, "skip": 0, "strategy": "uniform", "seed": None}
-    starts = product(config.sizes, stages(config))
+    starts = product(config.sizes, stages(config) if "training" in config.parts else ())
     return [
         *((f"{size}/{stage}", {**none, "size": size, "correction": stage}) for size, stage in starts),
         *((run.path, run.model_dump()) for run in runs),

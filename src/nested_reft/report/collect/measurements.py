@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 
-from nested_reft.config.experiment import Config, layer_choices, measured_models, nested_skips
+from nested_reft.config.experiment import Config, Part, layer_choices, measured_models, nested_skips
 from nested_reft.config.records.completion_gradients import CompletionGradientRecord
 from nested_reft.config.records.exact import ExactRecord, ExactRow
 from nested_reft.config.records.gradients import GradientRecord
@@ -52,10 +52,12 @@ def layer_names(layers: list[int]) -> str:
 
 
 def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
-    """The tables by name, with no rows if nothing has been measured."""
-    skips = nested_skips(config)
-    throughput, throughput_pairs = _throughput(root / "throughput", config, (0, *skips))
-    step_speed, step_speed_pairs = _step_speed(root / "step_speed", config, skips)
+    """The tables by name, with no rows of what has not been measured, or is no longer among the config's `parts`."""
+    skips = {part: nested_skips(config) if part in config.parts else [] for part in get_args(Part)}
+    distinct = skips["gradients"] if config.gradients.by_completion else []
+    repeated = [0, *skips["throughput"]] if "throughput" in config.parts else []
+    throughput, throughput_pairs = _throughput(root / "throughput", config, repeated)
+    step_speed, step_speed_pairs = _step_speed(root / "step_speed", config, skips["step_speed"])
     path = root / "exact.json"
     exact = [row.model_dump() for row in read_record(path, ExactRecord).rows] if path.exists() else []
     return {
@@ -63,9 +65,9 @@ def measurement_tables(root: Path, config: Config) -> dict[str, pd.DataFrame]:
         "throughput_pairs": pd.DataFrame(throughput_pairs, columns=THROUGHPUT_PAIRS),
         "step_speed": pd.DataFrame(step_speed, columns=STEP_SPEED),
         "step_speed_pairs": pd.DataFrame(step_speed_pairs, columns=STEP_SPEED_PAIRS),
-        "gradients": pd.DataFrame(_gradients(root / "gradients", config, skips), columns=GRADIENTS),
+        "gradients": pd.DataFrame(_gradients(root / "gradients", config, skips["gradients"]), columns=GRADIENTS),
         "completion_gradients": pd.DataFrame(
-            _completion_gradients(root / "completion_gradients", config, skips), columns=COMPLETION_GRADIENTS
+            _completion_gradients(root / "completion_gradients", config, distinct), columns=COMPLETION_GRADIENTS
         ),
         "nestability_batches": pd.DataFrame(_nestability(root / "nestability", config), columns=NESTABILITY),
         "behaviour_batches": pd.DataFrame(_behaviours(root / "nestability", config), columns=BEHAVIOURS),

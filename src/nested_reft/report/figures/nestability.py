@@ -79,7 +79,7 @@ def nestability_by_size(table: pd.DataFrame, config: Config) -> Figure:
     row of them per model if there are several.
     """
     names, skips, options = model_names(config), nested_skips(config), config.nestability
-    if not names or options is None or table.empty:
+    if not names or not skips or options is None or table.empty:
         return style.nothing_run()
     cells, choices = nestability_cells(table, config), list(choice_names(config).values())
     shown = [(stage, choice) for stage in names for choice in choices]
@@ -110,8 +110,8 @@ def nestability_by_size(table: pd.DataFrame, config: Config) -> Figure:
     style.legend(figure, [(f"{size}, {config.sizes[size].layers} layers", look) for size, look in looks.items()])
     note = (
         f"Faint points: batches ({options.batches} of {options.problems_per_batch} problems × "
-        f"{options.completions_per_problem} completions), each with its own draw of layers; markers: their mean; bars: "
-        "its 95 % t interval over batches. With no layer left out it is 1."
+        f"{options.completions_per_problem} completions), each with its own draw of layers if they are drawn; markers: "
+        "their mean; bars: its 95 % t interval over batches. With no layer left out it is 1."
     )
     style.finish(figure, "share of the layers that the rollout leaves out (%)", note)
     return figure
