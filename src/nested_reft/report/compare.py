@@ -93,7 +93,7 @@ def compare(
 ) -> Comparison:
     """What does not hold here of the reference; what is only here (another skip, another seed) is no difference."""
     words, old_words = (table.set_index("id")["claim"] for table in (claims, reference_claims))
-    others = tuple(name for name, text in old_words.items() if words.get(name, text) != text)
+    others = tuple(str(name) for name, text in old_words.items() if words.get(name, text) != text)
     here = claims.set_index("id")["verdict"].to_dict()
     known = reference_claims.set_index("id")["verdict"].drop([*others]).to_dict()
     reference_cells = reference_cells[~reference_cells["id"].isin(others)]

@@ -130,7 +130,7 @@ def equivalence_table(runs: pd.DataFrame, config: Config) -> tuple[pd.DataFrame,
                 row["verdict"] = cell.verdict
             row["against 0"] = against_zero(found)
         rows.append(row)
-    table = pd.DataFrame(rows, columns=PARITY).fillna("")
+    table = pd.DataFrame(rows, columns=PARITY).astype(object).fillna("")
     table = table.sort_values("dataset", key=lambda d: d.map(list(config.datasets).index), kind="stable")
     tables = tuple(
         (f"On {name}", table[table["benchmark"] == name].drop(columns="benchmark")) for name in config.benchmarks
