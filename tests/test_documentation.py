@@ -133,7 +133,7 @@ def test_the_steps_of_the_page_are_those_of_the_code() -> None:
 def test_the_pages_count_the_corrections() -> None:
     numbers = {12: "twelve", 11: "eleven"}
     assert f"or one of {numbers[len(CORRECTIONS) - 1]} others" in README
-    assert f"one of {numbers[len(CORRECTIONS)]} corrections" in (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert f"one of {numbers[len(CORRECTIONS)]} corrections" in (ROOT / "docs/gradients.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_the_method_has_every_correction() -> None:

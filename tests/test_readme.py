@@ -1,6 +1,6 @@
 """The README is short, its lines that use the library run as they are, and its numbers are those of the kept runs.
 
-So are those of the page of results: each number with a decimal point is in a fact that is computed here.
+So are those of the pages of results: each number with a decimal point is in a fact that is computed here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ from nested_reft.report.claims.summary import MARKS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / path).read_text(encoding="utf-8")
+    for name, path in {
+        "README": "README.md",
+        "results": "docs/results.md",
+        "losing_layers": "docs/losing_layers.md",
+        "learning": "docs/learning.md",
+        "gradients": "docs/gradients.md",
+        "cheaper": "docs/cheaper.md",
+    }.items()
+}
+README = PAGES["README"]
 Row = dict[str, str]
 
 
@@ -82,6 +93,29 @@ def ess(stage: str, strategy: str) -> str:
     return row["ESS"].partition(" ")[0]
 
 
+def nested(size: str, strategy: str, skip: int) -> Row:
+    """Of an unmodified model."""
+    (row,) = page_rows("nestability", "nestability", size=size, **{"layers from": strategy, "skip %": str(skip)})
+    return row
+
+
+def by_skip(size: str, strategy: str = "uniform") -> str:
+    """Effective sample sizes of an unmodified model at each skip, as in a row of the page's table."""
+    found = [nested(size, strategy, skip) for skip in (5, 10, 15)]
+    return " | ".join(f"{row['left out']} out: {row['ESS']}" if row["left out"] else row["ESS"] for row in found)
+
+
+def at_skips(size: str, strategy: str) -> str:
+    """The same without intervals, as text."""
+    return "{}, {} and {}".format(*(nested(size, strategy, skip)["ESS"].partition(" ")[0] for skip in (5, 10, 15)))
+
+
+def single_draws(size: str, skip: int) -> str:
+    """The least and the greatest of single batches, drawn uniformly."""
+    found = rows("nestability", "nestability_batches", size=size, skip=skip, strategy="uniform", border=1)
+    return spread(numbers(found, "ess"), ratio).replace(" to ", " and ")
+
+
 def worth(run: str, **where: str) -> str:
     (row,) = page_rows(run, "layer_choice", **where)
     return row["rollouts in equal time"]
@@ -121,17 +155,41 @@ NOISE = [100 * value for value in numbers(rows("laptop", "gradients"), "noise_fl
 COSINES = {
     name: min(numbers(rows("laptop", "gradients", correction=name), "cosine")) for name in ("base", "unit", "retrace")
 }
+
+
+def accuracies(correction: str, skip: int) -> list[float]:
+    """Of SmolLM2, on each benchmark the mean over seeds."""
+    found = [
+        rows("smollm2", "runs", correction=correction, skip=skip, benchmark=name, metric="sampled")
+        for name in ("svamp_test", "multiarith")
+    ]
+    return [sum(numbers(of, "value")) / len(of) for of in found]
+
+
 CHANGES = [f"{points(learned(size))}" for size in ("small", "large")]
 SMOLLM2_KL = [
     page_rows("smollm2", "layer_choice", strategy=name)[0]["KL"] for name in ("uniform, skip 10 %", "uniform")
 ]
 CHOICES = [row["difference to uniform"] for row in page_rows("laptop", "layer_choice") if row["difference to uniform"]]
 
+MODELS = {
+    "135m": "SmolLM2-135M, 30 layers",
+    "0.5b": "Qwen2.5-Coder-0.5B, 24 layers",
+    "1.5b": "Qwen2.5-Coder-1.5B, 28 layers",
+}
+OF_COMPLETIONS = [
+    float(row["ESS, completions"].partition(" ")[0])
+    for row in page_rows("nestability", "nestability")
+    if row["left out"]
+]
+ON_PAR = f"{passing(cells('C5-retrace'))} cases"
+WORTH = " and ".join(f"{worth('laptop', size=size, strategy='uniform')} ({size})" for size in ("small", "large"))
+
 FACTS = {
-    README: [
+    "README": [
         f"{SPEED['C1']} times as fast",
         f"{SPEED['C2']} times as fast",
-        f"of the baseline's in {passing(cells('C5-retrace'))} cases",
+        f"of the baseline's in {ON_PAR}",
         f"with `unit` in {passing(cells('C5-unit'))}, and it falls by up to "
         f"{unsigned(min(numbers(cells('C5-unit'))))} points",
         f"gradients are off by {spread(ALL_BEFORE, share)} %",
@@ -140,7 +198,82 @@ FACTS = {
         f"({SMOLLM2['svamp_test']} points on SVAMP, {SMOLLM2['multiarith']} on MultiArith)",
         f"changes by {' and '.join(CHANGES)} points",
     ],
-    RESULTS: [
+    "results": [
+        "is {} (SmolLM2-135M) and {} (Qwen2.5-Coder-0.5B)".format(
+            *(nested(size, "uniform", 10)["ESS"].partition(" ")[0] for size in ("135m", "0.5b"))
+        ),
+        f"SmolLM2-135M has {ess('warmed-up, layer drop 0.1', 'uniform')}",
+        f"in {ON_PAR}",
+        "With `unit` in {}, with `base` in {}".format(
+            *(passing(cells(f"C5-{name}")).partition(" ")[0] for name in ("unit", "base"))
+        ),
+        f"they are off by {spread(ALL_BEFORE, share)} %",
+        f"Rollouts are {SPEED['C1']} times as fast, whole steps {SPEED['C2']} times",
+        "are worth {} and {} times the baseline's on the laptop models, but {} times on SmolLM2 at 10 %".format(
+            *(
+                text.partition(" ")[0]
+                for text in (
+                    worth("laptop", size="small", strategy="uniform"),
+                    worth("laptop", size="large", strategy="uniform"),
+                    worth("smollm2", strategy="uniform, skip 10 %"),
+                )
+            )
+        ),
+    ],
+    "losing_layers": [
+        *(f"| {name} | {by_skip(size)} |" for size, name in MODELS.items()),
+        f"batches of Qwen2.5-Coder-0.5B are between {single_draws('0.5b', 10)}",
+        f"those of SmolLM2 between {single_draws('135m', 5)}",
+        *(
+            f"{name} {at_skips(size, strategy)}"
+            for strategy in ("least_half", "uniform, border 4")
+            for size, name in (("135m", "keeps"), ("0.5b", "Qwen2.5-Coder-0.5B"))
+        ),
+        f"{spread(OF_COMPLETIONS, ratio)} of them",
+        f"is {ess('pre-trained', 'uniform')} of the tokens for the unmodified model, "
+        f"{ess('warmed-up, no layer drop', 'uniform')} after a warm-up, and "
+        f"{ess('warmed-up, layer drop 0.1', 'uniform')} after",
+        f"with a probability of {load_config(ROOT / 'config/smollm2.yaml').warmup.layer_drop}",
+        f"to {ess('pre-trained', 'least')}, {ess('warmed-up, no layer drop', 'least')} and "
+        f"{ess('warmed-up, layer drop 0.1', 'least')}",
+        f"alarm of {load_config(ROOT / 'config/smollm2.yaml').training.alarms.kl_above} nats per token",
+        "{} at 10 % and {} at 15 %".format(*(ratio(float(value)) for value in SMOLLM2_KL)),
+    ],
+    "learning": [
+        *(differences(name, size) for name in ("base", "unit", "retrace") for size in ("small", "large")),
+        f"differs by more than {max(abs(float(text.partition(' ')[0])) for text in CHOICES):.1f} points",
+        *(f"by {spread(GAINS[size], unsigned)} points ({size})" for size in GAINS),
+        f"changes by {' and '.join(CHANGES)}, ",
+        "loses {} points [{}, {}]".format(*(unsigned(float(STEPS[bound])) for bound in ("gain", "high", "low"))),
+        *(
+            f"| {name} | {' | '.join(unsigned(value) for value in accuracies(correction, skip))} |"
+            for name, correction, skip in (
+                ("unmodified", "pretrained", 0),
+                ("warmed-up", "warmed_up", 0),
+                ("baseline ReFT", "base", 0),
+                ("nested, `unit`, skip 10 %", "unit", 10),
+                ("nested, `base`, skip 10 %", "base", 10),
+                *((f"nested, `retrace`, skip {skip} %", "retrace", skip) for skip in (5, 10, 15)),
+            )
+        ),
+        f"gains {SMOLLM2['svamp_test'].replace(' ', ' points ', 1)} on SVAMP, with",
+        f"and {SMOLLM2['multiarith']} on MultiArith",
+        *(
+            f"{interval(gain('smollm2_baseline', benchmark=name, metric='sampled'), points, 'gain')} points"
+            for name in ("svamp_test", "multiarith")
+        ),
+    ],
+    "gradients": [
+        f"is {BEFORE['base']} % of the on-policy gradient with `base`, {BEFORE['unit']} % with `unit`, "
+        f"{BEFORE['retrace']} % with `retrace`",
+        f"{min(NOISE):.0f} to {max(NOISE):.0f} % apart",
+        f"is {min(COSINES['base'], COSINES['retrace']):.2f} or more with `base` and `retrace`",
+        f"down to {COSINES['unit']:.2f} with `unit`",
+        f"`retrace` has {VARIANCES['retrace']} times the on-policy variance, `base` {VARIANCES['base']}, `unit` "
+        f"{VARIANCES['unit']}",
+        f"differ by {100 * numbers(rows('smollm2', 'gradients'), 'noise_floor')[0]:.1f} % of the gradient's norm",
+    ],
+    "cheaper": [
         *(
             f"| {name}, {size} | " + " | ".join(interval(row, ratio) for row in cells(claim, size=size)) + " |"
             for claim, name in (("C1", "rollout"), ("C2", "whole step"))
@@ -150,37 +283,11 @@ FACTS = {
             *(ratio(value) for value in numbers(rows("laptop", "throughput", size="small"), "ideal_speedup")[1:])
         ),
         f"was {interval(cells('C1', 'smollm2', skip=15)[0], ratio)} times as fast at 15 %",
-        *(differences(name, size) for name in ("base", "unit", "retrace") for size in ("small", "large")),
-        f"gains {SMOLLM2['svamp_test'].replace(' ', ' points ', 1)} on SVAMP and {SMOLLM2['multiarith']} on MultiArith",
-        f"is {BEFORE['base']} % of the on-policy gradient with `base`, {BEFORE['unit']} % with `unit`, "
-        f"{BEFORE['retrace']} % with `retrace`",
-        f"{min(NOISE):.0f} to {max(NOISE):.0f} % apart",
-        f"is {min(COSINES['base'], COSINES['retrace']):.2f} or more with `base` and `retrace`",
-        f"down to {COSINES['unit']:.2f} with `unit`",
-        f"`retrace` has {VARIANCES['retrace']} times the on-policy variance, `base` {VARIANCES['base']}, `unit` "
-        f"{VARIANCES['unit']}",
-        f"the noise is {100 * numbers(rows('smollm2', 'gradients'), 'noise_floor')[0]:.1f} % of the gradient",
-        f"is {ess('pre-trained', 'uniform')} of the tokens for the unmodified model, "
-        f"{ess('warmed-up, no layer drop', 'uniform')} after a warm-up, and "
-        f"{ess('warmed-up, layer drop 0.1', 'uniform')} after",
-        f"to {ess('pre-trained', 'least')}, {ess('warmed-up, no layer drop', 'least')} and "
-        f"{ess('warmed-up, layer drop 0.1', 'least')}",
-        f"alarm of {load_config(ROOT / 'config/smollm2.yaml').training.alarms.kl_above} nats per token",
-        "{} at 10 % and {} at 15 %".format(*(ratio(float(value)) for value in SMOLLM2_KL)),
-        f"{worth('laptop', size='small', strategy='uniform')} (small) and "
-        f"{worth('laptop', size='large', strategy='uniform')} (large)",
+        f"above the ideal by FLOPs, {ratio(numbers(rows('smollm2', 'throughput', skip=15), 'ideal_speedup')[0])}",
+        WORTH,
         f"{worth('smollm2', strategy='uniform, skip 10 %')} on SmolLM2 at 10 %",
-        f"differs by more than {max(abs(float(text.partition(' ')[0])) for text in CHOICES):.1f} points",
-        *(f"by {spread(GAINS[size], unsigned)} points ({size})" for size in GAINS),
-        f"changes by {' and '.join(CHANGES)}, ",
-        "loses {} points [{}, {}]".format(*(unsigned(float(STEPS[bound])) for bound in ("gain", "high", "low"))),
-        interval(gain("smollm2_baseline", benchmark="svamp_test", metric="sampled"), unsigned, "gain").replace(
-            " ", " points ", 1
-        ),
-        f"loses {unsigned(float(gain('smollm2_baseline', benchmark='multiarith', metric='sampled')['gain']))} on",
     ],
 }  # fmt: skip
-PAGES = {"README": README, "results": RESULTS}
 
 
 def prose(text: str) -> str:
@@ -192,13 +299,13 @@ def prose(text: str) -> str:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_fact_of_a_page_is_that_of_the_kept_runs(name: str) -> None:
     text = prose(PAGES[name])
-    assert [fact for fact in FACTS[PAGES[name]] if fact not in text] == []
+    assert [fact for fact in FACTS[name] if fact not in text] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_number_of_a_page_is_in_a_fact(name: str) -> None:
     """Numbers with a decimal point; versions and the paper's number are none."""
-    known = {number for fact in FACTS[PAGES[name]] for number in re.findall(r"\d+\.\d+", fact)}
+    known = {number for fact in FACTS[name] for number in re.findall(r"\d+\.\d+", fact)}
     text = re.sub(r"arXiv \d+\.\d+|3\.11|Qwen2\.5|Apache-2\.0", "", prose(PAGES[name]))
     found = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", text))
     assert found - known == set()

@@ -78,6 +78,14 @@ def test_what_was_not_measured_is_not_run(tmp_path: Path, warmed: Config) -> Non
     assert set(table.loc["pre-trained", "10"]["right, full model (%)"]) == {"not run"}
 
 
+def test_speed_has_no_column_if_the_experiment_times_nothing(tmp_path: Path, warmed: Config) -> None:
+    measured = warmed.model_copy(update={"parts": ("nestability",)})
+    write_results(tmp_path, measured)
+    table, page = nestability_table(*tidy(tmp_path, measured), measured)
+    assert not [column for column in table if "speed" in column]
+    assert "speed" not in page.notes
+
+
 def test_the_figure_has_a_column_a_model_and_the_measured_points(tmp_path: Path, warmed: Config) -> None:
     write_results(tmp_path, warmed)
     figure = nestability(*tidy(tmp_path, warmed), warmed)

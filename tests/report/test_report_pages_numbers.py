@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-
-from nested_reft.report.statistics.intervals import paired_difference
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -36,22 +33,3 @@ def test_the_biases_and_variances_of_the_theory_page() -> None:
     assert len(variances) == 4
     for correction, low, high in variances:
         assert (float(low), float(high)) == tuple(ratios.loc[correction].round(2)), correction
-
-
-def test_the_gain_on_svamp_of_the_language_model() -> None:
-    runs = pd.read_csv(DOCS / "reference/smollm2/tables/runs.csv")
-    runs = runs[(runs["benchmark"] == "svamp_test") & (runs["metric"] == "sampled") & (runs["skip"] == 0)]
-    before = runs[runs["correction"] == "warmed_up"]["value"].item()
-    after = runs[runs["correction"] == "base"]["value"].to_numpy()
-    gain = paired_difference(after, np.full(len(after), before))
-    quoted = f"{100 * gain.estimate:.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
-    assert f"points: {quoted} in" in (DOCS / "smollm2.md").read_text(encoding="utf-8")
-
-
-def test_the_gains_of_the_language_model_after_twice_as_many_steps() -> None:
-    gains = pd.read_csv(DOCS / "reference/smollm2_baseline/tables/gains.csv")
-    gains = gains[gains["metric"] == "sampled"].set_index("benchmark")[["gain", "low", "high"]]
-    page = " ".join((DOCS / "smollm2.md").read_text(encoding="utf-8").split())
-    for benchmark in ("svamp_test", "multiarith"):
-        estimate, low, high = (f"{value:+.1f}".replace("-", "−") for value in 100 * gains.loc[benchmark])
-        assert f"{estimate} [{low}, {high}] points" in page, benchmark

@@ -15,6 +15,7 @@ COLUMNS = [
     *("size", "model", "layers from", "skip %", "left out", SPEEDUP, "KL", "ESS", "ESS, completions"),
     *("right (%)", "right, full model (%)"),
 ]
+QUANTITIES = {"KL": ("kl_k1", "{:.2g}"), "ESS": ("ess", "{:.2f}"), "ESS, completions": ("ess_sequence", "{:.2f}")}
 
 
 def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
@@ -23,14 +24,14 @@ def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, confi
     for (size, stage, choice, skip), found in nestability_cells(nestability, config).items():
         row = {"size": size, "model": names[stage], "layers from": choice, "skip %": str(skip)}
         row |= {"left out": str(found.num_skipped) if found else "", SPEEDUP: ratio(speedups[size, skip])}
-        quantities = {"KL": "kl_k1", "ESS": "ess", "ESS, completions": "ess_sequence"}
-        for column, quantity in quantities.items():
-            row[column] = with_interval(found.intervals[quantity] if found else None, lambda value: f"{value:.2g}")
+        for column, (quantity, show) in QUANTITIES.items():
+            row[column] = with_interval(found.intervals[quantity] if found else None, show.format)
         full = full_model_reward(nestability, size, stage)
         row["right (%)"] = _share(found.intervals["reward"].estimate if found else None)
         row["right, full model (%)"] = _share(full)
         rows.append(row)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    timed = "throughput" in config.parts
+    table = pd.DataFrame(rows, columns=[column for column in COLUMNS if timed or column != SPEEDUP])
     title = "How nestable each model is"
     options = config.nestability
     if options is None or not names:
@@ -41,9 +42,10 @@ def nestability_table(nestability: pd.DataFrame, throughput: pd.DataFrame, confi
         "for each batch. KL(b ‖ π), k1, in nats per token: mean over the sampled tokens of log b - log π. ESS: "
         "effective sample size of a batch's tokens, and of its completions (1 is on-policy). Brackets: 95 % Student-t "
         "interval over batches (log scale for KL, logit for ESS). Right: share of the nested rollouts with the right "
-        "answer, and of the full model's on the same problems. Rollout speed-up: timed alone on the model that "
-        "reinforcement starts from."
+        "answer, and of the full model's on the same problems."
     )
+    if timed:
+        notes += " Rollout speed-up: timed alone on the model that reinforcement starts from."
     return table, Page(title, (("", table),), notes)
 
 
