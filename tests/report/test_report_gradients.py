@@ -21,6 +21,7 @@ from nested_reft.report.statistics.gradients import (
     cosine,
     plug_in_bias,
     relative_bias,
+    scale,
     variance_ratio,
 )
 from nested_reft.report.statistics.intervals import Interval
@@ -99,6 +100,7 @@ def test_noise_is_no_bias(bias: float) -> None:
         *((variance_ratio, ratio, effects(bias=0.3, variance=ratio), 0.91) for ratio in (0.5, 1.0, 4.0)),
         # The bias is orthogonal to the gradient, whose norm is 1.
         *((cosine, 1 / math.sqrt(1 + bias**2), effects(bias=bias), 0.9) for bias in (0.3, 1.0)),
+        *((scale, 1.0, effects(bias=bias), 0.9) for bias in (0.3, 1.0)),
     ],
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(
@@ -128,12 +130,24 @@ def test_a_cosine_stays_within_its_bounds() -> None:
         assert math.isnan(found.estimate) or -1 <= found.low <= found.estimate <= found.high <= 1
 
 
+def test_a_scale_is_the_length_along_the_on_policy_gradient() -> None:
+    a, r, _ = drawn(5, effects(noise=0.0))
+    for factor in (0.5, -2.0):
+        assert scale(grams(a, r, factor * a)).estimate == pytest.approx(factor)
+    along = a.mean(axis=0)
+    across = np.roll(along, 1) - (np.roll(along, 1) @ along) / (along @ along) * along
+    found = grams(a, r, 0.5 * a + 3 * across)
+    assert scale(found).estimate == pytest.approx(0.5, abs=1e-9)
+    assert relative_bias(found).estimate > 0.5
+
+
 def test_a_gradient_lost_in_its_noise_has_no_relative_bias() -> None:
     a, r, o = drawn(4, effects())
     centred = a - a.mean(axis=0)
     lost = grams(centred, centred, o)
     assert math.isnan(relative_bias(lost).estimate)
     assert math.isnan(cosine(lost).estimate)
+    assert math.isnan(scale(lost).estimate)
     assert bias_verdict(with_noise(relative_bias(lost), 0.0), margin=0.1) == "not resolved"
     # Neither do two negative squares make a cosine.
     assert math.isnan(cosine(grams(centred, centred, centred)).estimate)
@@ -182,6 +196,7 @@ def test_the_table_has_the_columns_of_the_contract_first(tmp_path: Path) -> None
     assert unit["bias_low"] < 0.5 < unit["bias_high"]
     assert unit["variance_low"] < 3.0 < unit["variance_high"]
     assert unit["cosine_low"] < 1 / math.sqrt(1.25) < unit["cosine_high"]
+    assert unit["scale_low"] < 1 < unit["scale_high"]
     assert unit["control_low"] == 0
     assert unit["noise_floor"] == pytest.approx(0.3 / 4, rel=0.2)  # noise / sqrt(16 batches)
     assert (unit["n"], unit["completions"]) == (16, 4)
@@ -201,7 +216,11 @@ def test_corrections_and_skips_that_were_not_measured_are_absent(tmp_path: Path)
     shown = gradient_bias_table(table, CONFIG)[0].set_index(["skip %", "correction"])
     assert shown.loc[("10", "base"), "verdict"] == "unbiased"
     assert shown.loc[("10", "unit"), "verdict"] == "not run"
-    assert shown.loc[("20", "base"), "cosine"] == "not run"
+    assert set(shown.loc[("20", "base"), ["scale", "cosine"]]) == {"not run"}
+    assert shown.loc[("10", "base"), "scale"].startswith("0.99 [0.98, 1.00]")
+    # A kept run may be older than the scale.
+    older = gradient_bias_table(table.drop(columns=["scale", "scale_low", "scale_high"]), CONFIG)[0]
+    assert older.set_index(["skip %", "correction"]).loc[("10", "base"), "scale"] == "not run"
 
 
 def test_the_table_says_where_the_noise_hides_the_gradient(tmp_path: Path) -> None:
@@ -212,5 +231,5 @@ def test_the_table_says_where_the_noise_hides_the_gradient(tmp_path: Path) -> No
     (tmp_path / FILE).write_text(json.dumps(record))
     collect(tmp_path, CONFIG)
     shown = gradient_bias_table(read_table(tmp_path, "gradients"), CONFIG)[0].set_index(["skip %", "correction"])
-    assert set(shown.loc[("10", "base"), ["relative bias (%)", "cosine", "verdict"]]) == {"not resolved"}
+    assert set(shown.loc[("10", "base"), ["relative bias (%)", "scale", "cosine", "verdict"]]) == {"not resolved"}
     assert shown.loc[("20", "base"), "verdict"] == "unbiased"

@@ -18,9 +18,8 @@ from nested_reft.config.records.nestability import BehaviourRow, NestabilityReco
 from nested_reft.config.records.record import Record, check_owner, read_record
 from nested_reft.config.records.step_speed import Phases, StepSpeedRecord
 from nested_reft.config.records.throughput import ThroughputRecord
-from nested_reft.report.statistics.completion_gradients import Sums, direction, problem_bias, scale, unseen_bound
-from nested_reft.report.statistics.completion_gradients import variance_ratio as single_variance_ratio
-from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, variance_ratio
+from nested_reft.report.statistics import completion_gradients as by_completion
+from nested_reft.report.statistics.gradients import Grams, cosine, plug_in_bias, relative_bias, scale, variance_ratio
 from nested_reft.report.statistics.intervals import Array, median_ratio
 
 THROUGHPUT = ["size", "skip", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "n"]
@@ -31,7 +30,7 @@ STEP_SPEED_PAIRS = ["size", "skip", "pair", *PHASES, "speedup", "skipped_layers"
 GRADIENTS = [
     *("size", "skip", "correction", "bias", "noise_floor", "cosine", "variance_ratio"),
     *("bias_debiased", "bias_low", "bias_high", "cosine_low", "cosine_high", "variance_low", "variance_high"),
-    *("control", "control_low", "control_high", "n", "completions"),
+    *("scale", "scale_low", "scale_high", "control", "control_low", "control_high", "n", "completions"),
 ]
 COMPLETION_GRADIENTS = [
     *("size", "skip", "correction"),
@@ -145,6 +144,7 @@ def _gradient(record: GradientRecord, correction: str) -> Row:
     row: Row = {"bias": plug_in_bias(grams), "noise_floor": plug_in_bias(grams.control)}
     for name, bounds, found in (
         ("bias_debiased", "bias", relative_bias(grams)),
+        ("scale", "scale", scale(grams)),
         ("cosine", "cosine", cosine(grams)),
         ("variance_ratio", "variance", variance_ratio(grams)),
         ("control", "control", relative_bias(grams.control)),
@@ -172,7 +172,7 @@ def _completion_gradient(record: CompletionGradientRecord, correction: str) -> R
         return np.array([getattr(problem, name) for problem in problems])
 
     own = [problem.corrections[correction] for problem in problems]
-    sums = Sums(
+    sums = by_completion.Sums(
         on_policy=of("on_policy"),
         own=np.array([expectation.own for expectation in own]),
         cross=np.array([expectation.on_policy for expectation in own]),
@@ -180,13 +180,13 @@ def _completion_gradient(record: CompletionGradientRecord, correction: str) -> R
         own_moment=np.array([expectation.second_moment for expectation in own]),
         covered=of("covered_behavior"),
     )
-    row: Row = {"unseen_bound": unseen_bound(sums), "pool": record.pool, "n": len(problems)}
+    row: Row = {"unseen_bound": by_completion.unseen_bound(sums), "pool": record.pool, "n": len(problems)}
     row |= {name: float(of(name).mean()) for name in ("covered_target", "covered_behavior", "distinct")}
     for name, found in (
-        ("bias", problem_bias(sums)),
-        ("scale", scale(sums)),
-        ("cosine", direction(sums)),
-        ("variance_ratio", single_variance_ratio(sums)),
+        ("bias", by_completion.problem_bias(sums)),
+        ("scale", by_completion.scale(sums)),
+        ("cosine", by_completion.direction(sums)),
+        ("variance_ratio", by_completion.variance_ratio(sums)),
     ):
         row |= {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
     return row

@@ -128,9 +128,13 @@ def gradient_variances(gradients: pd.DataFrame, config: Config) -> Cells:
     return _gradients(gradients, config, lambda row: _jackknifed(row, "variance_ratio", "variance"))
 
 
-def gradient_cosines(gradients: pd.DataFrame, config: Config) -> Cells:
-    """Cosine between a corrected gradient estimate and the on-policy one, without the noise, by the same cells."""
-    return _gradients(gradients, config, lambda row: _jackknifed(row, "cosine", "cosine"))
+def gradient_directions(gradients: pd.DataFrame, config: Config, quantity: str) -> Cells:
+    """`scale` or `cosine` of a corrected gradient estimate with the on-policy one, without noise, by the same cells.
+
+    None of a kept run that is older than the quantity.
+    """
+    known = gradients if quantity in gradients else gradients.iloc[:0]
+    return _gradients(known, config, lambda row: _jackknifed(row, quantity, quantity))
 
 
 def completion_gradients(completions: pd.DataFrame, config: Config, quantity: str) -> Cells:

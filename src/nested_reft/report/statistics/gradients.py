@@ -72,6 +72,13 @@ def relative_bias(grams: Grams) -> Interval:
     return root(jackknife(over(_across(_differences(grams)), _across(_pooled(grams))), METHOD))
 
 
+def scale(grams: Grams) -> Interval:
+    """<E o, E a> / ||E a||^2 without the noise: how long the corrected gradient is along the on-policy one. An
+    optimizer that normalises gradients, such as AdamW, hardly sees it. NaN if the squared norm is not positive.
+    """
+    return jackknife(over(_across(grams.cross), _across(_pooled(grams))), METHOD)
+
+
 def cosine(grams: Grams) -> Interval:
     """<E o, E a> / (||E o|| ||E a||) without the noise, in [-1, 1]; NaN if a squared norm is not positive."""
     squared_norms = np.stack([_across(grams.own), _across(_pooled(grams))])

@@ -16,14 +16,15 @@ from nested_reft.report.formatting import (
     relative_bias,
 )
 from nested_reft.report.pages.page import Page
-from nested_reft.report.statistics.comparisons import gradient_cosines, gradient_variances
+from nested_reft.report.statistics.comparisons import gradient_directions, gradient_variances
 from nested_reft.report.statistics.gradients import Bias
+from nested_reft.report.statistics.intervals import Interval
 
 ESTIMATOR = ["correction", "params", "baseline", "std", "normalisation"]
 # In double precision, a bias of zero is below this.
 ZERO = 1e-10
 COLUMNS = [
-    *("size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "cosine"),
+    *("size", "skip %", "correction", "relative bias (%)", "with noise (%)", "noise alone (%)", "scale", "cosine"),
     *("variance ratio", "batches", "verdict"),
 ]
 
@@ -31,13 +32,14 @@ COLUMNS = [
 def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, Page]:
     """Bias and variance of the corrected gradient estimates, one row per size, skip and correction."""
     judged, variances = gradient_cells(gradients, config)[0], gradient_variances(gradients, config)
-    cosines, margin = gradient_cosines(gradients, config), config.gradients.bias_margin
+    directions = {name: gradient_directions(gradients, config, name) for name in ("scale", "cosine")}
+    margin = config.gradients.bias_margin
     with_noise = gradients.set_index(["size", "correction", "skip"])["bias"]
     rows = []
     # By skip before correction: corrections are compared at the same skip.
     for size, skip, correction in product(config.sizes, nested_skips(config), config.gradients.corrections):
         key = (size, correction, skip)
-        cell, cosine, row = judged[key], cosines[key], dict.fromkeys(COLUMNS, NOT_RUN)
+        cell, row = judged[key], dict.fromkeys(COLUMNS, NOT_RUN)
         row |= {"size": size, "skip %": str(skip), "correction": correction, "batches": "0"}
         if isinstance(bias := cell.found, Bias):
             undecided = NOT_RESOLVED if cell.reason.startswith(NOT_RESOLVED) else "inconclusive"
@@ -45,7 +47,7 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.Dat
                 "relative bias (%)": relative_bias(bias, margin, _percent),
                 "with noise (%)": _percent(with_noise[key]),
                 "noise alone (%)": _percent(bias.noise),
-                "cosine": ratio(cosine) if cosine and cosine.exists else NOT_RESOLVED,
+                **{name: _direction(found[key]) for name, found in directions.items()},
                 "variance ratio": ratio(variances[key]),
                 "batches": str(bias.n),
                 "verdict": {"passes": "unbiased", "fails": "biased"}.get(cell.verdict or "", undecided),
@@ -64,7 +66,9 @@ def gradient_bias_table(gradients: pd.DataFrame, config: Config) -> tuple[pd.Dat
         "Relative bias: norm of the difference between the expected gradients, over the norm of the on-policy one, "
         "with the noise taken out (U-statistics). If that leaves a negative square there is no estimate, only an upper "
         "bound (≤). With noise: the same from plain means. Noise "
-        "alone: from plain means of two on-policy sets, which have no bias. Cosine: between the expected gradients. "
+        "alone: from plain means of two on-policy sets, which have no bias. Scale: length of the expected gradient "
+        "along the on-policy one, over the latter's, which an optimizer that normalises gradients, such as AdamW, "
+        "hardly sees. Cosine: between the two. "
         "Variance ratio: trace of the covariance of a batch's estimate over the on-policy one's. Brackets: 95 % "
         "jackknife interval over batches. Unbiased: the "
         f"interval of the relative bias lies within {100 * settings.bias_margin:g} %. Biased: it lies wholly above, "
@@ -114,6 +118,10 @@ def _exact(values: pd.Series) -> str:
         return NOT_RUN
     value = float(values.max())
     return "0" if value < ZERO else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _direction(found: Interval | None) -> str:
+    return NOT_RESOLVED if found and not found.exists else ratio(found)
 
 
 def _percent(value: float) -> str:
