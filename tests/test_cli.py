@@ -35,7 +35,7 @@ def test_help_and_version_need_no_extra(arguments: list[str]) -> None:
 @pytest.mark.parametrize("command", ["collect", "plan", "summary"])
 def test_a_sub_command_without_its_packages_says_in_one_line_what_to_install(command: str, tmp_path: Path) -> None:
     options = {
-        "collect": ["--settings", "{}", "--root", str(tmp_path)],
+        "collect": ["--root", str(tmp_path)],
         "plan": [],
         "summary": ["--root", str(tmp_path)],
     }

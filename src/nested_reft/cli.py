@@ -114,13 +114,13 @@ def _parser() -> argparse.ArgumentParser:
             "--influence", type=Path, metavar="PATH", help="what `influence` wrote, for strategies that read it"
         )
     add("exact", "exact bias and variance on an enumerable policy", "", ("output",))
-    add("collect", "collect all results into tidy tables", "Config", ("root",))
-    add("tables", "the tables for people", "Config", ("root",))
-    claims = add("claims", "judge the paper's claims", "Config", ("root",))
+    add("collect", "collect all results into tidy tables", "", ("root",))
+    add("tables", "the tables for people", "", ("root",))
+    claims = add("claims", "judge the paper's claims", "", ("root",))
     claims.add_argument("--target-folder", metavar="PATH", help="of the targets in the table's commands")
     claims.add_argument("--options", metavar="TEXT", default="", help="of Snakemake in the table's commands")
     for name, text in (("figure", "draw one figure"), ("page", "write one page of the report")):
-        add(name, text, "Config", ("root",)).add_argument("name")
+        add(name, text, "", ("root",)).add_argument("name")
     add("compare", "whether a run found what a reference run found", "", ("root", "reference"))
     summary = add("summary", "print the verdicts and where the results are", "", ("root",))
     summary.add_argument("--reference", type=Path, metavar="PATH", help="a kept run to compare with, in one line")

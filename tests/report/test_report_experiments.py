@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic import Effects, make_config, write_results
+from synthetic import Effects, make_config, write, write_results
 
 from nested_reft.cli import main
 from nested_reft.config.experiment import Config
@@ -28,9 +28,21 @@ def report(folder: Path, config: Config, effects: Effects | None) -> Path:
     """All tables of made-up results, or of no results."""
     if effects:
         write_results(folder, config, effects)
+    write(folder / "settings.json", config.canonical_json())
     for command in ("collect", "tables", "claims"):
-        assert main([command, "--settings", config.canonical_json(), "--root", str(folder)]) == 0
+        assert main([command, "--root", str(folder)]) == 0
     return folder
+
+
+def test_a_folder_without_settings_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figure", "parity", "--root", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"nested-reft figure: error: {tmp_path}/settings.json: does not exist; `snakemake {tmp_path}"
+    )
+    write(tmp_path / "settings.json", "{")
+    assert main(["figure", "parity", "--root", str(tmp_path)]) == 1
+    assert f"{tmp_path}/settings.json: is not JSON" in capsys.readouterr().err
 
 
 def drawn(root: Path, config: Config, name: str) -> Figure:
@@ -49,12 +61,12 @@ def partial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_table_figure_and_page_is_made(kind: str, baseline: Path, partial: Path) -> None:
-    root, config = {"baseline": baseline, "partial": partial}[kind], CONFIGS[kind]
+    root = {"baseline": baseline, "partial": partial}[kind]
     for name in (*PRESENTATION_TABLES, "claims"):
         assert len(pd.read_csv(root / f"tables/{name}.csv").columns) > 1, name
     for command, names in (("figure", FIGURES), ("page", PAGES)):
         for name in names:
-            assert main([command, name, "--settings", config.canonical_json(), "--root", str(root)]) == 0
+            assert main([command, name, "--root", str(root)]) == 0
     assert {path.stem for path in (root / "figures").glob("*.png")} == set(FIGURES)
     for name in PAGES:
         assert "nan" not in (root / f"pages/{name}.html").read_text(encoding="utf-8").split()

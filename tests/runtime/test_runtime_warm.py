@@ -108,7 +108,7 @@ def test_what_imports_nothing_heavy_is_not_handed_over(monkeypatch: pytest.Monke
     handed: list[str] = []
     monkeypatch.setattr(cli, "run_warm", lambda function, arguments: handed.append(arguments[0]) or 9)
     files = ["--root", str(tmp_path)]
-    assert cli.main(["figure", "--settings", "{}", *files, "name"]) == 9
+    assert cli.main(["figure", *files, "name"]) == 9
     assert cli.main(["timings", *files]) == 1  # there are none
     assert handed == ["figure"]
 

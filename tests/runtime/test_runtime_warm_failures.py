@@ -151,7 +151,7 @@ def test_a_server_that_ends_before_it_accepts(listener: socket.socket) -> None:
 def test_ctrl_c_while_a_client_waits(listener: socket.socket, tmp_path: Path) -> None:
     def client() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        return cli.main(["figure", "--settings", "{}", "--root", str(tmp_path), "name"])
+        return cli.main(["figure", "--root", str(tmp_path), "name"])
 
     number = forked(client)
     link, _ = listener.accept()

@@ -13,7 +13,8 @@ from workflow_harness import ROOT, Pipeline, hub_config, hub_source, read_config
 from nested_reft.report.registry import FIGURES, PAGES
 
 REPORT_JOBS = {
-    "exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES), "page": len(PAGES),
+    "exact": 1, "settings": 1, "collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(FIGURES),
+    "page": len(PAGES),
 }  # fmt: skip
 TRAINED = {"data", "model", "check", "train"}
 MEASURED = TRAINED | {
@@ -92,7 +93,7 @@ def test_why_jobs_run_is_said_in_a_few_lines(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        ("figures", MEASURED | {"exact", "collect", "figure"}),
+        ("figures", MEASURED | {"exact", "settings", "collect", "figure"}),
         ("tables", MEASURED | REPORT_JOBS.keys() - {"figure", "page"}),
         ("results/smoke/data/train/stories.jsonl", {"data"}),
         ("results/smoke/throughput/tiny/skip17.json", {"data", "model", "check", "throughput"}),

@@ -7,7 +7,7 @@ import pytest
 from snakemake.utils import update_config
 from workflow_harness import Pipeline, read_config, tiny_config
 
-REPORT_JOBS = {"exact": 1, "collect": 1, "presentation_tables": 1, "claims": 1}
+REPORT_JOBS = {"exact": 1, "settings": 1, "collect": 1, "presentation_tables": 1, "claims": 1}
 
 
 def test_an_experiment_of_measurements_trains_nothing(pipeline: Pipeline) -> None:

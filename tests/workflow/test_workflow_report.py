@@ -89,6 +89,9 @@ def test_the_report_holds_all_it_needs(report: Path) -> None:
     for name in (*PRESENTATION_TABLES, "claims", *PAGES):
         assert bool(re.search(rf"filename={name}\.html;base64,", text)) == (name not in NOT_ASKED), name
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.?https?:", text)
+    # Beside a result are its job's parameters: readable, not the settings as JSON.
+    assert "root=results/tiny" in text
+    assert "settings={" not in text
 
 
 def test_the_introduction_states_the_verdicts_first(page: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from workflow_harness import REPORT, Call, Finished, Pipeline, tiny_config
 
+from nested_reft.config.experiment import parse_config
 from nested_reft.report.registry import FIGURE_KINDS, FIGURES, PAGES, PRESENTATION_TABLES, TABLE_KINDS, TIDY_TABLES
 
 pytestmark = pytest.mark.slow
@@ -30,6 +32,11 @@ REPORTED = {"collect": 1, "presentation_tables": 1, "claims": 1, "figure": len(D
 REPORTED_AGAIN = REPORTED | {"page": len(PAGES) - 1, "figure": sum(bool(FIGURES[name].tables) for name in DRAWN)}
 
 # --- the first call ---------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_written_once_and_read_by_the_report(finished: Finished) -> None:
+    written = parse_config(json.loads((finished.results / "settings.json").read_text(encoding="utf-8")))
+    assert written == parse_config(tiny_config())
 
 
 def test_a_second_call_does_nothing(finished: Finished) -> None:
@@ -63,9 +70,9 @@ def test_every_job_left_a_log_and_a_benchmark(finished: Finished) -> None:
     measured = {"gradients/tiny/on_policy", "gradients/tiny/skip17", "completion_gradients/tiny/skip17"}
     sources = {"data/train/stories", "data/test/heldout", "data/test/steps", "data/checked", "models/tiny"}
     drawn = (*(f"figure_{name}" for name in DRAWN), *(f"page_{name}" for name in PAGES))
-    report = {f"report/{name}" for name in ("collect", "tables", "claims", *drawn)}
+    report = {f"report/{name}" for name in ("settings", "collect", "tables", "claims", *drawn)}
     jobs = trained | evaluated | timed | measured | sources | report | {"exact"}
-    assert there("benchmarks", ".tsv") == jobs - {"data/checked"}  # which takes no time
+    assert there("benchmarks", ".tsv") == jobs - {"data/checked", "report/settings"}  # which take no time
     assert there("logs", ".log") - {"warm"} == jobs  # of the process that jobs are forked from, on Linux
     assert "step 2/2" in (finished.results / "logs/train/tiny/stories/base/skip0/seed1.log").read_text(encoding="utf-8")
 

@@ -18,7 +18,14 @@ from nested_reft.data.repositories import MIRROR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 900  # only a call that waits for ever takes as long, on any machine
-REPORT = {"collect", "presentation_tables", "claims", "figure", "page"}  # rules that read results and train nothing
+REPORT = {
+    "settings",
+    "collect",
+    "presentation_tables",
+    "claims",
+    "figure",
+    "page",
+}  # rules that read results and train nothing
 
 
 @dataclass(frozen=True)

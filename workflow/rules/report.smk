@@ -1,6 +1,27 @@
 # Tidy tables from all results, then figures, tables for people, and the claims.
+# All of them read the experiment's settings from a file: as a parameter, they would be on every page of the report.
+SETTINGS = f"{RESULTS}/settings.json"
+
+
+rule settings:
+    output:
+        SETTINGS,
+    log:
+        f"{RESULTS}/logs/report/settings.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        settings=whole_config,
+    message:
+        "Settings of the experiment"
+    shell:
+        "printf '%s\\n' {params.settings:q} > {output} 2> {log}"
+
+
 rule collect:
     input:
+        SETTINGS,
         sources("collect"),
         all_evaluations(),
         of_all_runs("metrics.jsonl"),
@@ -20,16 +41,16 @@ rule collect:
     conda:
         ENVIRONMENT
     params:
-        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
     message:
         "Collect all results into tidy tables"
     shell:
-        "nested-reft collect --settings {params.settings:q} --root {params.root} 2> {log}"
+        "nested-reft collect --root {params.root} 2> {log}"
 
 
 rule presentation_tables:
     input:
+        SETTINGS,
         sources("tables", *[entry.module for entry in PRESENTATION_TABLES.values()]),
         expand(f"{RESULTS}/tables/{{table}}.csv", table=TIDY_TABLES),
     output:
@@ -57,16 +78,16 @@ rule presentation_tables:
     conda:
         ENVIRONMENT
     params:
-        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
     message:
         "Tables: accuracy, speed-up, equivalence"
     shell:
-        "nested-reft tables --settings {params.settings:q} --root {params.root} 2> {log}"
+        "nested-reft tables --root {params.root} 2> {log}"
 
 
 rule claims:
     input:
+        SETTINGS,
         sources("claims"),
         expand(f"{RESULTS}/tables/{{table}}.csv", table=CLAIM_TABLES),
     output:
@@ -88,18 +109,18 @@ rule claims:
     conda:
         ENVIRONMENT
     params:
-        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         # So that the commands of the table, pasted here, make the same figures again.
         call=lambda wildcards: f"--target-folder {shlex.quote(PREFIXED_RESULTS)} --options={shlex.quote(command_options())}",
     message:
         "Claims and verdicts"
     shell:
-        "nested-reft claims --settings {params.settings:q} --root {params.root} {params.call} 2> {log}"
+        "nested-reft claims --root {params.root} {params.call} 2> {log}"
 
 
 rule figure:
     input:
+        SETTINGS,
         lambda wildcards: sources("figure", FIGURES[wildcards.figure].module),
         lambda wildcards: [
             f"{RESULTS}/tables/{table}.csv"
@@ -123,17 +144,17 @@ rule figure:
     conda:
         ENVIRONMENT
     params:
-        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         caption=lambda wildcards: FIGURES[wildcards.figure].caption,
     message:
         "Figure: {wildcards.figure}"
     shell:
-        "nested-reft figure {wildcards.figure} --settings {params.settings:q} --root {params.root} 2> {log}"
+        "nested-reft figure {wildcards.figure} --root {params.root} 2> {log}"
 
 
 rule page:
     input:
+        SETTINGS,
         lambda wildcards: sources("page", PAGES[wildcards.page].module),
         lambda wildcards: [
             f"{RESULTS}/tables/{table}.csv" for table in PAGES[wildcards.page].tables
@@ -152,13 +173,12 @@ rule page:
     conda:
         ENVIRONMENT
     params:
-        settings=whole_config,
         root=lambda wildcards, output: Path(output[0]).parents[1].as_posix(),
         caption=lambda wildcards: PAGES[wildcards.page].caption,
     message:
         "Page: {wildcards.page}"
     shell:
-        "nested-reft page {wildcards.page} --settings {params.settings:q} --root {params.root} 2> {log}"
+        "nested-reft page {wildcards.page} --root {params.root} 2> {log}"
 
 
 rule figures:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config.experiment import Config
-from nested_reft.config.strict import parse
+from nested_reft.config.experiment import config_of_results
 from nested_reft.report.claims.tables import write_claims
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the claims table, the verdicts and the cells that they are based on."""
-    config = parse(Config, options.settings, "--settings")
+    config = config_of_results(options.root)
     write_claims(options.root, config, options.target_folder, options.options)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config.experiment import Config
-from nested_reft.config.strict import parse
+from nested_reft.config.experiment import config_of_results
 from nested_reft.report.figures.draw import draw
 
 
 def run(options: argparse.Namespace) -> None:
     """Draw it, as PNG, SVG and PDF."""
-    draw(options.name, options.root, parse(Config, options.settings, "--settings"))
+    draw(options.name, options.root, config_of_results(options.root))

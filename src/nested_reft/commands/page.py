@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from nested_reft.config.experiment import Config
-from nested_reft.config.strict import parse
+from nested_reft.config.experiment import config_of_results
 from nested_reft.report.registry import PAGES
 
 
 def run(options: argparse.Namespace) -> None:
     """Write it as HTML."""
-    PAGES[options.name].load()(options.root, parse(Config, options.settings, "--settings"))
+    PAGES[options.name].load()(options.root, config_of_results(options.root))

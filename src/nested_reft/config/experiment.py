@@ -25,7 +25,7 @@ from nested_reft.config.rollout_engine import Vllm, check_for_vllm
 from nested_reft.config.run import BASELINE_CORRECTION, PRETRAINED, WARMED_UP, WITHOUT_LAYER_DROP, Stage
 from nested_reft.config.sampling import Prompt
 from nested_reft.config.sources import FetchedModel, HubProblems, Model, Pretraining, Problems, Role, ScratchModel
-from nested_reft.config.strict import Name, Percent, Positive, Strict, parse
+from nested_reft.config.strict import ConfigError, Name, Percent, Positive, Strict, parse
 from nested_reft.config.throughput import StepSpeed, Throughput
 from nested_reft.config.training import Training
 from nested_reft.config.warmup import Warmup
@@ -295,6 +295,14 @@ def benchmark_batches(config: Config) -> list[tuple[str, ...]]:
 def parse_config(settings: Mapping[str, Any], where: str = "config", said: Mapping[str, Any] | None = None) -> Config:
     """The experiment in a mapping, or a ConfigError (`parse` says how it names what is wrong)."""
     return parse(Config, settings, where, said)
+
+
+def config_of_results(root: Path) -> Config:
+    """The experiment whose results are in a folder, from the file that the workflow wrote there, or a ConfigError."""
+    path = root / "settings.json"
+    if not path.exists():
+        raise ConfigError(f"{path}: does not exist; `snakemake {path}`, with the options of the experiment, writes it")
+    return parse(Config, path.read_text(encoding="utf-8"), str(path))
 
 
 def load_config(path: str | Path) -> Config:

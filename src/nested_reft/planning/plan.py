@@ -52,7 +52,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "cuda": {"teraflops": 400, "gigabytes_per_s": 2000, "layer_us": 240, "prompt_tokens": 200, "startup": 60},
     "cpu": {"teraflops": 0.03, "gigabytes_per_s": 1.3, "layer_us": 0, "prompt_tokens": 25, "startup": 0.5},
 }
-OTHER_JOBS = 5  # check, exact, collect, presentation_tables, claims
+OTHER_JOBS = 6  # check, exact, settings, collect, presentation_tables, claims
 USABLE = 0.9  # of a GPU's memory: the rest is torch's context and fragmentation
 UNKNOWN = "unknown"
 
