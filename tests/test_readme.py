@@ -194,7 +194,10 @@ FACTS = {
         f"{unsigned(min(numbers(cells('C5-unit'))))} points",
         f"gradients are off by {spread(ALL_BEFORE, share)} %",
         f"Two of {parameters('small')} and {parameters('large')} million parameters",
-        f"sample size {ess('warmed-up, layer drop 0.1', 'uniform')} and {ess('pre-trained', 'uniform')})",
+        "of {} of their tokens (SmolLM2-135M) and {} (Qwen2.5-Coder-0.5B)".format(
+            *(nested(size, "uniform", 10)["ESS"].partition(" ")[0] for size in ("135m", "0.5b"))
+        ),
+        f"SmolLM2 keeps {ess('warmed-up, layer drop 0.1', 'uniform')}",
         f"({SMOLLM2['svamp_test']} points on SVAMP, {SMOLLM2['multiarith']} on MultiArith)",
         f"changes by {' and '.join(CHANGES)} points",
     ],
