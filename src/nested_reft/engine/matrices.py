@@ -94,8 +94,7 @@ class OneDnnMatrix(Matrix):
 class Int8Matrix(Matrix):
     """A packed matrix of a CPU in int8, with one scale per column; rows are quantised to 8 bits with one scale each.
 
-    So a row's product does not depend on the rows beside it, and an outlier spoils no other row, as it would with one scale
-    for all rows.
+    So a row's product does not depend on the rows beside it, and an outlier spoils no other row.
     """
 
     ZERO = 128  # of unsigned rows: the instructions multiply unsigned by signed bytes
