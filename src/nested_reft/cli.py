@@ -49,6 +49,7 @@ PLAN_OPTIONS = {
     "prompt-tokens": "mean length of a prompt",
     "length": "mean length of a completion, as a share of the maximum",
     "mixed": "share of the groups whose rewards are not all equal",
+    "distinct": "share of one problem's completions that are distinct",
     "startup": "seconds before a job starts to compute",
 }
 

@@ -153,6 +153,22 @@ def test_only_groups_with_a_gradient_have_a_backward_pass() -> None:
     assert whole.flops - half.flops == pytest.approx(21 * config.training.steps * forward)
 
 
+def test_gradients_by_completion_are_computed_of_the_distinct_ones_alone() -> None:
+    """Of a problem: two forward passes of each pair of pools, and the backward passes of those with a gradient."""
+    path = ROOT / "config/smollm2.yaml"
+    config, of = load_config(path), {}
+    for share in (1.0, 0.25):
+        found = jobs_of(path, HubLock(), assumed(distinct=share))
+        of[share] = next(work_of(job) for job in found if job.kind == "completion_gradients")
+    assert config.gradients.by_completion is not None
+    problems, pool = config.gradients.by_completion.problems, config.gradients.by_completion.pool
+    shape, corrections = shape_of(config, "135m"), len(config.gradients.corrections)
+    tokens = [2 * pool * share * 32 for share in (1.0, 0.25)]
+    whole, few = (shape.flops(20, 10.5, 0) + shape.flops(count, 20 + 16, count) for count in tokens)
+    passes = 2 * 2 + 2 * 3 * (1 + corrections)
+    assert of[1.0].flops - of[0.25].flops == pytest.approx(3 * problems * passes * (whole - few))
+
+
 def test_a_benchmark_is_as_large_as_made_fetched_or_locked(tmp_path: Path) -> None:
     made = GeneratedProblems(source="generated", problems=7)
     assert problem_count(made, tmp_path / "none.json", HubLock()) == 7

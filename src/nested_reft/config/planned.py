@@ -21,6 +21,9 @@ class Planned(Strict):
     """Mean length of a completion, as a share of the maximum."""
     mixed: Share | None = None
     """Share of the groups whose completions do not all have the same reward; only these have a backward pass."""
+    distinct: Share | None = None
+    """Share of one problem's completions that are distinct, in what `gradients.by_completion` samples: it computes with
+    each of these once."""
     cpu_teraflops: AboveZero | None = None
     """10^12 FLOP/s that a job's CPU threads reach with these models; large matrices are faster than small ones."""
     cpu_gigabytes_per_s: AboveZero | None = None

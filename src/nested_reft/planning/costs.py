@@ -164,6 +164,7 @@ class Assumptions(Strict):
     prompt_tokens: Positive
     length: Share = 1.0
     mixed: Share = 1.0
+    distinct: Share = 1.0
     startup: Annotated[float, Field(ge=0)]
 
 

@@ -156,8 +156,8 @@ class Planner:
             case OnPolicySettings():
                 return self._gradients(settings, 0, 1).times(2)
             case CompletionGradientSettings(completions=measured, skip=skip):
-                # All completions of a pair of pools, as if they were distinct: fewer are computed.
-                pool, seen = (self._batch(1, factor * measured.pool, settings) for factor in (1, 2))
+                distinct = ceil(2 * measured.pool * self.assumed.distinct)
+                pool, seen = (self._batch(1, group, settings) for group in (measured.pool, distinct))
                 pair = costs.rollout(pool) + costs.rollout(pool, self._skipped(skip)) + costs.forward(seen).times(2)
                 backward = costs.forward(seen).times((2 + int(settings.gradient_checkpointing)) * self.assumed.mixed)
                 # On-policy and each correction in both pairs, and in the first once more for the second moment.
@@ -316,6 +316,7 @@ Assumptions about {"a GPU" if device == "cuda" else "the CPU threads of a job"};
 - `--prompt-tokens {assumed.prompt_tokens}` on average;
 - `--length {assumed.length:g}`, the mean completion's share of the maximal length;
 - `--mixed {assumed.mixed:g}`, the share of groups whose rewards differ: others have no backward pass;
+- `--distinct {assumed.distinct:g}`, the share of one problem's completions that are distinct;
 - `--startup {assumed.startup:g}` seconds before a job starts to compute.
 
 n GPUs are assumed to be n times as fast as one. Grading and waiting in a queue are not counted."""
