@@ -114,7 +114,9 @@ def test_every_config_file_is_tested() -> None:
 
 def test_changes_go_on_top_of_a_config() -> None:
     changes = {path.stem: read_settings(path) for path in (CONFIGS / "changes").glob("*.yaml")}
-    assert set(changes) == {"smollm2-baseline", "smollm2-gradients", "nestability-gsm8k", "behaviours"}
+    assert set(changes) == {
+        "smollm2-baseline", "smollm2-gradients", "nestability-gsm8k", "behaviours", "pretrained-again",
+    }  # fmt: skip
     settings = read_settings(CONFIGS / "smollm2.yaml")
     update_config(settings, changes["smollm2-baseline"])  # what Snakemake does with a second --configfile
     config, whole = parse_config(settings), load_config(CONFIGS / "smollm2.yaml")
@@ -122,6 +124,15 @@ def test_changes_go_on_top_of_a_config() -> None:
     changed = {"steps": 2 * whole.training.steps}
     assert config.training == whole.training.model_copy(update=changed)
     assert (config.evaluation, config.warmup) == (whole.evaluation, whole.warmup)
+
+
+def test_other_pretrained_models_change_nothing_but_the_models() -> None:
+    settings = read_settings(CONFIGS / "config.yaml")
+    update_config(settings, read_settings(CONFIGS / "changes/pretrained-again.yaml"))
+    config, whole = parse_config(settings), load_config(CONFIGS / "config.yaml")
+    assert config.pretraining != whole.pretraining
+    kept = {"experiment": whole.experiment, "pretraining": whole.pretraining}
+    assert config.model_copy(update=kept) == whole
 
 
 def test_the_gradients_of_smollm2_can_be_measured_alone() -> None:
