@@ -1,4 +1,5 @@
 """What a call of Snakemake says on the terminal: a line per phase with the minutes left, and a line per failed job.
+If nothing ends for minutes, a line says how far a job that runs is, by its own log.
 
 A logger plugin of Snakemake, which finds it by the name of this package; `logger: nested-reft` in the workflow's
 profile turns it on. Dry runs, `--verbose` and all that is no run of jobs look as they do without it, and Snakemake's
@@ -9,8 +10,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from logging import WARNING, LogRecord
 from pathlib import Path
 
@@ -47,8 +51,18 @@ EXPECTED = {rule: seconds for rules in PHASES.values() for rule, seconds in rule
 # How many seconds of the default experiment stand against what was measured so far.
 PRIOR_SECONDS = 120.0
 LINE_SECONDS = 60.0  # between two lines of progress, if they cannot be written over
+QUIET_SECONDS = 300.0  # in which no job has begun or ended, before one that runs is asked how far it is
 # What Snakemake says before and after the error of a job.
 NO_NEWS = ("CalledProcessError in file", "At least one job did not complete successfully")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that has begun: its rule, the time, and its log files."""
+
+    rule: str
+    since: float
+    logs: Sequence[str]
 
 
 class Estimate:
@@ -56,7 +70,7 @@ class Estimate:
 
     def __init__(self, jobs: dict[str, int], cores: int, now: float) -> None:
         self.jobs, self.start, self._cores = jobs, now, cores
-        self.running: dict[int, tuple[str, float]] = {}
+        self.running: dict[int, Running] = {}
         self.done: defaultdict[str, list[float]] = defaultdict(list)
 
     def seconds(self, rule: str) -> float:
@@ -68,12 +82,16 @@ class Estimate:
         return EXPECTED.get(rule, 0.0) * (measured + PRIOR_SECONDS) / (expected + PRIOR_SECONDS)
 
     def minutes_left(self, now: float) -> str:
-        """In words. So many jobs run at a time as did so far on average, at first one per core."""
-        rest = [max(self.seconds(rule) - (now - since), 0.0) for rule, since in self.running.values()]
-        started = Counter(rule for rule, _ in self.running.values())
+        """In words. So many jobs run at a time as did so far on average, at first one per core.
+
+        Of a job that has taken longer than expected nothing else is known: it is expected to go on for as long as it is
+        late.
+        """
+        rest = [abs(self.seconds(job.rule) - (now - job.since)) for job in self.running.values()]
+        started = Counter(job.rule for job in self.running.values())
         waiting = {rule: count - len(self.done[rule]) - started[rule] for rule, count in self.jobs.items()}
         work = sum(rest) + sum(count * self.seconds(rule) for rule, count in waiting.items())
-        busy = sum(map(sum, self.done.values())) + sum(now - since for _, since in self.running.values())
+        busy = sum(map(sum, self.done.values())) + sum(now - job.since for job in self.running.values())
         at_a_time = (busy + PRIOR_SECONDS * self._cores) / (now - self.start + PRIOR_SECONDS)
         minutes = max([work / max(at_a_time, 1.0), *rest]) / 60
         return f"about {minutes:.0f} min left" if minutes >= 1 else "less than a minute left"
@@ -91,13 +109,15 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
         self._stream = sys.stdout if self.common_settings.stdout else sys.stderr
         self._before: list[str] = []  # what is said before the jobs are known, for a call that runs none
-        self._cores, self._failed, self._last_line, self._remote = 1, 0, 0.0, False
+        self._cores, self._failed, self._last_line, self._last_event, self._remote = 1, 0, 0.0, 0.0, False
         self._run: Estimate | None = None
         self._ended = self._live = False
+        self._no_more = threading.Event()
 
     def emit(self, record: LogRecord) -> None:
         """Take one message of Snakemake."""
         event, now = getattr(record, "event", None), record.created
+        self._last_event = now
         if self.common_settings.dryrun or self.common_settings.verbose:
             self._write(("\n" if event == LogEvent.JOB_INFO else "") + self.format(record))
         elif event == LogEvent.RESOURCES_INFO:
@@ -107,6 +127,7 @@ class LogHandler(LogHandlerBase):
             jobs = {rule: count for rule, count in record.__dict__["stats"].items() if rule not in {"total", *TARGETS}}
             self._run, self._last_line = Estimate(jobs, self._cores, now), now
             self._write(f"{_jobs(sum(jobs.values()))}, {self._run.minutes_left(now)}")
+            threading.Thread(target=self._watch, daemon=True).start()
         elif self._run and event in EVENTS:
             EVENTS[event](self, self._run, record)
         elif event in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR, LogEvent.SHELLCMD) or record.levelno >= WARNING:
@@ -118,6 +139,7 @@ class LogHandler(LogHandlerBase):
 
     def close(self) -> None:
         """Say what is left to say. Snakemake calls this, and Python once more when it ends."""
+        self._no_more.set()
         if self._run is None:
             for text in self._before:
                 self._write(text)
@@ -132,15 +154,35 @@ class LogHandler(LogHandlerBase):
     def _started(self, run: Estimate, record: LogRecord) -> None:
         job = record.__dict__
         if job["rule_name"] in run.jobs:
-            run.running[job["jobid"]] = job["rule_name"], record.created
+            run.running[job["jobid"]] = Running(job["rule_name"], record.created, job.get("log") or [])
+
+    def _watch(self) -> None:
+        """In a thread of its own: Snakemake has nothing to say while jobs run."""
+        while not self._no_more.wait(LINE_SECONDS):
+            self.acquire()
+            try:
+                self._still(time.time())
+            finally:
+                self.release()
+
+    def _still(self, now: float) -> None:
+        """How far the job is that has run for longest, if nothing was said for long."""
+        if not self._run or self._ended or not self._run.running or now - self._last_event < QUIET_SECONDS:
+            return
+        self._last_event = now
+        job = min(self._run.running.values(), key=lambda job: job.since)
+        line = f"  after {(now - job.since) / 60:.0f} min: {_last_line(job.logs) or job.rule}"
+        if self._stream.isatty():
+            self._write_over(line)
+        else:
+            self._write(line)
 
     def _finished(self, run: Estimate, record: LogRecord) -> None:
-        rule, since = run.running.pop(record.__dict__["job_id"], ("", 0.0))
-        if not rule:
+        job, now = run.running.pop(record.__dict__["job_id"], None), record.created
+        if job is None:
             return
-        now = record.created
-        run.done[rule].append(now - since)
-        phase = _phase(rule)
+        run.done[job.rule].append(now - job.since)
+        phase = _phase(job.rule)
         done, total = _count(run, phase)
         if done == total:
             seconds = sum(sum(run.done[rule]) for rule in run.jobs if _phase(rule) == phase)
@@ -208,15 +250,23 @@ def _progress(run: Estimate, now: float) -> str:
 
 def _reason(logs: Iterable[str]) -> tuple[str, bool]:
     """The last error in a job's log that `nested-reft` wrote, or else the last line; and which of the two."""
-    lines = [
+    lines = _lines(logs)
+    ours = [line for line in lines if line.startswith("nested-reft ") and ": error: " in line]
+    return (ours or lines or [""])[-1], bool(ours)
+
+
+def _last_line(logs: Iterable[str]) -> str:
+    return (_lines(logs) or [""])[-1]
+
+
+def _lines(logs: Iterable[str]) -> list[str]:
+    return [
         line
         for log in map(Path, logs)
         if log.is_file()
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
-    ours = [line for line in lines if line.startswith("nested-reft ") and ": error: " in line]
-    return (ours or lines or [""])[-1], bool(ours)
 
 
 def _jobs(count: int) -> str:

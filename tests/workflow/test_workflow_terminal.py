@@ -14,7 +14,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 from workflow_harness import ROOT, Pipeline
 
-from snakemake_logger_plugin_nested_reft import EXPECTED, LINE_SECONDS, TARGETS, LogHandler
+from snakemake_logger_plugin_nested_reft import EXPECTED, LINE_SECONDS, QUIET_SECONDS, TARGETS, LogHandler
 
 RULES = {
     name
@@ -106,6 +106,39 @@ def test_a_job_that_runs_counts_for_what_is_left_of_it() -> None:
     terminal.say("", 600, event=LogEvent.JOB_INFO, jobid=3, rule_name="train")
     terminal.job(4, "exact", 600, 780)
     assert terminal.lines[-1] == "measurements: 1 job, 3:00 min of work; about 9 min left"  # 2 x 7 min, 1.53 at a time
+
+
+def test_a_job_that_is_late_is_expected_to_go_on_for_as_long_as_it_is_late() -> None:
+    terminal = Terminal()
+    terminal.begin(cores=1, train=2, exact=1)
+    terminal.job(1, "train", 0, 600)
+    terminal.say("", 600, event=LogEvent.JOB_INFO, jobid=2, rule_name="train")
+    terminal.job(3, "exact", 2395, 2400)
+    assert terminal.lines[-1].endswith("about 20 min left")  # 10 min were expected, and 30 have passed
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_if_nothing_ends_for_minutes_the_oldest_job_says_how_far_it_is(tmp_path: Path, live: bool) -> None:
+    terminal, log = Terminal(live=live), tmp_path / "warmup.log"
+    terminal.handler._still(0.0)  # no run has begun
+    terminal.begin(warmup=1, train=1)
+    terminal.say("", 10, event=LogEvent.JOB_INFO, jobid=1, rule_name="warmup", log=[str(log)])
+    terminal.say("", 20, event=LogEvent.JOB_INFO, jobid=2, rule_name="train", log=None)
+    said = terminal.stream.getvalue()
+    terminal.handler._still(20 + QUIET_SECONDS - 1)
+    assert terminal.stream.getvalue() == said
+    terminal.handler._still(10 + 360)
+    assert terminal.stream.getvalue()[len(said) :].strip("\r\n\033[K") == "  after 6 min: warmup"
+    terminal.handler._still(10 + 361)  # it was said just now
+    log.write_text("step 1\nstep 2  44:10 left\n", encoding="utf-8")
+    terminal.handler._still(10 + 720)
+    text = terminal.stream.getvalue()[len(said) :]
+    assert text.count("after") == 2
+    assert "  after 12 min: step 2  44:10 left" in text
+    assert text.count("\n") == (0 if live else 2)
+    terminal.close()
+    terminal.handler._still(10_000)
+    assert "after 166 min" not in terminal.stream.getvalue()
 
 
 def test_a_terminal_has_one_line_of_progress_that_is_written_over() -> None:
