@@ -35,6 +35,7 @@ CONFIGS = {
     "laptop": (),
     "smollm2": ("config/smollm2.yaml",),
     "smollm2_baseline": ("config/smollm2.yaml", "config/changes/smollm2-baseline.yaml"),
+    "smollm2_gradients": ("config/smollm2.yaml", "config/changes/smollm2-gradients.yaml"),
     "nestability": ("config/nestability.yaml",),
 }
 

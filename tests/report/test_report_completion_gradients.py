@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,22 @@ def test_the_table_and_the_figure_show_scale_and_direction(tmp_path: Path) -> No
     points = [tuple(float(v[0]) for v in line.get_data()) for line in left.lines if line.get_linestyle() == "None"]
     assert points[0] == pytest.approx((0.5, 0.0), abs=1e-3)
     assert points[1] == pytest.approx((1.0, 0.0), abs=1e-3)
+
+
+def test_a_variance_without_bound_is_a_power_of_ten(tmp_path: Path) -> None:
+    """Of a completion that b hardly ever writes, the whole ratio is huge, and so is its square."""
+    config = config_of()
+    report(tmp_path, config, skips=())
+    huge = record(10, 0.5)
+    huge["problems"][0]["corrections"]["is_sequence"]["second_moment"] = 3e26
+    write(tmp_path / "completion_gradients/small/skip10.json", json.dumps(huge))
+    collect(tmp_path, config)
+    row = completion_gradients_table(read_table(tmp_path, "completion_gradients"), config)[0].to_dict("records")[1]
+    assert re.fullmatch(r"\de\+\d\d( \[.*\])?", row["variance ratio"])
+    assert re.fullmatch(r"\de\+\d\d", row["unseen at most (%)"])
+    write_claims(tmp_path, config)
+    measured = read_table(tmp_path, "claims").set_index("id").loc["C4-is_sequence", "measured"]
+    assert not re.search(r"\d{6}", measured)
 
 
 def test_what_has_no_gradient_is_not_resolved(tmp_path: Path) -> None:

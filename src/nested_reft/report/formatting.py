@@ -32,9 +32,14 @@ def relative_bias(bias: Bias | None, margin: float, show: Callable[[float], str]
     return with_interval(bias, show)
 
 
+def two_digits(value: float) -> str:
+    """With two digits after the point, or as a power of ten: variances of unbounded weights have no other bound."""
+    return f"{value:.2f}" if abs(value) < 10_000 else f"{value:.0e}"
+
+
 def ratio(interval: Interval | None) -> str:
     """A ratio with its interval."""
-    return with_interval(interval, lambda value: f"{value:.2f}")
+    return with_interval(interval, two_digits)
 
 
 def percent(interval: Interval | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nested_reft.config.experiment import Config
-from nested_reft.report.formatting import NOT_RESOLVED
+from nested_reft.report.formatting import NOT_RESOLVED, two_digits
 from nested_reft.report.statistics.intervals import DIFFERENCE, POSITIVE, SQUARE, Limits, Scale
 
 NO_SPREAD = "without spread"
@@ -103,7 +103,7 @@ def share(value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.2f}×"
+    return f"{two_digits(value)}×"
 
 
 def _points(value: float) -> str:

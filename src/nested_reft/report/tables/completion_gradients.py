@@ -73,4 +73,6 @@ def _bias(found: Interval | None) -> str:
 
 
 def _whole(value: float) -> str:
-    return f"{100 * value:.0f}" if pd.notna(value) else NOT_RESOLVED
+    if pd.isna(value):
+        return NOT_RESOLVED
+    return f"{100 * value:.0f}" if value < 100 else f"{100 * value:.0e}"
