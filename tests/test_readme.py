@@ -110,6 +110,11 @@ def at_skips(size: str, strategy: str) -> str:
     return "{}, {} and {}".format(*(nested(size, strategy, skip)["ESS"].partition(" ")[0] for skip in (5, 10, 15)))
 
 
+def across_sizes(skip: int) -> str:
+    """Effective sample sizes of the unmodified models, drawn uniformly."""
+    return "{}, {} and {}".format(*(nested(size, "uniform", skip)["ESS"].partition(" ")[0] for size in MODELS))
+
+
 def single_draws(size: str, skip: int) -> str:
     """The least and the greatest of single batches, drawn uniformly."""
     found = rows("nestability", "nestability_batches", size=size, skip=skip, strategy="uniform", border=1)
@@ -208,17 +213,14 @@ FACTS = {
         f"{unsigned(min(numbers(cells('C5-unit'))))} points",
         f"gradients are off by {spread(ALL_BEFORE, share)} %, and on SmolLM2 by {spread(HEADLINE, share)} %",
         f"Two of {parameters('small')} and {parameters('large')} million parameters",
-        "of {} of their tokens (SmolLM2-135M) and {} (Qwen2.5-Coder-0.5B)".format(
-            *(nested(size, "uniform", 10)["ESS"].partition(" ")[0] for size in ("135m", "0.5b"))
-        ),
+        f"an effective sample size of {across_sizes(5)} of their tokens",
+        f"without 15 % of {across_sizes(15)}",
         f"SmolLM2 keeps {ess('warmed-up, layer drop 0.1', 'uniform')}",
         f"({SMOLLM2['svamp_test']} points on SVAMP, {SMOLLM2['multiarith']} on MultiArith)",
         f"changes by {' and '.join(CHANGES)} points",
     ],
     "results": [
-        "is {} (SmolLM2-135M) and {} (Qwen2.5-Coder-0.5B)".format(
-            *(nested(size, "uniform", 10)["ESS"].partition(" ")[0] for size in ("135m", "0.5b"))
-        ),
+        f"is {across_sizes(5)} (SmolLM2-135M, Qwen2.5-Coder-0.5B and -1.5B), without 15 % it is {across_sizes(15)}",
         f"SmolLM2-135M has {ess('warmed-up, layer drop 0.1', 'uniform')}",
         f"in {ON_PAR}",
         "With `unit` in {}, with `base` in {}".format(
